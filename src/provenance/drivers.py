@@ -1,0 +1,136 @@
+"""Runs statements on psycopg connections, in both colours: the only place that talks to the server."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any, TypeVar
+
+import psycopg
+from psycopg import sql
+from psycopg.pq import PipelineStatus, TransactionStatus
+from psycopg.rows import tuple_row
+
+from provenance.errors import MisusedAction
+from provenance.statements import Row, Statement
+
+T = TypeVar("T")
+
+SyncConnection = psycopg.Connection[Any]
+AsyncConnection = psycopg.AsyncConnection[Any]
+AnyConnection = SyncConnection | AsyncConnection
+
+
+def transaction_status(connection: AnyConnection) -> TransactionStatus:
+    """Return the state of the connection's transaction as the client knows it; no round trip."""
+    return TransactionStatus(connection.pgconn.transaction_status)
+
+
+def _joined(connection: AnyConnection, statements: Sequence[Statement[Any]]) -> sql.Composed | None:
+    """Return the statements as one simple-protocol message, or ``None`` where they cannot be one.
+
+    Parameters and pipeline mode need the extended protocol, and psycopg sends the BEGIN it owes on its own.
+    """
+    begun = connection.autocommit or transaction_status(connection) != TransactionStatus.IDLE
+    pipelined = connection.pgconn.pipeline_status != PipelineStatus.OFF
+    if not begun or pipelined or any(statement.params is not None for statement in statements):
+        return None
+    parts = [
+        statement.query if isinstance(statement.query, sql.Composed) else sql.SQL(statement.query)
+        for statement in statements
+    ]
+    return sql.SQL("; ").join(parts)
+
+
+def _prepare(statement: Statement[Any]) -> bool | None:
+    """Leave preparing to psycopg for statements with parameters; transaction control gains nothing from it."""
+    return False if statement.params is None else None
+
+
+def _rows(cursor: psycopg.Cursor[Row]) -> list[Row]:
+    return cursor.fetchall() if cursor.description else []
+
+
+async def _arows(cursor: psycopg.AsyncCursor[Row]) -> list[Row]:
+    return await cursor.fetchall() if cursor.description else []
+
+
+def run(connection: SyncConnection, statement: Statement[T]) -> T:
+    """Run one statement and return its decoded answer."""
+    with connection.cursor(row_factory=tuple_row) as cursor:
+        cursor.execute(statement.query, statement.params, prepare=_prepare(statement))
+        return statement.decode(_rows(cursor))
+
+
+async def arun(connection: AsyncConnection, statement: Statement[T]) -> T:
+    """Run one statement and return its decoded answer."""
+    async with connection.cursor(row_factory=tuple_row) as cursor:
+        await cursor.execute(statement.query, statement.params, prepare=_prepare(statement))
+        return statement.decode(await _arows(cursor))
+
+
+def run_together(connection: SyncConnection, statements: Sequence[Statement[Any]]) -> list[Any]:
+    """Run statements in one round trip, the later ones only if the earlier ones succeed; return the decoded answers."""
+    if (message := _joined(connection, statements)) is not None:
+        with connection.cursor(row_factory=tuple_row) as cursor:
+            cursor.execute(message)
+            answers: list[list[Row]] = []
+            for _ in statements:
+                answers.append(_rows(cursor))
+                cursor.nextset()
+    else:
+        with connection.pipeline():
+            cursors = [
+                connection.cursor(row_factory=tuple_row).execute(
+                    statement.query, statement.params, prepare=_prepare(statement)
+                )
+                for statement in statements
+            ]
+        answers = [_rows(cursor) for cursor in cursors]
+    return [statement.decode(rows) for statement, rows in zip(statements, answers, strict=True)]
+
+
+async def arun_together(connection: AsyncConnection, statements: Sequence[Statement[Any]]) -> list[Any]:
+    """Run statements in one round trip, the later ones only if the earlier ones succeed; return the decoded answers."""
+    if (message := _joined(connection, statements)) is not None:
+        async with connection.cursor(row_factory=tuple_row) as cursor:
+            await cursor.execute(message)
+            answers: list[list[Row]] = []
+            for _ in statements:
+                answers.append(await _arows(cursor))
+                cursor.nextset()
+    else:
+        async with connection.pipeline():
+            cursors = [
+                await connection.cursor(row_factory=tuple_row).execute(
+                    statement.query, statement.params, prepare=_prepare(statement)
+                )
+                for statement in statements
+            ]
+        answers = [await _arows(cursor) for cursor in cursors]
+    return [statement.decode(rows) for statement, rows in zip(statements, answers, strict=True)]
+
+
+_HELD = ("commit", "rollback", "close")
+
+
+def hold(connection: AnyConnection, owner: str) -> None:
+    """Refuse ``commit()``, ``rollback()`` and ``close()`` on the connection until :func:`release`.
+
+    The methods are shadowed on the instance, so that the body keeps the very connection it may have been given, with its
+    type, cursors and adapters.
+    """
+    for method in _HELD:
+
+        def refuse(*_: object, method: str = method, **__: object) -> None:
+            raise MisusedAction(
+                f"{method}() is refused inside {owner}: the block ends the transaction itself; return from it to commit, "
+                "raise or call action.fail() to roll back"
+            )
+
+        setattr(connection, method, refuse)
+
+
+def release(connection: AnyConnection) -> None:
+    """Give the connection its own methods back."""
+    for method in _HELD:
+        vars(connection).pop(method, None)

@@ -1,0 +1,67 @@
+"""Every error this library raises on its own account.
+
+Each one also subclasses the builtin a caller would expect, so that ``except ValueError`` keeps working in code that has
+never heard of this library. Errors of the caller's own body are never wrapped: they leave a block as they came.
+"""
+
+from __future__ import annotations
+
+
+class ProvenanceError(Exception):
+    """The base of all errors raised by provenance."""
+
+
+class InvalidRequestID(ProvenanceError, ValueError):
+    """A text is none of the request-id forms that :func:`provenance.parse_request_id` accepts."""
+
+
+class InvalidAction(ProvenanceError, ValueError):
+    """An argument of an action is empty, too long or of the wrong kind; raised at the call, before any SQL."""
+
+
+class UnserializableValue(ProvenanceError, TypeError):
+    """A payload or metadata value has no JSON form; the message names the path to it, never the value."""
+
+
+class NotConfigured(ProvenanceError, RuntimeError):
+    """There is no trail, or none of the colour (sync or async) that was asked for."""
+
+
+class WrongColour(ProvenanceError, TypeError):
+    """A ``with`` met something that belongs to ``async with``, or the reverse."""
+
+
+class MisusedAction(ProvenanceError, RuntimeError):
+    """An action object, or the connection inside it, was used in a way that would mix up rows."""
+
+
+class NoRequestScope(ProvenanceError, LookupError):
+    """There is no open request frame to act on: neither a middleware nor ``request_scope`` is active."""
+
+
+class NoCurrentAction(ProvenanceError, LookupError):
+    """``current_action()`` was called where no action is open."""
+
+
+class TrailUnavailable(ProvenanceError, ConnectionError):
+    """The database cannot be reached; raised before the work begins."""
+
+
+class SchemaNotReady(ProvenanceError, RuntimeError):
+    """The database lacks the provenance schema, or has an older one than this version needs."""
+
+
+class NotCommitted(ProvenanceError, RuntimeError):
+    """The block returned normally, but its work is not committed.
+
+    Either the block swallowed a database error and left its transaction aborted, or it ended the transaction itself,
+    or the row that proves the action could not be written.
+    """
+
+
+class ActionNotPending(ProvenanceError, LookupError):
+    """``complete``, ``fail`` or ``resume`` named an action that is not waiting for an outcome."""
+
+
+class MigrationError(ProvenanceError, RuntimeError):
+    """The schema cannot be migrated: an unknown version, an edited migration, a failing statement."""

@@ -1,0 +1,176 @@
+"""Identifiers: time-ordered UUIDs, and what an inbound request-id header is worth.
+
+Pure functions, apart from reading the clock and the random source.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import threading
+import time
+from datetime import UTC, datetime, timedelta
+from uuid import UUID
+
+import attrs
+
+from provenance.errors import InvalidRequestID
+
+_EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
+_NS_PER_MS = 1_000_000
+_MAX_MS = (1 << 48) - 1
+
+
+class _Clock:
+    """Hands out strictly increasing UUIDv7 time fields, even when the wall clock is set back.
+
+    The 48-bit millisecond is followed by 12 bits of sub-millisecond fraction (RFC 9562, section 6.2, method 3), so
+    ids made in one process sort in the order they were made.
+    """
+
+    def __init__(self) -> None:
+        self._last = 0
+        self.replace_lock()
+
+    def replace_lock(self) -> None:
+        """Start with a free lock: a fork taken while another thread held it would leave it held in the child."""
+        self._lock = threading.Lock()
+
+    def tick(self, now_ns: int) -> int:
+        """Return 60 bits: milliseconds since 1970 and a 1/4096 ms fraction, greater than any returned before."""
+        milliseconds, rest = divmod(now_ns, _NS_PER_MS)
+        ticks = milliseconds << 12 | (rest << 12) // _NS_PER_MS
+        with self._lock:
+            self._last = ticks = max(ticks, self._last + 1)
+        return ticks
+
+
+_clock = _Clock()
+if hasattr(os, "register_at_fork"):  # pragma: no branch - absent on Windows, where there is no fork
+    os.register_at_fork(after_in_child=_clock.replace_lock)
+
+
+def _compose(ticks: int, random_bits: int) -> UUID:
+    milliseconds, fraction = ticks >> 12, ticks & 0xFFF
+    return UUID(int=milliseconds << 80 | 0x7 << 76 | fraction << 64 | 0b10 << 62 | random_bits)
+
+
+def new_id() -> UUID:
+    """Return a new UUIDv7; ids of one process sort in the order of the calls.
+
+    Its 32 hex digits are also a valid W3C trace-id.
+    """
+    return new_id_at(time.time_ns())
+
+
+def new_id_at(now_ns: int) -> UUID:
+    """Return a new UUIDv7 for a wall-clock reading in nanoseconds since 1970."""
+    return _compose(_clock.tick(now_ns), int.from_bytes(os.urandom(8), "big") >> 2)
+
+
+def moment(now_ns: int) -> datetime:
+    """Return nanoseconds since 1970 as an aware datetime in UTC, cut to microseconds."""
+    return _EPOCH + timedelta(microseconds=now_ns // 1000)
+
+
+def floor_id(at: datetime) -> UUID:
+    """Return the smallest UUIDv7 of the millisecond of *at*, to bound a range of ids by time.
+
+    Raises:
+        ValueError: *at* is naive, or outside the years a UUIDv7 can hold.
+    """
+    if at.tzinfo is None:
+        raise ValueError("expected a datetime with a time zone, got a naive one; use datetime.now(UTC)")
+    milliseconds = (at - _EPOCH) // timedelta(milliseconds=1)
+    if not 0 <= milliseconds <= _MAX_MS:
+        raise ValueError(f"{at.isoformat()} cannot be expressed as a UUIDv7; expected a time after 1970")
+    return UUID(int=milliseconds << 80 | 0x7 << 76 | 0b10 << 62)
+
+
+# The forms of a 128-bit request id that are in wide use. Every pattern is ASCII only and closed at both ends:
+# uuid.UUID() itself would accept braces, "urn:uuid:", Unicode digits and any number of hyphens.
+_UUID_TEXT = re.compile(r"[0-9a-fA-F]{8}-[0-9a-fA-F]{4}-[0-9a-fA-F]{4}-[0-9a-fA-F]{4}-[0-9a-fA-F]{12}|[0-9a-fA-F]{32}")
+# https://www.w3.org/TR/trace-context/#traceparent-header: lower case, version ff is forbidden, and only versions
+# after 00 may carry further fields.
+_TRACEPARENT = re.compile(
+    r"(?:00-(?P<v0>[0-9a-f]{32})-[0-9a-f]{16}-[0-9a-f]{2}"
+    r"|(?!00|ff)[0-9a-f]{2}-(?P<vn>[0-9a-f]{32})-[0-9a-f]{16}-[0-9a-f]{2}(?:-[ -~]*)?)"
+)
+# AWS X-Amzn-Trace-Id: Root=1-<8 hex: seconds>-<24 hex>, among other ;-separated fields.
+_AWS_ROOT = re.compile(r"(?:[A-Za-z]+=[^;]*;)*Root=1-([0-9a-fA-F]{8})-([0-9a-fA-F]{24})(?:;[A-Za-z]+=[^;]*)*")
+# Google X-Cloud-Trace-Context: TRACE_ID/SPAN_ID;o=OPTIONS.
+_GCP_TRACE = re.compile(r"([0-9a-fA-F]{32})/[0-9]{1,20}(?:;o=[0-9]+)?")
+_TOKEN = re.compile(r"[A-Za-z0-9._+/=:@~-]{1,200}")
+_LONGEST = 512
+
+ACCEPTED_FORMS = (
+    "a UUID of 36 characters or 32 hex digits, a W3C traceparent, an AWS 'Root=1-…' trace id or a Google "
+    "'TRACE_ID/SPAN_ID' trace id, and not all zero"
+)
+
+
+def _convert(text: str) -> UUID | None:
+    if len(text) > _LONGEST:
+        return None
+    digits: str | None = None
+    if match := _UUID_TEXT.fullmatch(text):
+        digits = match[0]
+    elif match := _TRACEPARENT.fullmatch(text):
+        digits = match["v0"] or match["vn"]
+    elif match := _AWS_ROOT.fullmatch(text):
+        digits = match[1] + match[2]
+    elif match := _GCP_TRACE.fullmatch(text):
+        digits = match[1]
+    if digits is None:
+        return None
+    found = UUID(digits)
+    return found if found.int else None
+
+
+def parse_request_id(text: str) -> UUID:
+    """Return the request id that *text* stands for.
+
+    Args:
+        text: a UUID of 36 characters or 32 hex digits, a W3C ``traceparent``, an AWS ``Root=1-…`` trace id or a Google
+            ``TRACE_ID/SPAN_ID`` trace id.
+
+    Raises:
+        InvalidRequestID: it is none of these, or all zero. The message does not repeat the text, which may be hostile.
+    """
+    found = _convert(text)
+    if found is None:
+        raise InvalidRequestID(f"not a request id: expected {ACCEPTED_FORMS}")
+    return found
+
+
+@attrs.frozen(kw_only=True)
+class RequestIdentity:
+    """What a request will be called: our id, the caller's own name for it, and what the response header says."""
+
+    request_id: UUID
+    correlation_id: str | None
+    echo: str
+
+
+def identify(inbound: list[str], *, trusted: bool) -> RequestIdentity:
+    """Decide a request's identity from the values of its request-id header.
+
+    A single well-formed value of a trusted caller becomes the request id when it stands for 128 bits, and the
+    correlation id otherwise. An untrusted caller's value is only ever a correlation id. Anything else (none, several,
+    control characters, commas, too long) is dropped whole: stripping characters would merge different ids.
+
+    Args:
+        inbound: every value of the header in this request, decoded as latin-1.
+        trusted: whether the caller may choose the request id.
+    """
+    if len(inbound) == 1:
+        text = inbound[0]
+        converted = _convert(text)
+        if trusted and converted is not None:
+            return RequestIdentity(request_id=converted, correlation_id=None, echo=text)
+        token = text if _TOKEN.fullmatch(text) else str(converted) if converted else None
+        if token is not None:
+            minted = new_id()
+            return RequestIdentity(request_id=minted, correlation_id=token, echo=token if trusted else str(minted))
+    minted = new_id()
+    return RequestIdentity(request_id=minted, correlation_id=None, echo=str(minted))

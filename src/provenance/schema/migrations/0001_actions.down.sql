@@ -1,0 +1,18 @@
+DROP VIEW provenance.action_log;
+DROP TABLE provenance.actions, provenance.action_intents;
+DROP FUNCTION
+    provenance.grant_reader(name),
+    provenance.grant_writer(name),
+    provenance.ensure_partitions(integer),
+    provenance.uuid_floor(timestamptz),
+    provenance.refuse_change(),
+    provenance.forget_intent(uuid),
+    provenance.pending_action(uuid),
+    provenance.complete_action,
+    provenance.record_action,
+    provenance.root_of(uuid),
+    provenance.outcome(uuid),
+    provenance.set_context(uuid),
+    provenance.current_action_id(),
+    provenance.uuid_v7(),
+    provenance.schema_version();

@@ -1,0 +1,348 @@
+-- The action table and what is needed to write and read it.
+-- Every name is qualified: nothing here may depend on a search_path.
+
+-- Terminal rows only, inserted once and never changed. The primary key is the fence: whoever inserts an id first has said
+-- what became of that action.
+CREATE TABLE provenance.actions (
+    id uuid NOT NULL,
+    root_id uuid NOT NULL,
+    parent_action_id uuid,
+    action_type text NOT NULL,
+    concept text NOT NULL,
+    status text NOT NULL,
+    tenant_id text NOT NULL DEFAULT '',
+    user_id text,
+    request_id uuid,
+    correlation_id text,
+    entity_type text,
+    entity_id text,
+    payload jsonb,
+    result jsonb,
+    metadata jsonb,
+    error_type text,
+    error_code text,
+    error_message text,
+    started_at timestamptz NOT NULL,
+    completed_at timestamptz NOT NULL,
+    duration_ms double precision NOT NULL,
+    -- The last three are the database's own word: writers are not granted these columns.
+    recorded_at timestamptz NOT NULL DEFAULT clock_timestamp(),
+    xid xid8 NOT NULL DEFAULT pg_current_xact_id(),
+    db_user text NOT NULL DEFAULT session_user,
+    CONSTRAINT actions_pkey PRIMARY KEY (id),
+    CONSTRAINT actions_status_check CHECK (status IN ('completed', 'failed', 'rolled_back'))
+) PARTITION BY RANGE (id);
+
+COMMENT ON TABLE provenance.actions IS 'What was done: one insert-only row per ended action, partitioned by month of its UUIDv7.';
+
+-- What did this request do?
+CREATE INDEX actions_request ON provenance.actions (request_id) WHERE request_id IS NOT NULL;
+-- Which actions carry another system's name for this work?
+CREATE INDEX actions_correlation ON provenance.actions (correlation_id) WHERE correlation_id IS NOT NULL;
+-- The whole tree of an action, and the steps down from it. Most actions are alone in their tree and pay for neither.
+CREATE INDEX actions_root ON provenance.actions (root_id) WHERE parent_action_id IS NOT NULL;
+CREATE INDEX actions_parent ON provenance.actions (parent_action_id) WHERE parent_action_id IS NOT NULL;
+-- History of an entity, of a user, of a tenant: newest first, in pages.
+CREATE INDEX actions_entity ON provenance.actions (entity_type, entity_id, id) WHERE entity_id IS NOT NULL;
+CREATE INDEX actions_user ON provenance.actions (user_id, id) WHERE user_id IS NOT NULL;
+CREATE INDEX actions_tenant ON provenance.actions (tenant_id, id) WHERE tenant_id <> '';
+
+-- Rows of a month nobody made a partition for land here, so that a missed chore never fails a user's work.
+CREATE TABLE provenance.actions_default PARTITION OF provenance.actions DEFAULT;
+
+-- Evidence of actions whose outcome is not recorded yet; deleted when it is.
+CREATE TABLE provenance.action_intents (
+    id uuid NOT NULL,
+    root_id uuid NOT NULL,
+    parent_action_id uuid,
+    action_type text NOT NULL,
+    concept text NOT NULL,
+    tenant_id text NOT NULL DEFAULT '',
+    user_id text,
+    request_id uuid,
+    correlation_id text,
+    entity_type text,
+    entity_id text,
+    payload jsonb,
+    metadata jsonb,
+    started_at timestamptz NOT NULL,
+    expires_at timestamptz,
+    doubt text,
+    work_xid xid8,
+    system_identifier bigint,
+    worker text,
+    recorded_at timestamptz NOT NULL DEFAULT clock_timestamp(),
+    db_user text NOT NULL DEFAULT session_user,
+    CONSTRAINT action_intents_pkey PRIMARY KEY (id)
+);
+
+COMMENT ON TABLE provenance.action_intents IS 'What was begun and has no recorded outcome yet.';
+COMMENT ON COLUMN provenance.action_intents.expires_at IS 'After this moment nobody is expected to report an outcome.';
+COMMENT ON COLUMN provenance.action_intents.doubt IS 'Why nobody can know the outcome; null while somebody may.';
+
+CREATE INDEX action_intents_request ON provenance.action_intents (request_id) WHERE request_id IS NOT NULL;
+CREATE INDEX action_intents_root ON provenance.action_intents (root_id);
+
+-- Everything there is to read. security_invoker: otherwise the view would read with its owner's rights and pass by
+-- row-level security.
+CREATE VIEW provenance.action_log WITH (security_invoker = true) AS
+SELECT a.id, a.root_id, a.parent_action_id, a.action_type, a.concept, a.status, a.tenant_id, a.user_id,
+       a.request_id, a.correlation_id, a.entity_type, a.entity_id, a.payload, a.result, a.metadata,
+       a.error_type, a.error_code, a.error_message, a.started_at, a.completed_at, a.duration_ms, a.recorded_at
+  FROM provenance.actions a
+UNION ALL
+SELECT i.id, i.root_id, i.parent_action_id, i.action_type, i.concept,
+       CASE WHEN i.doubt IS NOT NULL OR i.expires_at < clock_timestamp() THEN 'unknown' ELSE 'pending' END,
+       i.tenant_id, i.user_id, i.request_id, i.correlation_id, i.entity_type, i.entity_id, i.payload,
+       NULL::jsonb, i.metadata, NULL::text, NULL::text, i.doubt, i.started_at, NULL::timestamptz,
+       NULL::double precision, i.recorded_at
+  FROM provenance.action_intents i
+ WHERE NOT EXISTS (SELECT FROM provenance.actions a WHERE a.id = i.id);
+
+COMMENT ON VIEW provenance.action_log IS 'All actions: ended ones, and begun ones as pending or, when nobody can know any more, unknown.';
+
+CREATE FUNCTION provenance.schema_version() RETURNS integer
+    LANGUAGE sql IMMUTABLE PARALLEL SAFE
+    AS 'SELECT 1';
+
+-- A time-ordered UUID (RFC 9562, version 7) for callers in SQL: a random version-4 one with the clock laid over its first
+-- 48 bits; setting bits 52 and 53 turns the version nibble 0100 into 0111.
+CREATE FUNCTION provenance.uuid_v7() RETURNS uuid
+    LANGUAGE sql VOLATILE PARALLEL SAFE
+    AS $$
+SELECT encode(
+    set_bit(set_bit(
+        overlay(uuid_send(gen_random_uuid())
+                PLACING substring(int8send((extract(epoch FROM clock_timestamp()) * 1000)::bigint) FROM 3)
+                FROM 1 FOR 6),
+        52, 1), 53, 1),
+    'hex')::uuid
+$$;
+
+CREATE FUNCTION provenance.current_action_id() RETURNS uuid
+    LANGUAGE sql STABLE PARALLEL SAFE
+    AS $$ SELECT NULLIF(current_setting('provenance.action_id', true), '')::uuid $$;
+
+COMMENT ON FUNCTION provenance.current_action_id() IS 'The action this transaction is in, or null; usable as a column default.';
+
+-- SET LOCAL by EXECUTE and not set_config(): only the statement form reaches the workers of a distributed Postgres.
+CREATE FUNCTION provenance.set_context(action_id uuid) RETURNS void
+    LANGUAGE plpgsql VOLATILE
+    AS $$
+BEGIN
+    EXECUTE format('SET LOCAL provenance.action_id = %L', COALESCE(action_id::text, ''));
+END
+$$;
+
+COMMENT ON FUNCTION provenance.set_context(uuid) IS 'Make an action the current one until the transaction ends; null for none.';
+
+-- The next two let a writer that may not read the tables learn the one fact it needs.
+CREATE FUNCTION provenance.outcome(action_id uuid) RETURNS text
+    LANGUAGE sql STABLE SECURITY DEFINER
+    SET search_path = pg_catalog, pg_temp
+    AS 'SELECT a.status FROM provenance.actions a WHERE a.id = action_id';
+
+COMMENT ON FUNCTION provenance.outcome(uuid) IS 'The recorded status of an action, or null.';
+
+CREATE FUNCTION provenance.root_of(action_id uuid) RETURNS uuid
+    LANGUAGE sql STABLE SECURITY DEFINER
+    SET search_path = pg_catalog, pg_temp
+    AS 'SELECT a.root_id FROM provenance.actions a WHERE a.id = action_id
+        UNION ALL
+        SELECT i.root_id FROM provenance.action_intents i WHERE i.id = action_id
+        LIMIT 1';
+
+COMMENT ON FUNCTION provenance.root_of(uuid) IS 'The root of the tree a recorded action is in, or null.';
+
+CREATE FUNCTION provenance.record_action(
+    action_type text,
+    concept text,
+    user_id text DEFAULT NULL,
+    tenant_id text DEFAULT '',
+    request_id uuid DEFAULT NULL,
+    parent_action_id uuid DEFAULT NULL,
+    entity_type text DEFAULT NULL,
+    entity_id text DEFAULT NULL,
+    payload jsonb DEFAULT NULL,
+    metadata jsonb DEFAULT NULL,
+    expires_in interval DEFAULT '1 day',
+    correlation_id text DEFAULT NULL,
+    id uuid DEFAULT NULL,
+    started_at timestamptz DEFAULT NULL,
+    root_id uuid DEFAULT NULL
+) RETURNS uuid
+    LANGUAGE plpgsql VOLATILE
+    AS $$
+DECLARE
+    new_id uuid := COALESCE(record_action.id, provenance.uuid_v7());
+    parent uuid := COALESCE(record_action.parent_action_id, provenance.current_action_id());
+BEGIN
+    INSERT INTO provenance.action_intents (
+        id, root_id, parent_action_id, action_type, concept, tenant_id, user_id, request_id, correlation_id,
+        entity_type, entity_id, payload, metadata, started_at, expires_at)
+    VALUES (
+        new_id, COALESCE(record_action.root_id, provenance.root_of(parent), parent, new_id), parent,
+        record_action.action_type, record_action.concept, COALESCE(record_action.tenant_id, ''), record_action.user_id,
+        record_action.request_id, record_action.correlation_id, record_action.entity_type, record_action.entity_id,
+        record_action.payload, record_action.metadata, COALESCE(record_action.started_at, clock_timestamp()),
+        clock_timestamp() + record_action.expires_in);
+    PERFORM provenance.set_context(new_id);
+    RETURN new_id;
+END
+$$;
+
+COMMENT ON FUNCTION provenance.record_action IS 'Begin an action and make it the current one of this transaction; finish it with complete_action().';
+
+CREATE FUNCTION provenance.complete_action(
+    action_id uuid,
+    result jsonb DEFAULT NULL,
+    status text DEFAULT 'completed',
+    error_message text DEFAULT NULL,
+    error_type text DEFAULT NULL,
+    error_code text DEFAULT NULL
+) RETURNS void
+    LANGUAGE plpgsql VOLATILE SECURITY DEFINER
+    SET search_path = pg_catalog, pg_temp
+    AS $$
+DECLARE
+    parent uuid;
+    ended timestamptz := clock_timestamp();
+BEGIN
+    -- A plain INSERT: of two that finish the same action the second fails, and its work with it.
+    INSERT INTO provenance.actions (
+        id, root_id, parent_action_id, action_type, concept, status, tenant_id, user_id, request_id, correlation_id,
+        entity_type, entity_id, payload, result, metadata, error_type, error_code, error_message,
+        started_at, completed_at, duration_ms)
+    SELECT i.id, i.root_id, i.parent_action_id, i.action_type, i.concept, complete_action.status, i.tenant_id,
+           i.user_id, i.request_id, i.correlation_id, i.entity_type, i.entity_id, i.payload, complete_action.result,
+           i.metadata, complete_action.error_type, complete_action.error_code, complete_action.error_message,
+           i.started_at, ended, extract(epoch FROM ended - i.started_at) * 1000
+      FROM provenance.action_intents i
+     WHERE i.id = action_id;
+    IF NOT FOUND THEN
+        RAISE EXCEPTION 'action % is not pending', action_id
+            USING ERRCODE = 'no_data_found',
+                  HINT = 'It was never begun, or it already has an outcome: see provenance.outcome().';
+    END IF;
+    DELETE FROM provenance.action_intents i WHERE i.id = action_id RETURNING i.parent_action_id INTO parent;
+    IF provenance.current_action_id() = action_id THEN
+        PERFORM provenance.set_context(parent);
+    END IF;
+END
+$$;
+
+COMMENT ON FUNCTION provenance.complete_action IS 'Record the outcome of an action begun with record_action().';
+
+-- For a process that takes over an action begun elsewhere.
+CREATE FUNCTION provenance.pending_action(action_id uuid) RETURNS jsonb
+    LANGUAGE sql STABLE SECURITY DEFINER
+    SET search_path = pg_catalog, pg_temp
+    AS 'SELECT to_jsonb(i) - ''db_user'' FROM provenance.action_intents i
+         WHERE i.id = action_id AND i.doubt IS NULL
+           AND NOT EXISTS (SELECT FROM provenance.actions a WHERE a.id = i.id)';
+
+COMMENT ON FUNCTION provenance.pending_action(uuid) IS 'What was recorded when an action was begun, or null unless it is pending.';
+
+CREATE FUNCTION provenance.forget_intent(action_id uuid) RETURNS void
+    LANGUAGE sql VOLATILE SECURITY DEFINER
+    SET search_path = pg_catalog, pg_temp
+    AS 'DELETE FROM provenance.action_intents i
+         WHERE i.id = action_id AND EXISTS (SELECT FROM provenance.actions a WHERE a.id = i.id)';
+
+COMMENT ON FUNCTION provenance.forget_intent(uuid) IS 'Drop the evidence that an action was begun, once its outcome is recorded.';
+
+CREATE FUNCTION provenance.refuse_change() RETURNS trigger
+    LANGUAGE plpgsql
+    AS $$
+BEGIN
+    RAISE EXCEPTION 'provenance.% is insert-only: % refused', TG_TABLE_NAME, TG_OP
+        USING ERRCODE = 'insufficient_privilege',
+              HINT = 'Recorded actions are evidence; whole months leave by detaching their partition.';
+END
+$$;
+
+-- ALWAYS: an ordinary trigger sleeps under session_replication_role = replica. Row triggers are cloned to partitions, TRUNCATE
+-- ones are not, so ensure_partitions() gives each partition its own.
+CREATE TRIGGER refuse_change BEFORE UPDATE OR DELETE ON provenance.actions
+    FOR EACH ROW EXECUTE FUNCTION provenance.refuse_change();
+ALTER TABLE provenance.actions ENABLE ALWAYS TRIGGER refuse_change;
+CREATE TRIGGER refuse_truncate BEFORE TRUNCATE ON provenance.actions
+    FOR EACH STATEMENT EXECUTE FUNCTION provenance.refuse_change();
+ALTER TABLE provenance.actions ENABLE ALWAYS TRIGGER refuse_truncate;
+CREATE TRIGGER refuse_truncate BEFORE TRUNCATE ON provenance.actions_default
+    FOR EACH STATEMENT EXECUTE FUNCTION provenance.refuse_change();
+ALTER TABLE provenance.actions_default ENABLE ALWAYS TRIGGER refuse_truncate;
+
+-- The smallest UUID whose first 48 bits are that moment's milliseconds: the bound between two partitions.
+CREATE FUNCTION provenance.uuid_floor(at timestamptz) RETURNS uuid
+    LANGUAGE sql IMMUTABLE STRICT PARALLEL SAFE
+    AS $$ SELECT (lpad(to_hex((extract(epoch FROM at) * 1000)::bigint), 12, '0') || repeat('0', 20))::uuid $$;
+
+CREATE FUNCTION provenance.ensure_partitions(months_ahead integer DEFAULT 6) RETURNS SETOF text
+    LANGUAGE plpgsql VOLATILE
+    AS $$
+DECLARE
+    first_month timestamp := date_trunc('month', clock_timestamp() AT TIME ZONE 'UTC');
+    month timestamp;
+    partition text;
+BEGIN
+    FOR month IN SELECT generate_series(first_month, first_month + make_interval(months => months_ahead), '1 month') LOOP
+        partition := 'actions_' || to_char(month, 'YYYY_MM');
+        CONTINUE WHEN to_regclass('provenance.' || partition) IS NOT NULL;
+        BEGIN
+            EXECUTE format(
+                'CREATE TABLE provenance.%I PARTITION OF provenance.actions FOR VALUES FROM (%L) TO (%L)', partition,
+                provenance.uuid_floor(month AT TIME ZONE 'UTC'),
+                provenance.uuid_floor((month + interval '1 month') AT TIME ZONE 'UTC'));
+        EXCEPTION WHEN check_violation THEN
+            RAISE WARNING 'no partition for %: actions_default already holds rows of that month', to_char(month, 'YYYY-MM')
+                USING HINT = 'They stay readable there; the next month gets its partition as usual.';
+            CONTINUE;
+        END;
+        EXECUTE format(
+            'CREATE TRIGGER refuse_truncate BEFORE TRUNCATE ON provenance.%I '
+            'FOR EACH STATEMENT EXECUTE FUNCTION provenance.refuse_change()', partition);
+        EXECUTE format('ALTER TABLE provenance.%I ENABLE ALWAYS TRIGGER refuse_truncate', partition);
+        RETURN NEXT partition;
+    END LOOP;
+END
+$$;
+
+COMMENT ON FUNCTION provenance.ensure_partitions(integer) IS 'Make the monthly partitions from this month on; returns the names of the new ones.';
+
+CREATE FUNCTION provenance.grant_writer(role_name name) RETURNS void
+    LANGUAGE plpgsql VOLATILE
+    AS $$
+BEGIN
+    EXECUTE format('GRANT USAGE ON SCHEMA provenance TO %I', role_name);
+    EXECUTE format(
+        'GRANT INSERT (id, root_id, parent_action_id, action_type, concept, status, tenant_id, user_id, request_id, '
+        'correlation_id, entity_type, entity_id, payload, result, metadata, error_type, error_code, error_message, '
+        'started_at, completed_at, duration_ms) ON provenance.actions TO %I', role_name);
+    EXECUTE format(
+        'GRANT INSERT (id, root_id, parent_action_id, action_type, concept, tenant_id, user_id, request_id, '
+        'correlation_id, entity_type, entity_id, payload, metadata, started_at, expires_at, doubt, work_xid, '
+        'system_identifier, worker) ON provenance.action_intents TO %I', role_name);
+    EXECUTE format(
+        'GRANT EXECUTE ON FUNCTION provenance.schema_version(), provenance.uuid_v7(), provenance.current_action_id(), '
+        'provenance.set_context(uuid), provenance.outcome(uuid), provenance.root_of(uuid), provenance.record_action, '
+        'provenance.complete_action, provenance.pending_action(uuid), provenance.forget_intent(uuid) TO %I', role_name);
+END
+$$;
+
+COMMENT ON FUNCTION provenance.grant_writer(name) IS 'Let a role record actions, and nothing else.';
+
+CREATE FUNCTION provenance.grant_reader(role_name name) RETURNS void
+    LANGUAGE plpgsql VOLATILE
+    AS $$
+BEGIN
+    EXECUTE format('GRANT USAGE ON SCHEMA provenance TO %I', role_name);
+    EXECUTE format('GRANT SELECT ON provenance.actions, provenance.action_intents, provenance.action_log TO %I', role_name);
+END
+$$;
+
+COMMENT ON FUNCTION provenance.grant_reader(name) IS 'Let a role read the trail.';
+
+REVOKE ALL ON ALL FUNCTIONS IN SCHEMA provenance FROM PUBLIC;
+
+SELECT provenance.ensure_partitions();

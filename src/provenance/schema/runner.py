@@ -1,0 +1,190 @@
+"""Applies migrations, takes them back, and says which are applied.
+
+Each step is a transaction of its own under an advisory *transaction* lock, and looks at the ledger once it holds the
+lock: of two deploys that start at once, one applies a step and the other finds it applied. A session-level lock would
+be lost, or left held, behind a transaction pooler.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Generator
+from contextlib import contextmanager
+from datetime import datetime
+from typing import Any
+
+import attrs
+import psycopg
+from psycopg.rows import class_row, scalar_row
+
+from provenance.errors import MigrationError
+from provenance.schema.migrations import Migration, known_migrations
+
+Connection = psycopg.Connection[Any]
+
+# An arbitrary constant that nothing else in the database is likely to use: the bytes of "provena" as a number.
+_LOCK_KEY = int.from_bytes(b"provena", "big")
+
+_LEDGER = """
+CREATE SCHEMA IF NOT EXISTS provenance;
+CREATE TABLE IF NOT EXISTS provenance.migrations (
+    version integer NOT NULL,
+    name text NOT NULL,
+    checksum text NOT NULL,
+    applied_at timestamptz NOT NULL DEFAULT clock_timestamp(),
+    applied_by text NOT NULL DEFAULT session_user,
+    CONSTRAINT migrations_pkey PRIMARY KEY (version)
+);
+COMMENT ON TABLE provenance.migrations IS 'Which steps of the provenance schema are applied.';
+"""
+
+
+@attrs.frozen(kw_only=True)
+class Applied:
+    """A line of the ledger."""
+
+    version: int
+    name: str
+    checksum: str
+    applied_at: datetime
+    applied_by: str
+
+
+@attrs.frozen(kw_only=True)
+class MigrationState:
+    """A migration, and whether and how it is applied."""
+
+    version: int
+    name: str
+    applied_at: datetime | None
+    applied_by: str | None
+    problem: str | None
+    """Why the ledger and this version of the library disagree about it, or ``None``."""
+
+
+def _ledger(connection: Connection) -> dict[int, Applied]:
+    with connection.cursor(row_factory=scalar_row) as cursor:
+        if cursor.execute("SELECT to_regclass('provenance.migrations')").fetchone() is None:
+            return {}
+    with connection.cursor(row_factory=class_row(Applied)) as cursor:
+        rows = cursor.execute(
+            "SELECT version, name, checksum, applied_at, applied_by FROM provenance.migrations ORDER BY version"
+        ).fetchall()
+    return {row.version: row for row in rows}
+
+
+def _problem(applied: Applied, known: Migration | None) -> str | None:
+    if known is None:
+        return (
+            f"migration {applied.version:04} ({applied.name}) is applied, but this version of provenance does not "
+            "know it; upgrade the library"
+        )
+    if known.checksum != applied.checksum:
+        return (
+            f"migration {applied.version:04} ({applied.name}) is not the one that was applied: its text was edited "
+            "since; restore the released file"
+        )
+    return None
+
+
+def status(connection: Connection) -> list[MigrationState]:
+    """Return every migration that is known or applied, in order. Reads only."""
+    with connection.transaction():
+        ledger = _ledger(connection)
+    known = {migration.version: migration for migration in known_migrations()}
+    states: list[MigrationState] = []
+    for version in sorted(ledger.keys() | known.keys()):
+        applied = ledger.get(version)
+        states.append(
+            MigrationState(
+                version=version,
+                name=applied.name if applied else known[version].name,
+                applied_at=applied.applied_at if applied else None,
+                applied_by=applied.applied_by if applied else None,
+                problem=_problem(applied, known.get(version)) if applied else None,
+            )
+        )
+    return states
+
+
+def _refuse_disagreement(ledger: dict[int, Applied]) -> None:
+    known = {migration.version: migration for migration in known_migrations()}
+    for applied in ledger.values():
+        if problem := _problem(applied, known.get(applied.version)):
+            raise MigrationError(problem)
+
+
+@contextmanager
+def _locked_step(connection: Connection, what: str) -> Generator[dict[int, Applied]]:
+    """A transaction that holds the migration lock, with the ledger as it is under that lock."""
+    if connection.info.transaction_status != psycopg.pq.TransactionStatus.IDLE:
+        raise MigrationError("migrations need a connection with no transaction open; commit or roll back first")
+    try:
+        with connection.transaction():
+            connection.execute("SELECT pg_advisory_xact_lock(%s)", (_LOCK_KEY,))
+            ledger = _ledger(connection)
+            _refuse_disagreement(ledger)
+            yield ledger
+    except psycopg.Error as error:
+        raise MigrationError(f"{what} failed and changed nothing: {error.diag.message_primary or error}") from error
+
+
+def up(connection: Connection, *, to: int | None = None) -> list[Migration]:
+    """Apply the migrations that are missing, and make the partitions of the coming months.
+
+    Args:
+        connection: to the database, as the role that shall own the schema; with no transaction open.
+        to: the last version to apply; all of them when left out.
+
+    Returns:
+        The migrations this call applied; another deploy may have applied some meanwhile.
+
+    Raises:
+        MigrationError: the ledger does not fit this version of the library, or a statement failed. Migrations before
+            the failing one stay applied.
+    """
+    done: list[Migration] = []
+    for migration in known_migrations():
+        if to is not None and migration.version > to:
+            return done
+        with _locked_step(connection, f"migration {migration.version:04} ({migration.name})") as ledger:
+            if migration.version in ledger:
+                continue
+            connection.execute(_LEDGER)
+            connection.execute(migration.up.encode())
+            connection.execute(
+                "INSERT INTO provenance.migrations (version, name, checksum) VALUES (%s, %s, %s)",
+                (migration.version, migration.name, migration.checksum),
+            )
+            done.append(migration)
+    with _locked_step(connection, "making partitions"):
+        connection.execute("SELECT provenance.ensure_partitions()")
+    return done
+
+
+def down(connection: Connection, *, to: int) -> list[Migration]:
+    """Take migrations back, newest first. Recorded actions that lived in what is dropped are lost.
+
+    Args:
+        connection: as for :func:`up`.
+        to: the version to go back to; 0 removes the schema altogether.
+
+    Returns:
+        The migrations that were taken back.
+
+    Raises:
+        MigrationError: as for :func:`up`.
+    """
+    done: list[Migration] = []
+    for migration in reversed(known_migrations()):
+        if migration.version <= to:
+            return done
+        with _locked_step(connection, f"taking back migration {migration.version:04} ({migration.name})") as ledger:
+            if migration.version not in ledger:
+                continue
+            connection.execute(migration.down.encode())
+            connection.execute("DELETE FROM provenance.migrations WHERE version = %s", (migration.version,))
+            if len(ledger) == 1:
+                # RESTRICT, the default: whatever else somebody put into the schema stops the removal.
+                connection.execute("DROP TABLE provenance.migrations; DROP SCHEMA provenance")
+            done.append(migration)
+    return done

@@ -1,0 +1,35 @@
+"""SQL text, parameters and row decoder side by side; no I/O.
+
+A statement is a value: it can be tested without a database, and run by either colour of driver.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, Generic, LiteralString, TypeVar
+
+import attrs
+from psycopg import sql
+
+T_co = TypeVar("T_co", covariant=True)
+
+Row = tuple[Any, ...]
+Rows = Sequence[Row]
+
+
+def nothing(rows: Rows) -> None:
+    """Decode the answer of a statement that has none."""
+
+
+@attrs.frozen
+class Statement(Generic[T_co]):
+    """A query, its parameters, and what its rows mean."""
+
+    query: LiteralString | sql.Composed
+    params: Mapping[str, object] | None
+    decode: Callable[[Rows], T_co]
+
+
+def command(query: LiteralString | sql.Composed) -> Statement[None]:
+    """Return a statement without parameters and without an answer: transaction control, settings."""
+    return Statement(query, None, nothing)

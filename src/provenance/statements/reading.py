@@ -1,0 +1,296 @@
+"""The statements that read the trail: one per repository method.
+
+All of them read the view ``provenance.action_log``, in which begun actions show as pending. Time order is id order, so
+newest-first lists page by id, and a range of time is a range of ids, bounded on both sides: with a lower bound alone
+the default partition stays in every plan.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from datetime import UTC, datetime, timedelta
+from typing import Any, LiteralString
+from uuid import UUID
+
+import attrs
+from psycopg import sql
+
+from provenance import ids
+from provenance.models import Action, ActionTree, ChainLink, Page, Status
+from provenance.statements import Row, Rows, Statement
+
+_COLUMNS: LiteralString = (
+    "a.id, a.root_id, a.parent_action_id, a.action_type, a.concept, a.status, a.tenant_id, a.user_id, a.request_id, "
+    "a.correlation_id, a.entity_type, a.entity_id, a.payload, a.result, a.metadata, a.error_type, a.error_code, "
+    "a.error_message, a.started_at, a.completed_at, a.duration_ms, a.recorded_at"
+)
+
+MAX_DEPTH = 100
+"""How far a causal chain is followed; a deeper one is cut there."""
+MAX_LIMIT = 1_000
+"""The most rows one page may hold."""
+
+# Ids made on other machines may be ahead of this clock.
+_SKEW = timedelta(days=1)
+
+
+def _utc(value: datetime | None) -> datetime | None:
+    return None if value is None else value.astimezone(UTC)
+
+
+def _action(row: Row) -> Action:
+    (
+        action_id,
+        root_id,
+        parent_action_id,
+        action_type,
+        concept,
+        status,
+        tenant_id,
+        user_id,
+        request_id,
+        correlation_id,
+        entity_type,
+        entity_id,
+        payload,
+        result,
+        metadata,
+        error_type,
+        error_code,
+        error_message,
+        started_at,
+        completed_at,
+        duration_ms,
+        recorded_at,
+    ) = row
+    return Action(
+        id=action_id,
+        root_id=root_id,
+        parent_action_id=parent_action_id,
+        action_type=action_type,
+        concept=concept,
+        status=Status(status),
+        tenant_id=tenant_id,
+        user_id=user_id,
+        request_id=request_id,
+        correlation_id=correlation_id,
+        entity_type=entity_type,
+        entity_id=entity_id,
+        payload=payload,
+        result=result,
+        metadata=metadata,
+        error_type=error_type,
+        error_code=error_code,
+        error_message=error_message,
+        started_at=started_at.astimezone(UTC),
+        completed_at=_utc(completed_at),
+        duration_ms=duration_ms,
+        recorded_at=_utc(recorded_at),
+    )
+
+
+def _one(rows: Rows) -> Action | None:
+    return _action(rows[0]) if rows else None
+
+
+def _all(rows: Rows) -> list[Action]:
+    return [_action(row) for row in rows]
+
+
+def _links(rows: Rows) -> list[ChainLink]:
+    return [ChainLink(action=_action(row[:-1]), depth=row[-1]) for row in rows]
+
+
+def get(action_id: UUID) -> Statement[Action | None]:
+    """One action by its id."""
+    return Statement(
+        f"SELECT {_COLUMNS} FROM provenance.action_log a WHERE a.id = %(id)s ORDER BY a.completed_at LIMIT 1",
+        {"id": action_id},
+        _one,
+    )
+
+
+def by_request(request_id: UUID, *, limit: int) -> Statement[list[Action]]:
+    """What a request did, oldest first."""
+    return Statement(
+        f"""SELECT {_COLUMNS} FROM provenance.action_log a
+             WHERE a.request_id = %(request)s ORDER BY a.id LIMIT %(limit)s""",
+        {"request": request_id, "limit": _limit(limit)},
+        _all,
+    )
+
+
+def chain(action_id: UUID, *, max_depth: int) -> Statement[list[ChainLink]]:
+    """An action and what it caused, directly and indirectly, parents before children."""
+    return Statement(
+        f"""WITH RECURSIVE down (id, depth) AS (
+                SELECT %(id)s::uuid, 0
+                UNION ALL
+                SELECT child.id, down.depth + 1
+                  FROM down JOIN provenance.action_log child ON child.parent_action_id = down.id
+                 WHERE down.depth < %(depth)s
+            ) CYCLE id SET looped USING path,
+            steps AS (SELECT id, min(depth) AS depth FROM down WHERE NOT looped GROUP BY id)
+            SELECT {_COLUMNS}, steps.depth
+              FROM steps JOIN provenance.action_log a ON a.id = steps.id
+             ORDER BY steps.depth, a.id""",
+        {"id": action_id, "depth": _depth(max_depth)},
+        _links,
+    )
+
+
+def ancestors(action_id: UUID, *, max_depth: int) -> Statement[list[ChainLink]]:
+    """An action and what led to it, nearest first."""
+    return Statement(
+        f"""WITH RECURSIVE up (id, parent_action_id, depth) AS (
+                SELECT a.id, a.parent_action_id, 0 FROM provenance.action_log a WHERE a.id = %(id)s
+                UNION ALL
+                SELECT parent.id, parent.parent_action_id, up.depth + 1
+                  FROM up JOIN provenance.action_log parent ON parent.id = up.parent_action_id
+                 WHERE up.depth < %(depth)s
+            ) CYCLE id SET looped USING path,
+            steps AS (SELECT id, min(depth) AS depth FROM up WHERE NOT looped GROUP BY id)
+            SELECT {_COLUMNS}, steps.depth
+              FROM steps JOIN provenance.action_log a ON a.id = steps.id
+             ORDER BY steps.depth""",
+        {"id": action_id, "depth": _depth(max_depth)},
+        _links,
+    )
+
+
+def tree(action_id: UUID) -> Statement[ActionTree | None]:
+    """The whole tree that an action is in."""
+    return Statement(
+        f"""SELECT {_COLUMNS} FROM provenance.action_log a
+             WHERE a.id = (SELECT m.root_id FROM provenance.action_log m WHERE m.id = %(id)s LIMIT 1)
+            UNION ALL
+            SELECT {_COLUMNS} FROM provenance.action_log a
+             WHERE a.root_id = (SELECT m.root_id FROM provenance.action_log m WHERE m.id = %(id)s LIMIT 1)
+               AND a.parent_action_id IS NOT NULL
+             ORDER BY id""",
+        {"id": action_id},
+        build_tree,
+    )
+
+
+def build_tree(rows: Rows) -> ActionTree | None:
+    """Arrange the rows of one tree; members whose parent is not recorded hang below the oldest one."""
+    return arrange(_all(rows))
+
+
+def arrange(actions: Iterable[Action]) -> ActionTree | None:
+    """Arrange the actions of one tree, oldest first. Every action appears once, even where parents form a cycle."""
+    members = {action.id: action for action in sorted(actions, key=lambda action: action.id)}
+    if not members:
+        return None
+    roots = [action for action in members.values() if action.id == action.root_id]
+    top = (roots or list(members.values()))[0]
+    children: dict[UUID | None, list[Action]] = {}
+    for action in members.values():
+        if action is not top:
+            parent = action.parent_action_id
+            children.setdefault(parent if parent in members else top.id, []).append(action)
+    reached = _reachable(top.id, children)
+    for action in members.values():
+        # Parents in a cycle are below nobody: the first of them is shown below the top.
+        if action.id not in reached:
+            children.setdefault(top.id, []).append(action)
+            reached |= _reachable(action.id, children)
+    return _assemble(top, children)
+
+
+def _reachable(start: UUID, children: dict[UUID | None, list[Action]]) -> set[UUID]:
+    found, waiting = {start}, [start]
+    while waiting:
+        for child in children.get(waiting.pop(), ()):
+            if child.id not in found:
+                found.add(child.id)
+                waiting.append(child.id)
+    return found
+
+
+def _assemble(top: Action, children: dict[UUID | None, list[Action]]) -> ActionTree:
+    """Build the tree bottom-up, without recursion: a chain may be longer than the interpreter's stack."""
+    order, seen = [top], {top.id}
+    for action in order:
+        for child in children.get(action.id, ()):
+            if child.id not in seen:
+                seen.add(child.id)
+                order.append(child)
+    built: dict[UUID, ActionTree] = {}
+    for action in reversed(order):
+        below = tuple(built.pop(child.id) for child in children.get(action.id, ()) if child.id in built)
+        built[action.id] = ActionTree(action=action, children=below)
+    return built[top.id]
+
+
+@attrs.frozen(kw_only=True)
+class Filter:
+    """What a search asks for; what is left out does not matter."""
+
+    action_type: str | None = None
+    concept: str | None = None
+    status: Status | None = None
+    user_id: str | None = None
+    tenant_id: str | None = None
+    request_id: UUID | None = None
+    correlation_id: str | None = None
+    entity_type: str | None = None
+    entity_id: str | None = None
+    since: datetime | None = None
+    until: datetime | None = None
+
+
+_TEXT_FILTERS = (
+    "action_type",
+    "concept",
+    "user_id",
+    "tenant_id",
+    "request_id",
+    "correlation_id",
+    "entity_type",
+    "entity_id",
+)
+
+
+def search(wanted: Filter, *, before: UUID | None, limit: int) -> Statement[Page[Action]]:
+    """Actions that fit, newest first, one page at a time."""
+    limit = _limit(limit)
+    # A time is compared with the id, which carries it: ids are what is indexed and what partitions are bounded by.
+    params: dict[str, Any] = {
+        "limit": limit + 1,
+        "first": ids.floor_id(wanted.since) if wanted.since else UUID(int=0),
+        "last": ids.floor_id(wanted.until or datetime.now(UTC) + _SKEW),
+    }
+    conditions: list[sql.Composable] = [sql.SQL("a.id >= %(first)s AND a.id < %(last)s")]
+    if before is not None:
+        conditions.append(sql.SQL("a.id < %(before)s"))
+        params["before"] = before
+    for name in _TEXT_FILTERS:
+        if (value := getattr(wanted, name)) is not None:
+            conditions.append(sql.SQL("{} = {}").format(sql.Identifier("a", name), sql.Placeholder(name)))
+            params[name] = value
+    if wanted.status is not None:
+        conditions.append(sql.SQL("a.status = %(status)s"))
+        params["status"] = wanted.status.value
+    query = sql.SQL("SELECT {} FROM provenance.action_log a WHERE {} ORDER BY a.id DESC LIMIT %(limit)s").format(
+        sql.SQL(_COLUMNS), sql.SQL(" AND ").join(conditions)
+    )
+
+    def page(rows: Rows) -> Page[Action]:
+        items = tuple(_all(rows[:limit]))
+        return Page(items=items, next=items[-1].id if len(rows) > limit else None)
+
+    return Statement(query, params, page)
+
+
+def _limit(limit: int) -> int:
+    if not 1 <= limit <= MAX_LIMIT:
+        raise ValueError(f"limit: expected 1 to {MAX_LIMIT}, got {limit}; use before= to get the next page")
+    return limit
+
+
+def _depth(depth: int) -> int:
+    if not 0 <= depth <= MAX_DEPTH:
+        raise ValueError(f"max_depth: expected 0 to {MAX_DEPTH}, got {depth}")
+    return depth

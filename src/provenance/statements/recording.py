@@ -1,0 +1,327 @@
+"""The statements that write the trail."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Mapping
+from datetime import UTC, datetime, timedelta
+from json.encoder import encode_basestring_ascii
+from typing import LiteralString
+from uuid import UUID
+
+import attrs
+from psycopg import IsolationLevel, sql
+
+from provenance.statements import Rows, Statement, command, nothing
+
+BEGIN = command("BEGIN")
+COMMIT = command("COMMIT")
+ROLLBACK = command("ROLLBACK")
+
+_ISOLATION: dict[IsolationLevel, LiteralString] = {
+    IsolationLevel.READ_UNCOMMITTED: "ISOLATION LEVEL READ UNCOMMITTED",
+    IsolationLevel.READ_COMMITTED: "ISOLATION LEVEL READ COMMITTED",
+    IsolationLevel.REPEATABLE_READ: "ISOLATION LEVEL REPEATABLE READ",
+    IsolationLevel.SERIALIZABLE: "ISOLATION LEVEL SERIALIZABLE",
+}
+
+# The transaction-local settings. action_id is what triggers and column defaults read; done is the number of the last
+# inner block that finished and has not been undone since.
+_ACTION = sql.Identifier("provenance", "action_id")
+_DONE = sql.Identifier("provenance", "done")
+
+
+def begin(isolation: IsolationLevel | None, read_only: bool | None, deferrable: bool | None) -> Statement[None]:
+    """Open a transaction as the connection's attributes say; ``None`` leaves a choice to the server."""
+    words: list[LiteralString] = ["BEGIN"]
+    if isolation is not None:
+        words.append(_ISOLATION[isolation])
+    if read_only is not None:
+        words.append("READ ONLY" if read_only else "READ WRITE")
+    if deferrable is not None:
+        words.append("DEFERRABLE" if deferrable else "NOT DEFERRABLE")
+    return command(" ".join(words))
+
+
+def set_action(action_id: UUID | None) -> Statement[None]:
+    """Make an action the current one until the transaction, or the savepoint around this, ends."""
+    value = sql.Literal("" if action_id is None else str(action_id))
+    return command(sql.SQL("SET LOCAL {} = {}").format(_ACTION, value))
+
+
+def set_done(ordinal: int) -> Statement[None]:
+    """Note that the inner block with this number has finished."""
+    return command(sql.SQL("SET LOCAL {} = {}").format(_DONE, sql.Literal(str(ordinal))))
+
+
+def savepoint(name: str) -> Statement[None]:
+    return command(sql.SQL("SAVEPOINT {}").format(sql.Identifier(name)))
+
+
+def release(name: str) -> Statement[None]:
+    return command(sql.SQL("RELEASE SAVEPOINT {}").format(sql.Identifier(name)))
+
+
+def rollback_to(name: str) -> Statement[None]:
+    return command(sql.SQL("ROLLBACK TO SAVEPOINT {}").format(sql.Identifier(name)))
+
+
+@attrs.frozen
+class Settings:
+    """The transaction-local settings as the server has them."""
+
+    action_id: UUID | None
+    done: int
+
+
+def _settings(rows: Rows) -> Settings:
+    action_id, done = rows[0]
+    return Settings(action_id=UUID(action_id) if action_id else None, done=int(done or 0))
+
+
+READ_SETTINGS = Statement(
+    "SELECT current_setting('provenance.action_id', true), current_setting('provenance.done', true)", None, _settings
+)
+
+
+@attrs.frozen(kw_only=True)
+class ActionRow:
+    """A row on its way into ``provenance.actions``. Bodies are JSON text, times are ISO 8601 text."""
+
+    id: UUID
+    root_id: UUID | None
+    """``None``: the parent is known by its bare id, and the database looks its root up."""
+    parent_action_id: UUID | None
+    action_type: str
+    concept: str
+    status: str
+    tenant_id: str
+    user_id: str | None
+    request_id: UUID | None
+    correlation_id: str | None
+    entity_type: str | None
+    entity_id: str | None
+    payload: str | None
+    result: str | None
+    metadata: str | None
+    error_type: str | None
+    error_code: str | None
+    error_message: str | None
+    started_at: str
+    completed_at: str
+    duration_ms: float
+    ordinal: int | None = None
+    """Of a finished inner block: it counts as completed only while ``provenance.done`` has reached this number."""
+    fenced: bool = False
+    """The outermost block of its own transaction: inserted only while that transaction is the one it opened."""
+
+
+_FIELDS = tuple(field.name for field in attrs.fields(ActionRow))
+_BODIES = frozenset({"payload", "result", "metadata"})
+
+
+def row_json(row: ActionRow) -> str:
+    """Return the row as a JSON object; bodies go in as the JSON they are."""
+    fields: list[str] = []
+    for name in _FIELDS:
+        value = getattr(row, name)
+        if value is None or value is False:
+            continue
+        if name in _BODIES:
+            text = value
+        elif isinstance(value, (str, UUID)):
+            text = encode_basestring_ascii(str(value))
+        else:
+            text = json.dumps(value)
+        fields.append(f'"{name}":{text}')
+    return "{" + ",".join(fields) + "}"
+
+
+def _rows_param(rows: Iterable[ActionRow]) -> Mapping[str, object]:
+    return {"rows": f"[{','.join(map(row_json, rows))}]"}
+
+
+_INSERT = """
+INSERT INTO provenance.actions (
+    id, root_id, parent_action_id, action_type, concept, status, tenant_id, user_id, request_id, correlation_id,
+    entity_type, entity_id, payload, result, metadata, error_type, error_code, error_message,
+    started_at, completed_at, duration_ms)
+SELECT CASE WHEN r.fenced IS NULL OR current_setting('provenance.action_id', true) = r.id::text THEN r.id END,
+       COALESCE(r.root_id, provenance.root_of(r.parent_action_id), r.parent_action_id),
+       r.parent_action_id, r.action_type, r.concept,
+       CASE WHEN u.undone THEN 'rolled_back' ELSE r.status END,
+       r.tenant_id, r.user_id, r.request_id, r.correlation_id, r.entity_type, r.entity_id,
+       r.payload, r.result, r.metadata, r.error_type, r.error_code,
+       CASE WHEN u.undone THEN 'a savepoint around the finished block was rolled back' ELSE r.error_message END,
+       r.started_at, r.completed_at, r.duration_ms
+  FROM json_to_recordset(%(rows)s::json) AS r (
+       id uuid, root_id uuid, parent_action_id uuid, action_type text, concept text, status text, tenant_id text,
+       user_id text, request_id uuid, correlation_id text, entity_type text, entity_id text,
+       payload jsonb, result jsonb, metadata jsonb, error_type text, error_code text, error_message text,
+       started_at timestamptz, completed_at timestamptz, duration_ms double precision, ordinal bigint, fenced boolean)
+ CROSS JOIN LATERAL (
+       SELECT COALESCE(r.ordinal > COALESCE(NULLIF(current_setting('provenance.done', true), ''), '0')::bigint, false)
+       ) AS u (undone)"""
+
+
+def insert(rows: Iterable[ActionRow]) -> Statement[None]:
+    """Insert the rows as part of the work: a row that is there already makes it fail.
+
+    The fenced row inserts a null id, and so fails, when its transaction is no longer the one the block opened.
+    """
+    return Statement(_INSERT, _rows_param(rows), nothing)
+
+
+def insert_missing(rows: Iterable[ActionRow]) -> Statement[None]:
+    """Insert those rows nobody else has inserted; waits for a transaction that is just inserting them.
+
+    No conflict target is named: a writer would need SELECT for it, and a distributed table has another key.
+    """
+    return Statement(f"{_INSERT}\nON CONFLICT DO NOTHING", _rows_param(rows), nothing)
+
+
+_INSERT_DOUBT = """
+INSERT INTO provenance.action_intents (
+    id, root_id, parent_action_id, action_type, concept, tenant_id, user_id, request_id, correlation_id,
+    entity_type, entity_id, payload, metadata, started_at, doubt)
+SELECT r.id, COALESCE(r.root_id, provenance.root_of(r.parent_action_id), r.parent_action_id), r.parent_action_id,
+       r.action_type, r.concept, r.tenant_id, r.user_id, r.request_id, r.correlation_id, r.entity_type, r.entity_id,
+       r.payload, r.metadata, r.started_at, r.error_message
+  FROM json_to_recordset(%(rows)s::json) AS r (
+       id uuid, root_id uuid, parent_action_id uuid, action_type text, concept text, tenant_id text,
+       user_id text, request_id uuid, correlation_id text, entity_type text, entity_id text,
+       payload jsonb, metadata jsonb, error_message text, started_at timestamptz)
+ON CONFLICT DO NOTHING"""
+
+
+def insert_doubt(rows: Iterable[ActionRow]) -> Statement[None]:
+    """Insert evidence of actions whose outcome nobody can know; ``error_message`` says why."""
+    return Statement(_INSERT_DOUBT, _rows_param(rows), nothing)
+
+
+def journal_settings(timeout: timedelta) -> list[Statement[None]]:
+    """Make one small transaction durable and bounded in time, without leaving anything behind on the connection."""
+    milliseconds = max(1, int(timeout.total_seconds() * 1000))
+    limit = sql.Literal(f"{milliseconds}ms")
+    return [
+        command("SET LOCAL synchronous_commit = on"),
+        command(sql.SQL("SET LOCAL lock_timeout = {}").format(limit)),
+        command(sql.SQL("SET LOCAL statement_timeout = {}").format(limit)),
+    ]
+
+
+def _optional_text(rows: Rows) -> str | None:
+    value = rows[0][0]
+    return None if value is None else str(value)
+
+
+def outcome(action_id: UUID) -> Statement[str | None]:
+    """Ask for the recorded status of an action."""
+    return Statement("SELECT provenance.outcome(%(id)s)", {"id": action_id}, _optional_text)
+
+
+def _version(rows: Rows) -> int:
+    return int(rows[0][0])
+
+
+SCHEMA_VERSION = Statement("SELECT provenance.schema_version()", None, _version)
+
+
+@attrs.frozen(kw_only=True)
+class Intent:
+    """What is known of an action that was begun elsewhere. Bodies are JSON text."""
+
+    id: UUID
+    root_id: UUID
+    parent_action_id: UUID | None
+    action_type: str
+    concept: str
+    tenant_id: str
+    user_id: str | None
+    request_id: UUID | None
+    correlation_id: str | None
+    entity_type: str | None
+    entity_id: str | None
+    payload: str | None
+    metadata: str | None
+    started_at: datetime
+
+
+def _intent(rows: Rows) -> Intent | None:
+    if (found := rows[0][0]) is None:
+        return None
+    return Intent(
+        id=UUID(found["id"]),
+        root_id=UUID(found["root_id"]),
+        parent_action_id=_uuid(found["parent_action_id"]),
+        action_type=found["action_type"],
+        concept=found["concept"],
+        tenant_id=found["tenant_id"],
+        user_id=found["user_id"],
+        request_id=_uuid(found["request_id"]),
+        correlation_id=found["correlation_id"],
+        entity_type=found["entity_type"],
+        entity_id=found["entity_id"],
+        payload=_json(found["payload"]),
+        metadata=_json(found["metadata"]),
+        started_at=datetime.fromisoformat(found["started_at"]).astimezone(UTC),
+    )
+
+
+def _uuid(text: str | None) -> UUID | None:
+    return None if text is None else UUID(text)
+
+
+def _json(value: object) -> str | None:
+    return None if value is None else json.dumps(value)
+
+
+def pending_action(action_id: UUID) -> Statement[Intent | None]:
+    """Ask what was recorded when an action was begun; ``None`` unless it is pending."""
+    return Statement("SELECT provenance.pending_action(%(id)s)", {"id": action_id}, _intent)
+
+
+def forget_intent(action_id: UUID) -> Statement[None]:
+    """Drop the evidence that an action was begun, once its outcome is recorded."""
+    return Statement("SELECT provenance.forget_intent(%(id)s)", {"id": action_id}, nothing)
+
+
+def begin_action(row: ActionRow, expires_in: timedelta) -> Statement[None]:
+    """Record that an action was begun."""
+    params: dict[str, object] = {name: getattr(row, name) for name in _FIELDS}
+    return Statement(
+        """SELECT provenance.record_action(
+               action_type => %(action_type)s, concept => %(concept)s, user_id => %(user_id)s,
+               tenant_id => %(tenant_id)s, request_id => %(request_id)s, parent_action_id => %(parent_action_id)s,
+               entity_type => %(entity_type)s, entity_id => %(entity_id)s, payload => %(payload)s::jsonb,
+               metadata => %(metadata)s::jsonb, expires_in => %(expires_in)s, correlation_id => %(correlation_id)s,
+               id => %(id)s, started_at => %(started_at)s::timestamptz, root_id => %(root_id)s)""",
+        {**params, "expires_in": expires_in},
+        nothing,
+    )
+
+
+def complete_action(
+    action_id: UUID,
+    *,
+    status: str,
+    result: str | None,
+    error_message: str | None = None,
+    error_type: str | None = None,
+    error_code: str | None = None,
+) -> Statement[None]:
+    """Record the outcome of an action that was begun."""
+    return Statement(
+        """SELECT provenance.complete_action(
+               %(id)s, result => %(result)s::jsonb, status => %(status)s, error_message => %(error_message)s,
+               error_type => %(error_type)s, error_code => %(error_code)s)""",
+        {
+            "id": action_id,
+            "status": status,
+            "result": result,
+            "error_message": error_message,
+            "error_type": error_type,
+            "error_code": error_code,
+        },
+        nothing,
+    )

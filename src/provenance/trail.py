@@ -1,0 +1,575 @@
+"""The trail: where actions are recorded and read, in both colours, and the module-level default."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncGenerator, Generator, Mapping
+from contextlib import asynccontextmanager, contextmanager
+from datetime import timedelta
+from typing import Any, Self, TypedDict, Unpack, overload
+from uuid import UUID
+from weakref import WeakSet
+
+import psycopg
+from psycopg import capabilities
+from psycopg_pool import AsyncConnectionPool, ConnectionPool
+
+from provenance import drivers, recording, tracking
+from provenance.errors import ActionNotPending, NotConfigured, SchemaNotReady, TrailUnavailable
+from provenance.failures import Failure, describe
+from provenance.journal import AsyncJournal, Journal
+from provenance.models import Status
+from provenance.recording import Checkout, CheckSchema, Colour, ForgetIntent, Giveback, Run, Settle, Step
+from provenance.repository import ActionRepository, AsyncActionRepository
+from provenance.statements import Statement
+from provenance.statements import recording as statements
+from provenance.statements.recording import ActionRow, Intent
+from provenance.tracking import track_action
+from provenance.values import Redactor, message, to_json
+
+SCHEMA_VERSION = 1
+"""The schema this version of the library writes."""
+
+DEFAULT_EXPIRY = timedelta(days=1)
+"""How long the outcome of a begun action is waited for, unless said otherwise."""
+
+
+class _Setup:
+    """What both colours have in common."""
+
+    def __init__(self, redactor: Redactor | None) -> None:
+        # Pipeline mode, which puts several statements into one round trip, needs libpq 14.
+        capabilities.has_pipeline(check=True)
+        self.redactor = redactor or Redactor()
+        self._schema_checked = False
+        # Pooled connections that were not in autocommit mode before they were borrowed.
+        self._switched: WeakSet[drivers.AnyConnection] = WeakSet()
+
+    def _schema_found(self, version: int) -> None:
+        if version < SCHEMA_VERSION:
+            raise SchemaNotReady(
+                f"the provenance schema is at version {version} in this database, and version {SCHEMA_VERSION} is needed; "
+                "run `provenance migrate up`"
+            )
+        self._schema_checked = True
+
+    def _completion(self, action_id: UUID, result: object) -> Statement[None]:
+        return statements.complete_action(
+            action_id, status=Status.COMPLETED.value, result=to_json(result, self.redactor, what="result")
+        )
+
+    def _failure(self, action_id: UUID, error: str | BaseException) -> Statement[None]:
+        if isinstance(error, str):
+            failure = Failure(error_type=None, error_code=None, error_message=message(error))
+        else:
+            failure = describe(error)
+        return statements.complete_action(
+            action_id,
+            status=Status.FAILED.value,
+            result=None,
+            error_message=failure.error_message,
+            error_type=failure.error_type,
+            error_code=failure.error_code,
+        )
+
+
+@contextmanager
+def _translated(action_id: UUID | None = None) -> Generator[None]:
+    """Say in terms of the trail what the server refused."""
+    try:
+        yield
+    except (psycopg.errors.NoDataFound, psycopg.errors.UniqueViolation) as error:
+        raise ActionNotPending(
+            f"action {action_id} is not pending: it was never begun here, or it already has an outcome; "
+            "look it up with trail.actions.get()"
+        ) from error
+    except psycopg.errors.InsufficientPrivilege as error:
+        raise SchemaNotReady(
+            "this database role may not write the trail; run `provenance migrate grant --writer ROLE` as the owner"
+        ) from error
+    except (psycopg.errors.UndefinedFunction, psycopg.errors.InvalidSchemaName) as error:
+        raise SchemaNotReady(
+            "the provenance schema is missing in this database; run `provenance migrate up`"
+        ) from error
+
+
+def _no_connection(error: Exception) -> TrailUnavailable:
+    return TrailUnavailable(
+        f"no database connection for the action ({type(error).__name__}: {error}); nothing has been done yet; check that "
+        "the pool is open and large enough, and that the database is up"
+    )
+
+
+class Trail(_Setup):
+    """Records and reads actions with blocking I/O.
+
+    ``trail.track_action`` is :class:`provenance.track_action` bound to this trail; ``trail.actions`` reads.
+
+    Args:
+        pool: a :class:`psycopg_pool.ConnectionPool` of the application, which is never closed here, or an address (a
+            conninfo string or URL) to make a pool of the trail's own for.
+        journal: the address the journal connects to, when it is not that of the pool. The journal is a pool of at most
+            two connections for rows that must outlive the work they tell of.
+        redactor: which keys of payloads, results and metadata are hidden.
+        max_size: the size of the trail's own pool, where it makes one.
+    """
+
+    colour = Colour.SYNC
+
+    def __init__(
+        self,
+        pool: ConnectionPool[Any] | str,
+        *,
+        journal: str | None = None,
+        redactor: Redactor | None = None,
+        max_size: int = 10,
+    ) -> None:
+        super().__init__(redactor)
+        self._own_pool = isinstance(pool, str)
+        self.pool: ConnectionPool[Any] = (
+            ConnectionPool(pool, min_size=0, max_size=max_size, open=True, name="provenance")
+            if isinstance(pool, str)
+            else pool
+        )
+        self._journal = Journal(journal or self.pool.conninfo, kwargs=None if journal else self.pool.kwargs)
+        self.actions = ActionRepository(self.pool.connection)
+        self.track_action = tracking.bound(self)
+
+    def perform(self, step: Step) -> Any:
+        """Do the I/O that a tracked block asks for."""
+        match step:
+            case Run(connection, work):
+                return drivers.run_together(connection, work)
+            case Checkout():
+                return self._checkout()
+            case CheckSchema(connection):
+                return self._check_schema(connection)
+            case Giveback(connection, broken):
+                return self._give_back(connection, broken=broken)
+            case recording.Journal(rows):
+                return self._journal.write(rows)
+            case recording.JournalDoubt(rows):
+                return self._journal.write_doubt(rows)
+            case Settle(rows, action_id):
+                return self._journal.settle(rows, action_id)
+            case ForgetIntent(action_id):
+                return self._journal.forget(action_id)
+
+    def _checkout(self) -> drivers.SyncConnection:
+        try:
+            connection: drivers.SyncConnection = self.pool.getconn()
+        except psycopg.OperationalError as error:
+            raise _no_connection(error) from error
+        if not connection.autocommit:
+            # So that psycopg sends no BEGIN of its own: ours goes out together with the settings.
+            connection.autocommit = True
+            self._switched.add(connection)
+        return connection
+
+    def _give_back(self, connection: drivers.SyncConnection, *, broken: bool) -> None:
+        if broken:
+            connection.close()
+        if connection in self._switched:
+            self._switched.discard(connection)
+            if not connection.closed:
+                connection.autocommit = False
+        self.pool.putconn(connection)
+
+    def _check_schema(self, connection: drivers.SyncConnection | None) -> None:
+        if self._schema_checked:
+            return
+        with _translated():
+            if connection is None:
+                (version,) = self._journal.run(statements.SCHEMA_VERSION)
+            else:
+                version = drivers.run(connection, statements.SCHEMA_VERSION)
+        self._schema_found(version)
+
+    def begin(
+        self, action_type: str, *, concept: str, expires_in: timedelta = DEFAULT_EXPIRY, **given: Unpack[Begun]
+    ) -> UUID:
+        """Record, durably and at once, that an action has begun that will outlive this block or process.
+
+        It shows as pending until :meth:`complete`, :meth:`fail` or :meth:`resume`, here or elsewhere, gives it an outcome,
+        and as unknown once *expires_in* has passed without one.
+
+        Args:
+            action_type: as for :class:`track_action`.
+            concept: as for :class:`track_action`.
+            expires_in: how long an outcome is waited for.
+            given: see :class:`Begun`.
+
+        Returns:
+            The action's id.
+
+        Raises:
+            InvalidAction, UnserializableValue: as for :class:`track_action`.
+            TrailUnavailable: the database cannot be reached.
+            SchemaNotReady: it has not been migrated.
+        """
+        row = _begun_row(self.track_action(action_type, concept=concept, transaction=False, **given), self)
+        with _translated(row.id):
+            self._journal.run(statements.begin_action(row, expires_in))
+        return row.id
+
+    def complete(
+        self, action_id: UUID, result: object = None, *, connection: drivers.SyncConnection | None = None
+    ) -> None:
+        """Record that a begun action is completed.
+
+        Args:
+            action_id: what :meth:`begin` returned.
+            result: what came of it: anything with a JSON form.
+            connection: where the work was done; the outcome is then part of the transaction open there. Without it the
+                outcome is durable at once.
+
+        Raises:
+            ActionNotPending: it was never begun, or already has an outcome.
+            UnserializableValue: *result* has no JSON form.
+        """
+        self._finish(action_id, self._completion(action_id, result), connection)
+
+    def fail(
+        self, action_id: UUID, error: str | BaseException, *, connection: drivers.SyncConnection | None = None
+    ) -> None:
+        """Record that a begun action failed.
+
+        Args:
+            action_id: what :meth:`begin` returned.
+            error: the reason, or the exception that is it.
+            connection: as for :meth:`complete`.
+
+        Raises:
+            ActionNotPending: it was never begun, or already has an outcome.
+        """
+        self._finish(action_id, self._failure(action_id, error), connection)
+
+    def _finish(self, action_id: UUID, statement: Statement[None], connection: drivers.SyncConnection | None) -> None:
+        with _translated(action_id):
+            if connection is None:
+                self._journal.run(statement)
+            else:
+                drivers.run(connection, statement)
+
+    def resume(self, action_id: UUID, *, connection: drivers.SyncConnection | None = None) -> track_action:
+        """Return a block that goes on with a begun action and gives it its outcome, as ``track_action`` would.
+
+        Of several processes that resume the same action one can commit; the work of the others is rolled back.
+
+        Args:
+            action_id: what :meth:`begin` returned.
+            connection: as for :class:`track_action`.
+
+        Raises:
+            ActionNotPending: it was never begun, or already has an outcome.
+        """
+        with _translated(action_id):
+            (intent,) = self._journal.run(statements.pending_action(action_id))
+        return self.track_action.resuming(_pending(intent, action_id), connection)
+
+    def close(self) -> None:
+        """Close what the trail opened: its journal, and its pool unless that was handed in."""
+        self._journal.close()
+        if self._own_pool:
+            self.pool.close()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+
+class AsyncTrail(_Setup):
+    """Records and reads actions with ``await``; see :class:`Trail`.
+
+    Args:
+        pool: a :class:`psycopg_pool.AsyncConnectionPool`, or an address. A pool of the trail's own is opened on first
+            use and belongs to the event loop running then.
+        journal: as for :class:`Trail`.
+        redactor: as for :class:`Trail`.
+        max_size: as for :class:`Trail`.
+    """
+
+    colour = Colour.ASYNC
+
+    def __init__(
+        self,
+        pool: AsyncConnectionPool[Any] | str,
+        *,
+        journal: str | None = None,
+        redactor: Redactor | None = None,
+        max_size: int = 10,
+    ) -> None:
+        super().__init__(redactor)
+        self._own_pool = isinstance(pool, str)
+        self.pool: AsyncConnectionPool[Any] = (
+            AsyncConnectionPool(pool, min_size=0, max_size=max_size, open=False, name="provenance")
+            if isinstance(pool, str)
+            else pool
+        )
+        self._journal = AsyncJournal(journal or self.pool.conninfo, kwargs=None if journal else self.pool.kwargs)
+        self.actions = AsyncActionRepository(self._connection)
+        self.track_action = tracking.bound(self)
+
+    async def perform(self, step: Step) -> Any:
+        """Do the I/O that a tracked block asks for."""
+        match step:
+            case Run(connection, work):
+                return await drivers.arun_together(connection, work)
+            case Checkout():
+                return await self._checkout()
+            case CheckSchema(connection):
+                return await self._check_schema(connection)
+            case Giveback(connection, broken):
+                return await self._give_back(connection, broken=broken)
+            case recording.Journal(rows):
+                return await self._journal.write(rows)
+            case recording.JournalDoubt(rows):
+                return await self._journal.write_doubt(rows)
+            case Settle(rows, action_id):
+                return await self._journal.settle(rows, action_id)
+            case ForgetIntent(action_id):
+                return await self._journal.forget(action_id)
+
+    async def _open(self) -> None:
+        """Open the trail's own pool, which needs a running event loop; a pool that was handed in is left alone."""
+        if self._own_pool:
+            await self.pool.open()
+
+    @asynccontextmanager
+    async def _connection(self) -> AsyncGenerator[drivers.AsyncConnection]:
+        await self._open()
+        async with self.pool.connection() as connection:
+            yield connection
+
+    async def _checkout(self) -> drivers.AsyncConnection:
+        try:
+            await self._open()
+            connection: drivers.AsyncConnection = await self.pool.getconn()
+        except psycopg.OperationalError as error:
+            raise _no_connection(error) from error
+        if not connection.autocommit:
+            # So that psycopg sends no BEGIN of its own: ours goes out together with the settings.
+            await connection.set_autocommit(True)
+            self._switched.add(connection)
+        return connection
+
+    async def _give_back(self, connection: drivers.AsyncConnection, *, broken: bool) -> None:
+        if broken:
+            await connection.close()
+        if connection in self._switched:
+            self._switched.discard(connection)
+            if not connection.closed:
+                await connection.set_autocommit(False)
+        await self.pool.putconn(connection)
+
+    async def _check_schema(self, connection: drivers.AsyncConnection | None) -> None:
+        if self._schema_checked:
+            return
+        with _translated():
+            if connection is None:
+                (version,) = await self._journal.run(statements.SCHEMA_VERSION)
+            else:
+                version = await drivers.arun(connection, statements.SCHEMA_VERSION)
+        self._schema_found(version)
+
+    async def begin(
+        self, action_type: str, *, concept: str, expires_in: timedelta = DEFAULT_EXPIRY, **given: Unpack[Begun]
+    ) -> UUID:
+        """Record, durably and at once, that an action has begun that will outlive this block or process.
+
+        It shows as pending until :meth:`complete`, :meth:`fail` or :meth:`resume`, here or elsewhere, gives it an outcome,
+        and as unknown once *expires_in* has passed without one.
+
+        Args:
+            action_type: as for :class:`track_action`.
+            concept: as for :class:`track_action`.
+            expires_in: how long an outcome is waited for.
+            given: see :class:`Begun`.
+
+        Returns:
+            The action's id.
+
+        Raises:
+            InvalidAction, UnserializableValue: as for :class:`track_action`.
+            TrailUnavailable: the database cannot be reached.
+            SchemaNotReady: it has not been migrated.
+        """
+        row = _begun_row(self.track_action(action_type, concept=concept, transaction=False, **given), self)
+        with _translated(row.id):
+            await self._journal.run(statements.begin_action(row, expires_in))
+        return row.id
+
+    async def complete(
+        self, action_id: UUID, result: object = None, *, connection: drivers.AsyncConnection | None = None
+    ) -> None:
+        """Record that a begun action is completed.
+
+        Args:
+            action_id: what :meth:`begin` returned.
+            result: what came of it: anything with a JSON form.
+            connection: where the work was done; the outcome is then part of the transaction open there. Without it the
+                outcome is durable at once.
+
+        Raises:
+            ActionNotPending: it was never begun, or already has an outcome.
+            UnserializableValue: *result* has no JSON form.
+        """
+        await self._finish(action_id, self._completion(action_id, result), connection)
+
+    async def fail(
+        self, action_id: UUID, error: str | BaseException, *, connection: drivers.AsyncConnection | None = None
+    ) -> None:
+        """Record that a begun action failed.
+
+        Args:
+            action_id: what :meth:`begin` returned.
+            error: the reason, or the exception that is it.
+            connection: as for :meth:`complete`.
+
+        Raises:
+            ActionNotPending: it was never begun, or already has an outcome.
+        """
+        await self._finish(action_id, self._failure(action_id, error), connection)
+
+    async def _finish(
+        self, action_id: UUID, statement: Statement[None], connection: drivers.AsyncConnection | None
+    ) -> None:
+        with _translated(action_id):
+            if connection is None:
+                await self._journal.run(statement)
+            else:
+                await drivers.arun(connection, statement)
+
+    async def resume(self, action_id: UUID, *, connection: drivers.AsyncConnection | None = None) -> track_action:
+        """Return a block that goes on with a begun action and gives it its outcome, as ``track_action`` would.
+
+        Of several processes that resume the same action one can commit; the work of the others is rolled back.
+
+        Args:
+            action_id: what :meth:`begin` returned.
+            connection: as for :class:`track_action`.
+
+        Raises:
+            ActionNotPending: it was never begun, or already has an outcome.
+        """
+        with _translated(action_id):
+            (intent,) = await self._journal.run(statements.pending_action(action_id))
+        return self.track_action.resuming(_pending(intent, action_id), connection)
+
+    async def close(self) -> None:
+        """Close what the trail opened: its journal, and its pool unless that was handed in."""
+        await self._journal.close()
+        if self._own_pool:
+            await self.pool.close()
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        await self.close()
+
+
+class Begun(TypedDict, total=False):
+    """What may be said of an action when it is begun, beyond its type and concept; see :class:`track_action`."""
+
+    entity_type: str | None
+    entity_id: str | int | UUID | None
+    payload: object
+    metadata: Mapping[str, object] | None
+    user_id: str | int | UUID | None
+    tenant_id: str | int | UUID | None
+    request_id: UUID | str | None
+    parent: tracking.Parent | None
+
+
+def _begun_row(action: track_action, setup: Trail | AsyncTrail) -> ActionRow:
+    return action.prepare(setup.colour, setup.redactor).row(Status.PENDING)
+
+
+def _pending(intent: Intent | None, action_id: UUID) -> Intent:
+    if intent is None:
+        raise ActionNotPending(
+            f"action {action_id} is not pending: it was never begun here, or it already has an outcome; "
+            "look it up with trail.actions.get()"
+        )
+    return intent
+
+
+@overload
+def configure(
+    conninfo: str, *, journal: str | None = ..., redactor: Redactor | None = ..., max_size: int = ...
+) -> Trail: ...
+@overload
+def configure(
+    *,
+    pool: ConnectionPool[Any],
+    async_pool: AsyncConnectionPool[Any] | None = ...,
+    journal: str | None = ...,
+    redactor: Redactor | None = ...,
+) -> Trail: ...
+@overload
+def configure(
+    *, async_pool: AsyncConnectionPool[Any], journal: str | None = ..., redactor: Redactor | None = ...
+) -> AsyncTrail: ...
+def configure(
+    conninfo: str | None = None,
+    *,
+    pool: ConnectionPool[Any] | None = None,
+    async_pool: AsyncConnectionPool[Any] | None = None,
+    journal: str | None = None,
+    redactor: Redactor | None = None,
+    max_size: int = 10,
+) -> Trail | AsyncTrail:
+    """Set up what module-level ``track_action`` records into. Call it once, when the application starts.
+
+    Give either an address, and both colours get a pool of their own, made when first used; or the pools the application
+    has, of one colour or both.
+
+    Args:
+        conninfo: a conninfo string or URL: ``"postgresql:///app"``.
+        pool: the application's pool, for ``with track_action``.
+        async_pool: the application's pool, for ``async with track_action``.
+        journal: as for :class:`Trail`.
+        redactor: as for :class:`Trail`.
+        max_size: of each pool made here.
+
+    Returns:
+        The trail; the asynchronous one when only *async_pool* is given. :func:`get_trail` and :func:`get_async_trail`
+        return either later.
+
+    Raises:
+        NotConfigured: neither an address nor a pool is given, or both are.
+    """
+    if (conninfo is None) == (pool is None and async_pool is None):
+        raise NotConfigured("configure() takes either an address or the pools of the application")
+    trail = async_trail = None
+    if (for_sync := pool or conninfo) is not None:
+        trail = Trail(for_sync, journal=journal, redactor=redactor, max_size=max_size)
+    if (for_async := async_pool or conninfo) is not None:
+        async_trail = AsyncTrail(for_async, journal=journal, redactor=redactor, max_size=max_size)
+    tracking.set_default_host(Colour.SYNC, trail)
+    tracking.set_default_host(Colour.ASYNC, async_trail)
+    configured = trail or async_trail
+    assert configured is not None  # noqa: S101 - one of the two was given
+    return configured
+
+
+def get_trail() -> Trail:
+    """Return the trail that ``with track_action`` records into.
+
+    Raises:
+        NotConfigured: there is none.
+    """
+    trail: Trail = tracking.default_host(Colour.SYNC)
+    return trail
+
+
+def get_async_trail() -> AsyncTrail:
+    """Return the trail that ``async with track_action`` records into.
+
+    Raises:
+        NotConfigured: there is none.
+    """
+    trail: AsyncTrail = tracking.default_host(Colour.ASYNC)
+    return trail
