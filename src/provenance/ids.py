@@ -94,10 +94,11 @@ _UUID_TEXT = re.compile(r"[0-9a-fA-F]{8}-[0-9a-fA-F]{4}-[0-9a-fA-F]{4}-[0-9a-fA-
 # after 00 may carry further fields.
 _TRACEPARENT = re.compile(
     r"(?:00-(?P<v0>[0-9a-f]{32})-[0-9a-f]{16}-[0-9a-f]{2}"
-    r"|(?!00|ff)[0-9a-f]{2}-(?P<vn>[0-9a-f]{32})-[0-9a-f]{16}-[0-9a-f]{2}(?:-[ -~]*)?)"
+    r"|(?!00|ff)[0-9a-f]{2}-(?P<vn>[0-9a-f]{32})-[0-9a-f]{16}-[0-9a-f]{2}(?:-[!-+\--~]*)?)"
 )
-# AWS X-Amzn-Trace-Id: Root=1-<8 hex: seconds>-<24 hex>, among other ;-separated fields.
-_AWS_ROOT = re.compile(r"(?:[A-Za-z]+=[^;]*;)*Root=1-([0-9a-fA-F]{8})-([0-9a-fA-F]{24})(?:;[A-Za-z]+=[^;]*)*")
+# AWS X-Amzn-Trace-Id: Root=1-<8 hex: seconds>-<24 hex>, among other ;-separated fields. Fields are printable ASCII without
+# comma: the value is echoed in a response header, and a comma may be two values joined.
+_AWS_ROOT = re.compile(r"(?:[A-Za-z]+=[!-+\--:<-~]*;)*Root=1-([0-9a-fA-F]{8})-([0-9a-fA-F]{24})(?:;[A-Za-z]+=[!-+\--:<-~]*)*")
 # Google X-Cloud-Trace-Context: TRACE_ID/SPAN_ID;o=OPTIONS.
 _GCP_TRACE = re.compile(r"([0-9a-fA-F]{32})/[0-9]{1,20}(?:;o=[0-9]+)?")
 _TOKEN = re.compile(r"[A-Za-z0-9._+/=:@~-]{1,200}")

@@ -167,6 +167,8 @@ class Unit:
     open_blocks: list[Block] = attrs.field(factory=list)
     ended: bool = False
     """The unit is over."""
+    meddled: bool = False
+    """The body ended the transaction: neither its work nor the client's picture of the connection can be relied on."""
 
     @property
     def status(self) -> TransactionStatus:
@@ -452,13 +454,23 @@ def _enter_nested(block: Block, enclosing: Block, *, savepoint: bool) -> Steps[N
             f"{block.label}: the transaction of the enclosing {enclosing.label} is not usable any more: an error aborted "
             "it or the body ended it; let the enclosing block end first"
         )
-    opening = [statements.set_action(block.ref.id)]
+    opening = [statements.READ_SETTINGS, statements.set_action(block.ref.id)]
     if savepoint:
         block.savepoint = f"provenance_{block.ref.id.hex}"
-        opening.insert(0, statements.savepoint(block.savepoint))
-    yield Run(unit.connection, tuple(opening))
+        opening.insert(1, statements.savepoint(block.savepoint))
+    settings: Settings
+    settings, *_ = yield Run(unit.connection, tuple(opening))
+    if settings.action_id is None:
+        _meddle(unit, enclosing, f"the body of {enclosing.label} ended its transaction and began another")
+        raise MisusedAction(f"{block.label}: {enclosing.doomed}; let the enclosing block end first")
+    unit.drop_undone(settings.done)
     block.unit, block.height = unit, len(unit.standing)
     unit.open_blocks.append(block)
+
+
+def _meddle(unit: Unit, enclosing: Block, how: str) -> None:
+    unit.meddled = True
+    enclosing.doomed = how
 
 
 # --- Leaving ---------------------------------------------------------------------------------------------------------
@@ -505,7 +517,7 @@ def _leave(block: Block, error: BaseException | None) -> Steps[None]:
         yield from _leave_own(block, unit, verdict)
     finally:
         if unit.pooled:
-            yield Giveback(unit.connection, unit.status != TransactionStatus.IDLE)
+            yield Giveback(unit.connection, unit.meddled or unit.status != TransactionStatus.IDLE)
 
 
 @attrs.frozen(kw_only=True)
@@ -593,16 +605,17 @@ def _roll_back(block: Block, unit: Unit) -> Steps[bool]:
         if status == TransactionStatus.INTRANS:
             settings: Settings
             settings, _ = yield Run(unit.connection, (statements.READ_SETTINGS, statements.ROLLBACK))
-            return bool(unit.in_doubt) or settings.action_id is None
+            return unit.meddled or settings.action_id is None
         if status == TransactionStatus.INERROR:
             yield Run(unit.connection, (statements.ROLLBACK,))
     except psycopg.Error as error:
         # The server undoes the work when it notices that the connection is gone.
         logger.warning("provenance: rolling back %s failed: %s", block.label, type(error).__name__)
-    return bool(unit.in_doubt) or status == TransactionStatus.IDLE
+    return unit.meddled or status == TransactionStatus.IDLE
 
 
 def _record_failure(block: Block, unit: Unit, failure: Failure | None, *, ended: bool) -> Steps[None]:
+    unit.meddled = ended
     if ended:
         doubt = failure.error_message if failure else None
         reason = Failure(
@@ -726,7 +739,7 @@ def _leave_joined(block: Block, unit: Unit, verdict: _Verdict) -> Steps[None]:
         else:
             yield from _journal(unit.take_settled())
             return
-    ended = yield from _undo_savepoint(block, unit)
+    ended = (yield from _undo_savepoint(block, unit)) or unit.meddled
     yield from _record_failure(block, unit, verdict.failure, ended=ended)
     _raise_refusal(block, verdict, ended=ended)
 
@@ -768,7 +781,7 @@ def _leave_nested(block: Block, enclosing: Block, unit: Unit, verdict: _Verdict)
             yield Run(unit.connection, (statements.set_action(enclosing.ref.id),))
         unit.settled.append(row)
     elif (yield from _undo_savepoint(block, unit)):
-        enclosing.doomed = f"{block.label} inside {enclosing.label} ended the transaction around it"
+        _meddle(unit, enclosing, f"{block.label} inside {enclosing.label} ended the transaction around it")
         unit.in_doubt.append(attrs.evolve(row, error_message=_ENDED))
     else:
         unit.drop_above(block.height)
@@ -801,7 +814,7 @@ def _finish_nested(block: Block, enclosing: Block, unit: Unit) -> Steps[NotCommi
     unit.drop_undone(settings.done)
     if settings.action_id is None:
         # A block without savepoint notices only here that its body ended the transaction.
-        enclosing.doomed = f"{block.label} inside {enclosing.label} ended the transaction around it"
+        _meddle(unit, enclosing, f"{block.label} inside {enclosing.label} ended the transaction around it")
         unit.in_doubt.append(block.row(Status.PENDING, Failure(error_type=None, error_code=None, error_message=_ENDED)))
         raise NotCommitted(f"{block.label}: {_ENDED}")
     if settings.action_id != block.ref.id:

@@ -120,8 +120,8 @@ def message(text: str, limit: int = 4096) -> str:
 REDACTED = "[redacted]"
 """What stands in the place of a value that was hidden."""
 
-# Camel case inside a run of letters: an acronym (with its plural s), or a capitalised or lower-case word.
-_CAMEL = re.compile(r"[A-Z]+s?(?![a-z])|[A-Z]?[a-z]+")
+# Camel case inside a run of letters: an acronym, or a capitalised or lower-case word.
+_CAMEL = re.compile(r"[A-Z]+(?![a-z])|[A-Z]?[a-z]+")
 _LETTERS = re.compile(r"[^\W\d_]+")
 
 _LONGEST_CACHED_KEY = 128
@@ -137,7 +137,7 @@ def _words(key: str) -> list[str]:
 
 
 # Every entry is compared with each word of a key and with each two neighbours read as one, in singular and plural:
-# "apikey" hides api_key, apiKey, API-Keys and apikey.
+# "apikey" hides api_key, apiKey, API-Keys and apikey; "jwt" hides JWTs, which splits into jw and ts.
 _SECRETS = frozenset(
     _words(
         "accesskey accountkey aeskey apikey authcode authkey authorization backupcode bearer cardnumber cookie "
@@ -194,7 +194,7 @@ def _keys(given: Iterable[str]) -> tuple[str, ...]:
     return keys
 
 
-def _rule(redactor: Redactor) -> Callable[[str], bool]:
+def _make_rule(redactor: Redactor) -> Callable[[str], bool]:
     split = [_words(key) for key in redactor.extra]
     extra = frozenset(map("".join, split))
     longest = max(map(len, split), default=0)
@@ -209,8 +209,8 @@ def _rule(redactor: Redactor) -> Callable[[str], bool]:
     return hides
 
 
-def _cached_rule(redactor: Redactor) -> Callable[[str], bool]:
-    return lru_cache(_CACHED_KEYS)(_rule(redactor))
+def _make_cached_rule(redactor: Redactor) -> Callable[[str], bool]:
+    return lru_cache(_CACHED_KEYS)(_make_rule(redactor))
 
 
 @attrs.frozen(kw_only=True)
@@ -233,10 +233,10 @@ class Redactor:
     extra: tuple[str, ...] = attrs.field(default=(), converter=_keys)
     keep: tuple[str, ...] = attrs.field(default=(), converter=_keys)
     _rule: Callable[[str], bool] = attrs.field(
-        init=False, repr=False, eq=False, default=attrs.Factory(_rule, takes_self=True)
+        init=False, repr=False, eq=False, default=attrs.Factory(_make_rule, takes_self=True)
     )
     _cached_rule: Callable[[str], bool] = attrs.field(
-        init=False, repr=False, eq=False, default=attrs.Factory(_cached_rule, takes_self=True)
+        init=False, repr=False, eq=False, default=attrs.Factory(_make_cached_rule, takes_self=True)
     )
 
     def hides(self, key: str) -> bool:
@@ -520,21 +520,16 @@ def to_json(value: object, redactor: Redactor, *, what: str, limit: int = 32_768
 
     Plain JSON data is stored as it is. Beyond it:
 
-    ======================================  ==============================================================
-    dates, times                            ISO 8601 text
-    ``timedelta``                           seconds, as a number
-    ``Decimal``, ``UUID``, paths            text
-    enum members                            their value
-    sets                                    a list, sorted by its JSON text
-    mappings, named tuples, dataclasses,    an object of their members or fields
-    attrs and pydantic instances
-    bytes                                   ``{"$bytes": "<base64>"}``
-    NaN and infinities                      ``{"$float": "NaN"}``
-    an int of over 3,320 bits               ``{"$int": "0x..."}``
-    text with NUL or surrogates             ``{"$str": "..."}``: backslashes doubled, these as ``\uXXXX``
-    a container 33 levels down              ``{"$truncated": "depth"}``
-    a text over the limit                   ``{"$truncated": {"bytes": ..., "sha256": ..., "head": ...}}``
-    ======================================  ==============================================================
+    - dates and times become ISO 8601 text; a ``timedelta`` its seconds, as a number
+    - ``Decimal``, ``UUID`` and paths become text; members of an enum their value
+    - sets become a list, sorted by its JSON text
+    - mappings, named tuples, dataclasses, attrs and pydantic instances become an object
+    - bytes become ``{"$bytes": "<base64>"}``
+    - NaN and the infinities become ``{"$float": "NaN"}`` and so on
+    - an int of over 3,320 bits, some 1,000 digits, becomes ``{"$int": "0x..."}``
+    - text with NUL or surrogates becomes ``{"$str": "..."}``: its backslashes doubled, these as ``\uXXXX``
+    - a container on the 33rd level becomes ``{"$truncated": "depth"}``
+    - a text over the limit becomes ``{"$truncated": {"bytes": ..., "sha256": ..., "head": ...}}``
 
     Keys that are numbers, booleans, ``None``, UUIDs, dates or enum members become text; NUL and surrogates in a key are
     written as ``\uXXXX``. Hidden values are not looked at. Size and hash of a text over the limit are those of the

@@ -1,0 +1,1 @@
+"""The protocol held against its invariants."""
