@@ -14,7 +14,7 @@ from contextvars import ContextVar
 from enum import Enum
 from functools import partial
 from types import TracebackType
-from typing import Final, Literal
+from typing import Any, Final, Literal
 from urllib.parse import quote, unquote
 from uuid import UUID
 
@@ -134,8 +134,8 @@ class request_scope:
         parent: the action of another process that caused it; see :func:`extract`.
 
     Raises:
-        InvalidRequestID: *request_id* is a text of no accepted form.
-        InvalidAction: an id is of another type.
+        InvalidRequestID: *request_id* is neither a UUID nor a text of an accepted form.
+        InvalidAction: another id is of another type.
     """
 
     __slots__ = ("_make", "_open")
@@ -151,7 +151,7 @@ class request_scope:
     ) -> None:
         self._make = partial(
             RequestFrame,
-            request_id=ids.parse_request_id(request_id) if isinstance(request_id, str) else request_id,
+            request_id=ids.as_request_id(request_id),
             correlation_id=identifier(correlation_id, "correlation_id"),
             user_id=identifier(user_id, "user_id"),
             tenant_id=identifier(tenant_id, "tenant_id") or "",
@@ -209,10 +209,9 @@ def set_actor(
         raise NoRequestScope(
             "set_actor() needs a request to belong to; install the middleware, or open one with request_scope()"
         )
-    if not isinstance(user_id, _Unset):
-        frame.user_id = identifier(user_id, "user_id")
-    if not isinstance(tenant_id, _Unset):
-        frame.tenant_id = identifier(tenant_id, "tenant_id") or ""
+    user = frame.user_id if isinstance(user_id, _Unset) else identifier(user_id, "user_id")
+    tenant = frame.tenant_id if isinstance(tenant_id, _Unset) else identifier(tenant_id, "tenant_id") or ""
+    frame.user_id, frame.tenant_id = user, tenant
 
 
 REQUEST_KEY = "x-request-id"
@@ -251,13 +250,13 @@ def inject(carrier: MutableMapping[str, str] | None = None) -> MutableMapping[st
     return carrier
 
 
-def extract(carrier: Mapping[str, object]) -> request_scope:
+def extract(carrier: Mapping[Any, object]) -> request_scope:
     """Return the :class:`request_scope` that continues what :func:`inject` wrote; enter it with ``with``.
 
     Names are compared without regard to case. Values that are missing or malformed are left out, never an error, so
     that a message of an older version or of a stranger still gets processed; without a usable request id one is minted.
     """
-    found = {key.lower(): value for key, value in carrier.items() if isinstance(value, str)}
+    found = {key.lower(): value for key, value in carrier.items() if isinstance(key, str) and isinstance(value, str)}
     return request_scope(
         _uuid_or_none(found.get(REQUEST_KEY, "")),
         correlation_id=_unquoted(found.get(_CORRELATION_KEY)),

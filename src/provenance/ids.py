@@ -118,7 +118,7 @@ def _convert(text: str) -> UUID | None:
         digits = match[0]
     elif match := _TRACEPARENT.fullmatch(text):
         digits = match["v0"] or match["vn"]
-    elif match := _AWS_ROOT.fullmatch(text):
+    elif text.count("Root=") == 1 and (match := _AWS_ROOT.fullmatch(text)):
         digits = match[1] + match[2]
     elif match := _GCP_TRACE.fullmatch(text):
         digits = match[1]
@@ -142,6 +142,19 @@ def parse_request_id(text: str) -> UUID:
     if found is None:
         raise InvalidRequestID(f"not a request id: expected {ACCEPTED_FORMS}")
     return found
+
+
+def as_request_id(value: UUID | str | None) -> UUID | None:
+    """Return a request id that a caller gave as an argument.
+
+    Raises:
+        InvalidRequestID: it is a text of no accepted form, or neither text nor UUID.
+    """
+    if value is None or isinstance(value, UUID):
+        return value
+    if isinstance(value, str):  # pyright: ignore[reportUnnecessaryIsInstance]
+        return parse_request_id(value)
+    raise InvalidRequestID(f"request_id: expected a UUID or a text, got {type(value).__name__}")
 
 
 @attrs.frozen(kw_only=True)

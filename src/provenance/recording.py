@@ -159,7 +159,8 @@ class Unit:
     before: UUID | None = None
     """The action the caller's transaction was in before."""
     standing: list[ActionRow] = attrs.field(factory=list)
-    """Finished inner blocks whose work is still part of the transaction, in the order they finished."""
+    """Inner blocks that were left and whose work is still part of the transaction, in the order they were left: finished
+    ones, and failed ones without a savepoint, which are undone with the block around them."""
     settled: list[ActionRow] = attrs.field(factory=list)
     """Inner blocks whose outcome is final already: failed, or undone."""
     in_doubt: list[ActionRow] = attrs.field(factory=list)
@@ -180,9 +181,10 @@ class Unit:
             self.settled.append(_undone(self.standing.pop(), "a savepoint around the finished block was rolled back"))
 
     def drop_above(self, height: int) -> None:
-        """Settle the finished blocks inside a block whose own savepoint was rolled back."""
+        """Settle the blocks inside a block whose work is undone now."""
         while len(self.standing) > height:
-            self.settled.append(_undone(self.standing.pop(), "undone with the enclosing action"))
+            row = self.standing.pop()
+            self.settled.append(row if row.status == Status.FAILED else _undone(row, "undone with the enclosing action"))
 
     def take_settled(self) -> tuple[ActionRow, ...]:
         rows = tuple(self.settled)
@@ -779,7 +781,7 @@ def _leave_nested(block: Block, enclosing: Block, unit: Unit, verdict: _Verdict)
         enclosing.doomed = f"{block.label} failed inside {enclosing.label} and has no savepoint to go back to"
         if unit.status == TransactionStatus.INTRANS:
             yield Run(unit.connection, (statements.set_action(enclosing.ref.id),))
-        unit.settled.append(row)
+        unit.standing.append(row)
     elif (yield from _undo_savepoint(block, unit)):
         _meddle(unit, enclosing, f"{block.label} inside {enclosing.label} ended the transaction around it")
         unit.in_doubt.append(attrs.evolve(row, error_message=_ENDED))

@@ -46,24 +46,31 @@ class Filters(TypedDict, total=False):
 
 
 def _filter(**given: Unpack[Filters]) -> Filter:
+    for what, value in given.items():
+        # None is what a caller without a user or a tenant would pass; leaving the condition out would show it everything.
+        if value is None:
+            raise InvalidAction(f"{what}: expected a value to look for, got None; leave it out to find all")
     return Filter(
-        action_type=given.get("action_type"),
-        concept=given.get("concept"),
+        action_type=_text(given.get("action_type"), "action_type"),
+        concept=_text(given.get("concept"), "concept"),
         status=Status(given["status"]) if "status" in given else None,
-        user_id=_given_identifier(given.get("user_id"), "user_id"),
+        user_id=_text(given.get("user_id"), "user_id"),
         # Rows of no tenant carry the empty text.
-        tenant_id="" if given.get("tenant_id") == "" else _given_identifier(given.get("tenant_id"), "tenant_id"),
+        tenant_id="" if given.get("tenant_id") == "" else _text(given.get("tenant_id"), "tenant_id"),
         request_id=_request(given["request_id"]) if "request_id" in given else None,
-        correlation_id=given.get("correlation_id"),
-        entity_type=given.get("entity_type"),
-        entity_id=_given_identifier(given.get("entity_id"), "entity_id"),
+        correlation_id=_text(given.get("correlation_id"), "correlation_id"),
+        entity_type=_text(given.get("entity_type"), "entity_type"),
+        entity_id=_text(given.get("entity_id"), "entity_id"),
         since=given.get("since"),
         until=given.get("until"),
     )
 
 
-def _given_identifier(value: Identifier | None, what: str) -> str | None:
-    """Refuse an empty id: it would otherwise ask for nothing, and find everything."""
+def _text(value: Identifier | None, what: str) -> str | None:
+    """Return the text to look for, in the form it is stored in.
+
+    An empty one is refused: it would otherwise ask for nothing, and find everything.
+    """
     if value == "":
         raise InvalidAction(f"{what}: expected a value to look for, got an empty text; leave it out to find all")
     return identifier(value, what)

@@ -378,7 +378,7 @@ class track_action:
             entity_id=identifier(entity_id, "entity_id"),
             user_id=identifier(user_id, "user_id"),
             tenant_id=identifier(tenant_id, "tenant_id"),
-            request_id=ids.parse_request_id(request_id) if isinstance(request_id, str) else request_id,
+            request_id=ids.as_request_id(request_id),
         )
         if metadata is not None and not isinstance(metadata, Mapping):  # pyright: ignore[reportUnnecessaryIsInstance]
             raise InvalidAction(f"metadata: expected a mapping, got {type(metadata).__name__}")

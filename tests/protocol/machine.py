@@ -194,6 +194,7 @@ Colour = Blocking | Awaiting
 
 # --- The machine -----------------------------------------------------------------------------------------------------
 
+_METHODS = ("commit", "rollback", "close")
 _ENDINGS = ("COMMIT", "ROLLBACK", "COMMIT AND CHAIN", "ROLLBACK AND CHAIN", "COMMIT; BEGIN", "ROLLBACK; BEGIN")
 
 
@@ -310,19 +311,23 @@ class Programs(RuleBasedStateMachine):
         with suppress(psycopg.Error):
             self.colour.run(self.colour.leave(frame.manager, psycopg.Rollback() if undo else None))
 
+    # One rule for all that goes wrong, so that most programs get far before something does.
     @precondition(lambda self: self.usable)
-    @rule()
-    def swallow_database_error(self) -> None:
+    @rule(kind=st.sampled_from(["swallow an error", "violate later", *_METHODS, *_ENDINGS]))
+    def mishap(self, kind: str) -> None:
         block = self.innermost
         assert block is not None
-        with suppress(psycopg.errors.DivisionByZero):
-            self.colour.run(self.execute(block.action.connection, "SELECT 1 / 0"))
+        if kind == "swallow an error":
+            with suppress(psycopg.errors.DivisionByZero):
+                self.colour.run(self.execute(block.action.connection, "SELECT 1 / 0"))
+        elif kind == "violate later":
+            self.violate_deferred_constraint(block)
+        elif kind in _METHODS:
+            self.end_by_method(block, kind)
+        else:
+            self.end_by_text(block, kind)
 
-    @precondition(lambda self: self.usable)
-    @rule()
-    def violate_deferred_constraint(self) -> None:
-        block = self.innermost
-        assert block is not None
+    def violate_deferred_constraint(self, block: Block) -> None:
         first, second = self.new_id(), self.new_id()
         query = "INSERT INTO work (id, secret) VALUES (%s, %s)"
         # Outside a transaction, which is where a body finds itself after a COMMIT of its own, the second one fails at once.
@@ -331,22 +336,14 @@ class Programs(RuleBasedStateMachine):
                 self.colour.run(self.execute(block.action.connection, query, (work, f"same {first}")))
                 block.written.append(work)
 
-    @precondition(lambda self: self.innermost is not None)
-    @rule(method=st.sampled_from(["commit", "rollback", "close"]))
-    def end_by_method(self, method: str) -> None:
-        block = self.innermost
-        assert block is not None
+    def end_by_method(self, block: Block, method: str) -> None:
         try:
             self.colour.run(self.colour.call(getattr(block.action.connection, method)))
         except MisusedAction:
             return
         raise AssertionError(f"{method}() was let through")
 
-    @precondition(lambda self: self.usable)
-    @rule(query=st.sampled_from(_ENDINGS))
-    def end_by_text(self, query: str) -> None:
-        block = self.innermost
-        assert block is not None
+    def end_by_text(self, block: Block, query: str) -> None:
         with suppress(psycopg.Error):
             self.colour.run(self.execute(block.action.connection, query))
         block.unit.tainted = True

@@ -98,7 +98,8 @@ def inner_failure_rolls_nothing_back(patch: pytest.MonkeyPatch) -> None:
 
 def finished_blocks_survive_the_outer_failure(patch: pytest.MonkeyPatch) -> None:
     """Inner blocks stay completed although the transaction around them was rolled back."""
-    patch.setattr(recording, "_undone", lambda row, why: row)
+    evolve = recording.attrs.evolve
+    patch.setattr(recording, "_undone", lambda row, why: evolve(row, ordinal=None))
 
 
 def the_bodys_exception_is_replaced(patch: pytest.MonkeyPatch) -> None:

@@ -106,22 +106,28 @@ def test_ids_of_the_same_moment_differ_in_62_random_bits() -> None:
         tails.add(new_id_at(SPRING_NS).int & (1 << 62) - 1)
 
     assert 100 == len(tails)
-    assert max(tails).bit_length() > 50
+    assert 62 == max(tails).bit_length()
 
 
+@pytest.mark.usefixtures("clock")
 def test_ids_of_many_threads_are_unique_and_rise_in_each() -> None:
-    """Threads that make ids at once never get the same one, and each gets rising ones."""
+    """Threads that make ids at once never get the same time fields, and each gets rising ones."""
     start = threading.Barrier(8)
 
     def make() -> list[UUID]:
         start.wait(timeout=30)
-        return [new_id() for _ in range(2_000)]
+        return [new_id_at(SPRING_NS) for _ in range(5_000)]
 
-    with concurrent.futures.ThreadPoolExecutor(8) as pool:
-        batches = [future.result(timeout=60) for future in [pool.submit(make) for _ in range(8)]]
+    before = sys.getswitchinterval()
+    sys.setswitchinterval(1e-6)
+    try:
+        with concurrent.futures.ThreadPoolExecutor(8) as pool:
+            batches = [future.result(timeout=60) for future in [pool.submit(make) for _ in range(8)]]
+    finally:
+        sys.setswitchinterval(before)
 
     assert [sorted(batch) for batch in batches] == batches
-    assert 16_000 == len(set(itertools.chain.from_iterable(batches)))
+    assert 40_000 == len({made.int >> 64 for made in itertools.chain.from_iterable(batches)})
 
 
 def test_a_forked_child_makes_ids_while_the_lock_was_held() -> None:
@@ -310,6 +316,12 @@ REFUSED = {
     "AWS bare": "1-0af76519-16cd43dd8448eb211c80319c",
     "AWS field without a name": f"{AWS_ROOT};=1",
     "AWS lower case": "root=1-0af76519-16cd43dd8448eb211c80319c",
+    "AWS with header injection": f"{AWS_ROOT};Self=\r\nSet-Cookie: a=b",
+    "AWS with header injection before": f"Self=\r\nSet-Cookie: a=b;{AWS_ROOT}",
+    "AWS with NUL": f"Self=\0;{AWS_ROOT}",
+    "AWS with latin-1": f"{AWS_ROOT};Self=\xff",
+    "AWS with a terminal escape": f"{AWS_ROOT};Self=\x1b[31m",
+    "AWS twice with a comma": f"{AWS_ROOT};Sampled=1,Root=1-67891233-abcdef012345678912345678;Sampled=1",
     "AWS of 64 kB": f"{AWS_ROOT};Self=" + "a" * 65_536,
     "AWS of 513 characters": f"{AWS_ROOT};Self=".ljust(513, "a"),
     "Google without span": f"{DIGITS}/",
@@ -333,23 +345,10 @@ def test_everything_else_is_refused(text: str) -> None:
     assert (True, True) == (isinstance(caught.value, ValueError), isinstance(caught.value, ProvenanceError))
 
 
-AWS_HOLES = {
-    "AWS with header injection": f"{AWS_ROOT};Self=\r\nSet-Cookie: a=b",
-    "AWS with NUL": f"Self=\0;{AWS_ROOT}",
-    "AWS with latin-1": f"{AWS_ROOT};Self=\xff",
-    "AWS with a terminal escape": f"{AWS_ROOT};Self=\x1b[31m",
-    "AWS twice with a comma": f"{AWS_ROOT};Sampled=1,Root=1-67891233-abcdef012345678912345678;Sampled=1",
-    "AWS with two roots": f"{AWS_ROOT};Root=1-67891233-abcdef012345678912345678",
-}
-
-
-@pytest.mark.xfail(reason="the fields beside Root= are not checked", strict=True)
-@pytest.mark.parametrize("text", AWS_HOLES.values(), ids=AWS_HOLES.keys())
-def test_aws_fields_are_checked_as_well(text: str) -> None:
-    """The fields around the root may not smuggle in what would be refused anywhere else."""
-    found = identify([text], trusted=True)
-
-    assert (None, str(found.request_id)) == (found.correlation_id, found.echo)
+def test_two_roots_are_no_answer() -> None:
+    """An AWS header that names two traces is refused, as two headers are."""
+    with pytest.raises(InvalidRequestID):
+        parse_request_id(f"{AWS_ROOT};Root=1-67891233-abcdef012345678912345678")
 
 
 @given(st.uuids().filter(lambda value: value.int != 0))

@@ -1,0 +1,110 @@
+"""What is stored about an exception."""
+
+from __future__ import annotations
+
+import psycopg
+import pytest
+
+from provenance.failures import Failure, describe
+
+
+class Wrapped(Exception):
+    """As SQLAlchemy wraps the driver's error: its own text goes on with SQL and parameters."""
+
+    def __init__(self, orig: BaseException) -> None:
+        super().__init__(f"({type(orig).__name__}) {orig}\n[parameters: ('hunter2',)]")
+        self.orig = orig
+
+
+class Mute(Exception):
+    """Cannot be shown."""
+
+    def __str__(self) -> str:
+        raise RuntimeError("no")
+
+
+@pytest.fixture
+def not_null(provenance_dsn: str) -> psycopg.Error:
+    """A database error whose full text quotes the row."""
+    return _error(provenance_dsn, "INSERT INTO work (id, secret) VALUES (NULL, 'hunter2')")
+
+
+def _error(dsn: str, query: str) -> psycopg.Error:
+    with psycopg.connect(dsn) as connection, pytest.raises(psycopg.Error) as caught:
+        connection.execute(query.encode())
+    return caught.value
+
+
+def test_an_ordinary_error_keeps_its_type_and_text() -> None:
+    """Builtins go without their module."""
+    assert describe(ValueError("too old")) == Failure(
+        error_type="ValueError", error_code=None, error_message="too old"
+    )
+
+
+def test_the_type_is_qualified() -> None:
+    """Two libraries may both have an Error."""
+    assert describe(Mute()) == Failure(error_type=f"{__name__}.Mute", error_code=None, error_message="")
+
+
+def test_a_database_error_does_not_quote_the_row(not_null: psycopg.Error) -> None:
+    """Only the server's one-line message is kept."""
+    assert "hunter2" in str(not_null)
+    assert describe(not_null) == Failure(
+        error_type="psycopg.errors.NotNullViolation",
+        error_code="23502",
+        error_message='null value in column "id" of relation "work" violates not-null constraint',
+    )
+
+
+def test_a_data_exception_does_not_quote_the_value(provenance_dsn: str) -> None:
+    """The one-line message of class 22 would."""
+    error = _error(provenance_dsn, "SELECT 'hunter2'::integer")
+    assert describe(error).error_message == 'invalid input syntax for type integer: "…"'
+
+
+def test_a_wrapper_with_orig_is_described_by_what_it_wraps(not_null: psycopg.Error) -> None:
+    """SQL and parameters stay out."""
+    found = describe(Wrapped(not_null))
+    assert (found.error_type, found.error_code) == (f"{__name__}.Wrapped", "23502")
+    assert found.error_message == 'null value in column "id" of relation "work" violates not-null constraint'
+
+
+def test_text_that_embeds_a_database_error_is_cleaned(not_null: psycopg.Error) -> None:
+    """As in: raise ServiceError(f"could not save: {error}") from error."""
+    error = RuntimeError(f"could not save: {not_null}")
+    error.__cause__ = not_null
+    found = describe(error)
+    assert found.error_code == "23502"
+    assert (
+        found.error_message == 'could not save: null value in column "id" of relation "work" violates not-null constraint'
+    )
+
+
+def test_embedded_detail_alone_is_cleaned_too(not_null: psycopg.Error) -> None:
+    """Whoever formats the diagnostics himself does not get them past."""
+    error = RuntimeError(f"detail was {not_null.diag.message_detail}")
+    error.__context__ = not_null
+    assert describe(error).error_message == "detail was …"
+
+
+def test_an_error_of_the_client_keeps_its_text() -> None:
+    """It has no diagnostics, and quotes nothing."""
+    error = psycopg.OperationalError("the connection is closed")
+    assert describe(error) == Failure(
+        error_type="psycopg.OperationalError", error_code=None, error_message="the connection is closed"
+    )
+
+
+def test_an_empty_database_error_changes_nothing() -> None:
+    """There is nothing to replace."""
+    error = RuntimeError("plain")
+    error.__cause__ = psycopg.OperationalError()
+    assert describe(error).error_message == "plain"
+
+
+def test_a_circle_of_causes_ends() -> None:
+    """Exceptions can be chained into a ring."""
+    first, second = ValueError("a"), ValueError("b")
+    first.__cause__, second.__cause__ = second, first
+    assert describe(first).error_message == "a"

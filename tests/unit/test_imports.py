@@ -1,0 +1,98 @@
+"""Which way imports run: from the rooms that know nothing to those that know more."""
+
+from __future__ import annotations
+
+import ast
+import subprocess
+import sys
+from importlib.metadata import packages_distributions
+from pathlib import Path
+
+import pytest
+
+import provenance
+
+SOURCE = Path(provenance.__file__).parent
+
+# A module may import those of its own layer that stand before it, and any layer below.
+LAYERS = [
+    ["errors", "models", "values", "ids", "context"],
+    ["failures"],
+    ["statements", "statements.recording", "statements.reading"],
+    ["drivers"],
+    ["recording"],
+    ["tracking", "journal", "repository"],
+    ["trail"],
+    ["__init__"],
+    ["schema.migrations", "schema.runner", "schema.catalogue", "schema", "embedded"],
+    ["contrib", "testing", "cli", "demo"],
+]
+
+
+def module_name(path: Path) -> str:
+    parts = path.relative_to(SOURCE).with_suffix("").parts
+    return ".".join(parts[:-1] if parts[-1] == "__init__" and len(parts) > 1 else parts)
+
+
+MODULES = {module_name(path): path for path in SOURCE.rglob("*.py")}
+
+
+def rank(module: str) -> int:
+    """Return the position of a module in the order of layers."""
+    candidates = [module, module.split(".", maxsplit=1)[0]]
+    order = [name for layer in LAYERS for name in layer]
+    return next(order.index(name) for name in candidates if name in order)
+
+
+def imports(module: str) -> set[str]:
+    """Return the modules of this library that a module imports when it is imported."""
+    found: set[str] = set()
+    for node in ast.walk(ast.parse(MODULES[module].read_text(encoding="utf-8"))):
+        if isinstance(node, ast.ImportFrom) and (node.module or "").partition(".")[0] == "provenance":
+            base = (node.module or "").partition(".")[2]
+            for alias in node.names:
+                dotted = f"{base}.{alias.name}".strip(".")
+                found.add(dotted if dotted in MODULES else base or "__init__")
+        elif isinstance(node, ast.Import):
+            found |= {
+                alias.name.partition(".")[2] or "__init__"
+                for alias in node.names
+                if alias.name.partition(".")[0] == "provenance"
+            }
+    return found - {module}
+
+
+@pytest.mark.parametrize("module", sorted(MODULES))
+def test_a_module_imports_only_what_stands_below_it(module: str) -> None:
+    """The order of the rooms is the order of the imports."""
+    upwards = {name for name in imports(module) if rank(name) > rank(module)}
+    assert upwards == set()
+
+
+def test_nothing_imports_contrib() -> None:
+    """Adapters are leaves: only they know each other."""
+    users = {module for module in MODULES if any(name.split(".")[0] == "contrib" for name in imports(module))}
+    assert {user for user in users if not user.startswith(("contrib", "demo", "cli"))} == set()
+
+
+def test_schema_knows_only_errors() -> None:
+    """Migrations can be run by anybody, without the rest of the library."""
+    found = set().union(*(imports(module) for module in MODULES if module.startswith("schema")))
+    assert {name for name in found if not name.startswith("schema")} == {"errors"}
+
+
+def test_importing_the_library_imports_no_framework() -> None:
+    """The core runs on psycopg, its pool and attrs alone."""
+    script = "import sys, provenance; print('\\n'.join(sorted({name.partition('.')[0] for name in sys.modules})))"
+    output = subprocess.run([sys.executable, "-c", script], check=True, capture_output=True, text=True).stdout
+    distributions = packages_distributions()
+    loaded = {name for module in output.split() for name in distributions.get(module, [])}
+    assert loaded - {"provenance-trail", "pip", "setuptools"} <= {
+        "attrs",
+        "coverage",
+        "psycopg",
+        "psycopg-binary",
+        "psycopg-pool",
+        "typing_extensions",
+        "typing-extensions",
+    }
