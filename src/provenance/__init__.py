@@ -1,5 +1,6 @@
 """An audit trail that tells the truth: one row in Postgres per state-changing operation."""
 
+from provenance.configuration import configure, get_async_trail, get_trail
 from provenance.context import (
     extract,
     get_request_id,
@@ -28,7 +29,7 @@ from provenance.ids import parse_request_id
 from provenance.models import Action, ActionRef, ActionTree, ChainLink, EntityRef, Page, Status
 from provenance.repository import ActionRepository, AsyncActionRepository
 from provenance.tracking import AsyncTrackedAction, TrackedAction, current_action, track_action
-from provenance.trail import AsyncTrail, Trail, configure, get_async_trail, get_trail
+from provenance.trail import AsyncTrail, Trail
 from provenance.values import Redactor
 
 __version__ = "0.1.0.dev0"

@@ -98,7 +98,9 @@ _TRACEPARENT = re.compile(
 )
 # AWS X-Amzn-Trace-Id: Root=1-<8 hex: seconds>-<24 hex>, among other ;-separated fields. Fields are printable ASCII without
 # comma: the value is echoed in a response header, and a comma may be two values joined.
-_AWS_ROOT = re.compile(r"(?:[A-Za-z]+=[!-+\--:<-~]*;)*Root=1-([0-9a-fA-F]{8})-([0-9a-fA-F]{24})(?:;[A-Za-z]+=[!-+\--:<-~]*)*")
+_AWS_ROOT = re.compile(
+    r"(?:[A-Za-z]+=[!-+\--:<-~]*;)*Root=1-([0-9a-fA-F]{8})-([0-9a-fA-F]{24})(?:;[A-Za-z]+=[!-+\--:<-~]*)*"
+)
 # Google X-Cloud-Trace-Context: TRACE_ID/SPAN_ID;o=OPTIONS.
 _GCP_TRACE = re.compile(r"([0-9a-fA-F]{32})/[0-9]{1,20}(?:;o=[0-9]+)?")
 _TOKEN = re.compile(r"[A-Za-z0-9._+/=:@~-]{1,200}")

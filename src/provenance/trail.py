@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import AsyncGenerator, Generator, Mapping
 from contextlib import asynccontextmanager, contextmanager
 from datetime import timedelta
-from typing import Any, Self, TypedDict, Unpack, overload
+from typing import Any, Self, TypedDict, Unpack
 from uuid import UUID
 from weakref import WeakSet
 
@@ -13,12 +13,13 @@ import psycopg
 from psycopg import capabilities
 from psycopg_pool import AsyncConnectionPool, ConnectionPool
 
-from provenance import drivers, recording, tracking
-from provenance.errors import ActionNotPending, NotConfigured, SchemaNotReady, TrailUnavailable
+from provenance import drivers, tracking
+from provenance.errors import ActionNotPending, SchemaNotReady, TrailUnavailable
 from provenance.failures import Failure, describe
 from provenance.journal import AsyncJournal, Journal
 from provenance.models import Status
-from provenance.recording import Checkout, CheckSchema, Colour, ForgetIntent, Giveback, Run, Settle, Step
+from provenance.recording import Colour, Step, steps
+from provenance.recording.steps import Checkout, CheckSchema, ForgetIntent, Giveback, Run, Settle
 from provenance.repository import ActionRepository, AsyncActionRepository
 from provenance.statements import Statement
 from provenance.statements import recording as statements
@@ -126,12 +127,12 @@ class Trail(_Setup):
         super().__init__(redactor)
         self._own_pool = isinstance(pool, str)
         self.pool: ConnectionPool[Any] = (
-            ConnectionPool(pool, min_size=0, max_size=max_size, open=True, name="provenance")
+            ConnectionPool(pool, min_size=0, max_size=max_size, open=False, name="provenance")
             if isinstance(pool, str)
             else pool
         )
         self._journal = Journal(journal or self.pool.conninfo, kwargs=None if journal else self.pool.kwargs)
-        self.actions = ActionRepository(self.pool.connection)
+        self.actions = ActionRepository(self._connection)
         self.track_action = tracking.bound(self)
 
     def perform(self, step: Step) -> Any:
@@ -145,17 +146,29 @@ class Trail(_Setup):
                 return self._check_schema(connection)
             case Giveback(connection, broken):
                 return self._give_back(connection, broken=broken)
-            case recording.Journal(rows):
+            case steps.Journal(rows):
                 return self._journal.write(rows)
-            case recording.JournalDoubt(rows):
+            case steps.JournalDoubt(rows):
                 return self._journal.write_doubt(rows)
             case Settle(rows, action_id):
                 return self._journal.settle(rows, action_id)
             case ForgetIntent(action_id):
                 return self._journal.forget(action_id)
 
+    def _open(self) -> None:
+        """Open the trail's own pool, on first use so that a fork before it does no harm; a given one is left alone."""
+        if self._own_pool:
+            self.pool.open()
+
+    @contextmanager
+    def _connection(self) -> Generator[drivers.SyncConnection]:
+        self._open()
+        with self.pool.connection() as connection:
+            yield connection
+
     def _checkout(self) -> drivers.SyncConnection:
         try:
+            self._open()
             connection: drivers.SyncConnection = self.pool.getconn()
         except psycopg.OperationalError as error:
             raise _no_connection(error) from error
@@ -322,9 +335,9 @@ class AsyncTrail(_Setup):
                 return await self._check_schema(connection)
             case Giveback(connection, broken):
                 return await self._give_back(connection, broken=broken)
-            case recording.Journal(rows):
+            case steps.Journal(rows):
                 return await self._journal.write(rows)
-            case recording.JournalDoubt(rows):
+            case steps.JournalDoubt(rows):
                 return await self._journal.write_doubt(rows)
             case Settle(rows, action_id):
                 return await self._journal.settle(rows, action_id)
@@ -332,7 +345,7 @@ class AsyncTrail(_Setup):
                 return await self._journal.forget(action_id)
 
     async def _open(self) -> None:
-        """Open the trail's own pool, which needs a running event loop; a pool that was handed in is left alone."""
+        """Open the trail's own pool, on first use because that needs an event loop; a given one is left alone."""
         if self._own_pool:
             await self.pool.open()
 
@@ -494,82 +507,3 @@ def _pending(intent: Intent | None, action_id: UUID) -> Intent:
             "look it up with trail.actions.get()"
         )
     return intent
-
-
-@overload
-def configure(
-    conninfo: str, *, journal: str | None = ..., redactor: Redactor | None = ..., max_size: int = ...
-) -> Trail: ...
-@overload
-def configure(
-    *,
-    pool: ConnectionPool[Any],
-    async_pool: AsyncConnectionPool[Any] | None = ...,
-    journal: str | None = ...,
-    redactor: Redactor | None = ...,
-) -> Trail: ...
-@overload
-def configure(
-    *, async_pool: AsyncConnectionPool[Any], journal: str | None = ..., redactor: Redactor | None = ...
-) -> AsyncTrail: ...
-def configure(
-    conninfo: str | None = None,
-    *,
-    pool: ConnectionPool[Any] | None = None,
-    async_pool: AsyncConnectionPool[Any] | None = None,
-    journal: str | None = None,
-    redactor: Redactor | None = None,
-    max_size: int = 10,
-) -> Trail | AsyncTrail:
-    """Set up what module-level ``track_action`` records into. Call it once, when the application starts.
-
-    Give either an address, and both colours get a pool of their own, made when first used; or the pools the application
-    has, of one colour or both.
-
-    Args:
-        conninfo: a conninfo string or URL: ``"postgresql:///app"``.
-        pool: the application's pool, for ``with track_action``.
-        async_pool: the application's pool, for ``async with track_action``.
-        journal: as for :class:`Trail`.
-        redactor: as for :class:`Trail`.
-        max_size: of each pool made here.
-
-    Returns:
-        The trail; the asynchronous one when only *async_pool* is given. :func:`get_trail` and :func:`get_async_trail`
-        return either later.
-
-    Raises:
-        NotConfigured: neither an address nor a pool is given, or both are.
-    """
-    if (conninfo is None) == (pool is None and async_pool is None):
-        raise NotConfigured("configure() takes either an address or the pools of the application")
-    trail = async_trail = None
-    if (for_sync := pool or conninfo) is not None:
-        trail = Trail(for_sync, journal=journal, redactor=redactor, max_size=max_size)
-    if (for_async := async_pool or conninfo) is not None:
-        async_trail = AsyncTrail(for_async, journal=journal, redactor=redactor, max_size=max_size)
-    tracking.set_default_host(Colour.SYNC, trail)
-    tracking.set_default_host(Colour.ASYNC, async_trail)
-    configured = trail or async_trail
-    assert configured is not None  # noqa: S101 - one of the two was given
-    return configured
-
-
-def get_trail() -> Trail:
-    """Return the trail that ``with track_action`` records into.
-
-    Raises:
-        NotConfigured: there is none.
-    """
-    trail: Trail = tracking.default_host(Colour.SYNC)
-    return trail
-
-
-def get_async_trail() -> AsyncTrail:
-    """Return the trail that ``async with track_action`` records into.
-
-    Raises:
-        NotConfigured: there is none.
-    """
-    trail: AsyncTrail = tracking.default_host(Colour.ASYNC)
-    return trail

@@ -1,9 +1,11 @@
 """A model of programs that use tracked blocks, run against a real server and held against the invariants.
 
-One machine serves both colours: its operations are coroutines. The blocking colour runs them to their end without an event loop
-(nothing in them ever waits); the other runs all of them in one task, because a block belongs to the task that opened it.
+One machine serves both colours: its operations are coroutines. The blocking colour runs them to their end without an
+event loop (nothing in them ever waits); the other runs all of them in one task, because a block belongs to the task that
+opened it.
 
-What is believed is only the database: which rows of work are there, and what the trail says about the actions that wrote them.
+What is believed is only the database: which rows of work are there, and what the trail says of the actions that wrote
+them.
 """
 
 from __future__ import annotations
@@ -307,7 +309,7 @@ class Programs(RuleBasedStateMachine):
     @rule(undo=st.booleans())
     def close_savepoint(self, undo: bool) -> None:
         frame = self.stack.pop()
-        # In a transaction that the body ended, the savepoint is gone and closing it fails: caught, for the sake of the argument.
+        # In a transaction that the body ended, the savepoint is gone and closing it fails; somebody catches that.
         with suppress(psycopg.Error):
             self.colour.run(self.colour.leave(frame.manager, psycopg.Rollback() if undo else None))
 

@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from contextlib import suppress
 from typing import Any
 
 import pytest
 
-from provenance import recording, tracking
-from provenance.recording import Block, Run, Steps, Unit
+from provenance.recording import blocks, entering, leaving
+from provenance.recording.blocks import Block, Unit
+from provenance.recording.steps import Journal, Run, Steps
 from provenance.statements import recording as statements
 from provenance.statements.recording import ActionRow
+from provenance.tracking import block as tracked
 
 Mutation = Callable[[pytest.MonkeyPatch], None]
 
@@ -28,29 +31,27 @@ def no_done_marker(patch: pytest.MonkeyPatch) -> None:
 
 def no_guard_on_the_terminal_insert(patch: pytest.MonkeyPatch) -> None:
     """The completed row is inserted in whatever transaction there is at the end."""
-    original = recording.attrs.evolve
+    original = leaving.attrs.evolve
 
     def evolve(instance: Any, **changes: Any) -> Any:
         changes.pop("fenced", None)
         return original(instance, **changes)
 
-    patch.setattr(recording.attrs, "evolve", evolve)
+    patch.setattr(leaving.attrs, "evolve", evolve)
 
 
 def failure_written_on_the_aborted_connection(patch: pytest.MonkeyPatch) -> None:
     """The failed row goes where the work went, before that is rolled back."""
-    roll_back = recording._roll_back
+    roll_back = leaving._roll_back
 
     def write_first(block: Block, unit: Unit) -> Steps[bool]:
-        row = block.row(recording.Status.FAILED)
-        try:
+        row = block.row(leaving.Status.FAILED)
+        with suppress(leaving.psycopg.Error):
             yield Run(unit.connection, (statements.insert_missing((row,)),))
-        except recording.psycopg.Error:
-            pass
         return (yield from roll_back(block, unit))
 
-    patch.setattr(recording, "_roll_back", write_first)
-    patch.setattr(recording, "_write", lambda unit, rows: iter(()))
+    patch.setattr(leaving, "_roll_back", write_first)
+    patch.setattr(leaving, "_write", lambda unit, rows: iter(()))
 
 
 def joined_failure_written_on_the_callers_transaction(patch: pytest.MonkeyPatch) -> None:
@@ -60,7 +61,7 @@ def joined_failure_written_on_the_callers_transaction(patch: pytest.MonkeyPatch)
         if rows:
             yield Run(unit.connection, (statements.insert_missing(rows),))
 
-    patch.setattr(recording, "_write", write)
+    patch.setattr(leaving, "_write", write)
 
 
 def swallowed_errors_are_not_noticed(patch: pytest.MonkeyPatch) -> None:
@@ -69,17 +70,18 @@ def swallowed_errors_are_not_noticed(patch: pytest.MonkeyPatch) -> None:
     def leave_own(block: Block, unit: Unit, verdict: Any) -> Steps[None]:
         if verdict.failure is None or verdict.refusal is not None:
             yield Run(unit.connection, (statements.COMMIT,))
-            yield recording.Journal((block.row(recording.Status.COMPLETED),))
+            yield Journal((block.row(leaving.Status.COMPLETED),))
             return
         yield from original(block, unit, verdict)
 
-    original = recording._leave_own
-    patch.setattr(recording, "_leave_own", leave_own)
+    original = leaving._leave_own
+    patch.setattr(leaving, "_leave_own", leave_own)
 
 
 def any_task_may_join(patch: pytest.MonkeyPatch) -> None:
     """Who opened a block does not matter."""
-    patch.setattr(recording, "owner_here", lambda: (0, None))
+    for module in (blocks, entering):
+        patch.setattr(module, "owner_here", lambda: (0, None))
 
 
 def inner_failure_rolls_nothing_back(patch: pytest.MonkeyPatch) -> None:
@@ -87,49 +89,49 @@ def inner_failure_rolls_nothing_back(patch: pytest.MonkeyPatch) -> None:
 
     def undo(block: Block, unit: Unit) -> Steps[bool]:
         assert block.savepoint is not None
-        if unit.status != recording.TransactionStatus.INTRANS:
+        if unit.status != leaving.TransactionStatus.INTRANS:
             return (yield from original(block, unit))
         yield Run(unit.connection, (statements.release(block.savepoint),))
         return False
 
-    original = recording._undo_savepoint
-    patch.setattr(recording, "_undo_savepoint", undo)
+    original = leaving._undo_savepoint
+    patch.setattr(leaving, "_undo_savepoint", undo)
 
 
 def finished_blocks_survive_the_outer_failure(patch: pytest.MonkeyPatch) -> None:
     """Inner blocks stay completed although the transaction around them was rolled back."""
-    evolve = recording.attrs.evolve
-    patch.setattr(recording, "_undone", lambda row, why: evolve(row, ordinal=None))
+    evolve = leaving.attrs.evolve
+    patch.setattr(blocks, "_undone", lambda row, why: evolve(row, ordinal=None))
 
 
 def the_bodys_exception_is_replaced(patch: pytest.MonkeyPatch) -> None:
     """An error of the recording takes the place of the body's own."""
 
-    def exit_(self: tracking.track_action, exc_type: Any, exc: Any, tb: Any) -> None:
+    def exit_(self: tracked.track_action, exc_type: Any, exc: Any, tb: Any) -> None:
         run = self._take()
         try:
-            tracking.drive(recording.leave(run.block, exc), run.host.perform)
+            tracked.drive(leaving.leave(run.block, exc), run.host.perform)
         finally:
             run.block.open = False
         if exc is not None:
-            raise recording.NotCommitted("replaced")
+            raise leaving.NotCommitted("replaced")
 
-    async def aexit(self: tracking.track_action, exc_type: Any, exc: Any, tb: Any) -> None:
+    async def aexit(self: tracked.track_action, exc_type: Any, exc: Any, tb: Any) -> None:
         run = self._take()
         try:
-            await tracking.adrive(recording.leave(run.block, exc), run.host.perform)
+            await tracked.adrive(leaving.leave(run.block, exc), run.host.perform)
         finally:
             run.block.open = False
         if exc is not None:
-            raise recording.NotCommitted("replaced")
+            raise leaving.NotCommitted("replaced")
 
-    patch.setattr(tracking.track_action, "__exit__", exit_)
-    patch.setattr(tracking.track_action, "__aexit__", aexit)
+    patch.setattr(tracked.track_action, "__exit__", exit_)
+    patch.setattr(tracked.track_action, "__aexit__", aexit)
 
 
 def a_chained_transaction_passes_for_the_first(patch: pytest.MonkeyPatch) -> None:
     """Entering an inner block does not look whether the transaction is still the one the outer block opened."""
-    patch.setattr(recording, "_meddle", lambda unit, enclosing, how: None)
+    patch.setattr(Unit, "meddle", lambda self, enclosing, how: None)
 
 
 ALL: list[Mutation] = [

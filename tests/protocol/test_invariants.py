@@ -49,7 +49,13 @@ def test_the_trail_tells_the_truth_about_random_programs(programs: type[Programs
 
 # Found quickly or not at all; the same programs every time, so that this test does not depend on luck.
 HUNT = settings(
-    RUN, max_examples=1_500, stateful_step_count=12, phases=[Phase.generate], derandomize=True, database=None, report_multiple_bugs=False
+    RUN,
+    max_examples=1_500,
+    stateful_step_count=12,
+    phases=[Phase.generate],
+    derandomize=True,
+    database=None,
+    report_multiple_bugs=False,
 )
 
 

@@ -37,9 +37,7 @@ def _error(dsn: str, query: str) -> psycopg.Error:
 
 def test_an_ordinary_error_keeps_its_type_and_text() -> None:
     """Builtins go without their module."""
-    assert describe(ValueError("too old")) == Failure(
-        error_type="ValueError", error_code=None, error_message="too old"
-    )
+    assert describe(ValueError("too old")) == Failure(error_type="ValueError", error_code=None, error_message="too old")
 
 
 def test_the_type_is_qualified() -> None:
@@ -77,7 +75,8 @@ def test_text_that_embeds_a_database_error_is_cleaned(not_null: psycopg.Error) -
     found = describe(error)
     assert found.error_code == "23502"
     assert (
-        found.error_message == 'could not save: null value in column "id" of relation "work" violates not-null constraint'
+        found.error_message
+        == 'could not save: null value in column "id" of relation "work" violates not-null constraint'
     )
 
 

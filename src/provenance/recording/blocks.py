@@ -1,0 +1,259 @@
+"""What is known of open blocks, and of the transactions they share."""
+
+from __future__ import annotations
+
+import threading
+import time
+from asyncio import Task, current_task
+from datetime import timedelta
+from enum import Enum
+from typing import Any
+from uuid import UUID
+from weakref import WeakKeyDictionary
+
+import attrs
+from psycopg.pq import TransactionStatus
+
+from provenance import drivers, ids
+from provenance.context import CurrentAction, RequestFrame
+from provenance.drivers import AnyConnection
+from provenance.failures import Failure
+from provenance.models import ActionRef, Status
+from provenance.statements.recording import ActionRow, Intent
+
+
+class Colour(Enum):
+    """Whether a block waits by blocking or by ``await``."""
+
+    SYNC = "with"
+    ASYNC = "async with"
+
+
+Owner = tuple[int, "Task[Any] | None"]
+
+
+def owner_here() -> Owner:
+    """Return who is running: a thread and, inside asyncio, a task."""
+    try:
+        task = current_task()
+    except RuntimeError:
+        task = None
+    return threading.get_ident(), task
+
+
+@attrs.frozen(kw_only=True)
+class ActionSpec:
+    """What the caller said about an action, checked."""
+
+    action_type: str
+    concept: str
+    entity_type: str | None = None
+    entity_id: str | None = None
+    user_id: str | None = None
+    tenant_id: str | None = None
+    request_id: UUID | None = None
+
+
+@attrs.define(kw_only=True, eq=False)
+class Unit:
+    """One transaction of ours, or one savepoint in a caller's, with the rows that wait for its end."""
+
+    connection: AnyConnection
+    owner: Owner
+    joined: bool
+    """The transaction is the caller's: it is never committed or rolled back here."""
+    pooled: bool
+    """The connection goes back to the pool."""
+    before: UUID | None = None
+    """The action the caller's transaction was in before."""
+    standing: list[ActionRow] = attrs.field(factory=list[ActionRow])
+    """Inner blocks that were left and whose work is still part of the transaction, in the order they were left: finished
+    ones, and failed ones without a savepoint, which are undone with the block around them."""
+    settled: list[ActionRow] = attrs.field(factory=list[ActionRow])
+    """Inner blocks whose outcome is final already: failed, or undone."""
+    in_doubt: list[ActionRow] = attrs.field(factory=list[ActionRow])
+    """Inner blocks whose body ended the transaction around them."""
+    open_blocks: list[Block] = attrs.field(factory=list["Block"])
+    ended: bool = False
+    """The unit is over."""
+    meddled: bool = False
+    """The body ended the transaction: neither its work nor the client's picture of the connection can be relied on."""
+
+    @property
+    def status(self) -> TransactionStatus:
+        return drivers.transaction_status(self.connection)
+
+    def drop_undone(self, done: int) -> None:
+        """Settle the finished blocks that a rolled-back savepoint of the caller's took with it."""
+        while self.standing and (self.standing[-1].ordinal or 0) > done:
+            self.settled.append(_undone(self.standing.pop(), "a savepoint around the finished block was rolled back"))
+
+    def drop_above(self, height: int) -> None:
+        """Settle the blocks inside a block whose work is undone now."""
+        while len(self.standing) > height:
+            row = self.standing.pop()
+            self.settled.append(
+                row if row.status == Status.FAILED else _undone(row, "undone with the enclosing action")
+            )
+
+    def meddle(self, enclosing: Block, how: str) -> None:
+        """Note that a body ended the transaction, so that the block around it cannot succeed."""
+        self.meddled = True
+        enclosing.doomed = how
+
+    def take_settled(self) -> tuple[ActionRow, ...]:
+        rows = tuple(self.settled)
+        self.settled.clear()
+        return rows
+
+    def take_all_undone(self) -> tuple[ActionRow, ...]:
+        """Return every waiting row as it stands when the whole unit is undone."""
+        self.drop_above(0)
+        return self.take_settled()
+
+
+def _undone(row: ActionRow, why: str) -> ActionRow:
+    return attrs.evolve(row, status=Status.ROLLED_BACK, ordinal=None, error_message=why)
+
+
+class Block(CurrentAction):
+    """One run of a tracked block: what is known of it, and where it stands."""
+
+    __slots__ = (
+        "colour",
+        "correlation_id",
+        "doomed",
+        "enclosing",
+        "entity_id",
+        "entity_type",
+        "failure",
+        "handle",
+        "height",
+        "metadata",
+        "owner",
+        "parent_id",
+        "payload",
+        "request_id",
+        "result",
+        "resumed",
+        "root_known",
+        "savepoint",
+        "spec",
+        "started_at",
+        "started_ns",
+        "tenant_id",
+        "unit",
+    )
+
+    def __init__(
+        self,
+        spec: ActionSpec,
+        *,
+        colour: Colour,
+        frame: RequestFrame | None,
+        around: Block | None,
+        parent: ActionRef | UUID | None,
+        payload: str | None,
+        metadata: str | None,
+    ) -> None:
+        now_ns = time.time_ns()
+        own_id = ids.new_id_at(now_ns)
+        # The root above a bare id is looked up by the database when the row is written.
+        self.root_known = not isinstance(parent, UUID)
+        self.parent_id = parent.id if isinstance(parent, ActionRef) else parent
+        root_id = parent.root_id if isinstance(parent, ActionRef) else parent or own_id
+        super().__init__(ActionRef(own_id, root_id), frame)
+        self.started_at = ids.moment(now_ns)
+        self.started_ns = time.monotonic_ns()
+        self.resumed = False
+        self.colour = colour
+        self.owner = owner_here()
+        # What the enclosing action was told explicitly holds inside it too.
+        self.spec: ActionSpec = spec if around is None else _inherit(spec, around.spec)
+        self.request_id = self.spec.request_id or (frame.request_id if frame else None)
+        self.correlation_id = frame.correlation_id if frame else None
+        self.tenant_id = self.spec.tenant_id or (frame.tenant_id if frame else "")
+        self.entity_type = spec.entity_type
+        self.entity_id = spec.entity_id
+        self.payload = payload
+        self.metadata = metadata
+        self.result: str | None = None
+        self.failure: str | None = None
+        self.unit: Unit | None = None
+        self.enclosing: Block | None = None
+        self.savepoint: str | None = None
+        self.height = 0
+        self.doomed: str | None = None
+        self.handle: object = None
+        """What the body sees of the block; set by the tracking layer."""
+
+    @classmethod
+    def resuming(cls, intent: Intent, *, colour: Colour, frame: RequestFrame | None) -> Block:
+        """Return a block that goes on with an action begun elsewhere, under its identity."""
+        spec = ActionSpec(
+            action_type=intent.action_type,
+            concept=intent.concept,
+            entity_type=intent.entity_type,
+            entity_id=intent.entity_id,
+            user_id=intent.user_id,
+            tenant_id=intent.tenant_id,
+            request_id=intent.request_id,
+        )
+        block = cls(
+            spec, colour=colour, frame=frame, around=None, parent=None, payload=intent.payload, metadata=intent.metadata
+        )
+        # The duration counts from the beginning, on another machine perhaps, so here it is by the wall clock.
+        waited = max(block.started_at - intent.started_at, timedelta())
+        block.started_ns -= waited // timedelta(microseconds=1) * 1000
+        block.started_at = intent.started_at
+        block.ref = ActionRef(intent.id, intent.root_id)
+        block.parent_id = intent.parent_action_id
+        block.correlation_id = intent.correlation_id
+        block.resumed = True
+        return block
+
+    @property
+    def label(self) -> str:
+        return f"track_action({self.spec.action_type!r})"
+
+    def row(self, status: Status, failure: Failure | None = None, *, ordinal: int | None = None) -> ActionRow:
+        """Return the block's row as of now."""
+        elapsed_ns = time.monotonic_ns() - self.started_ns
+        return ActionRow(
+            id=self.ref.id,
+            root_id=self.ref.root_id if self.root_known else None,
+            parent_action_id=self.parent_id,
+            action_type=self.spec.action_type,
+            concept=self.spec.concept,
+            status=status.value,
+            tenant_id=self.tenant_id,
+            user_id=self.spec.user_id or (self.frame.user_id if self.frame else None),
+            request_id=self.request_id,
+            correlation_id=self.correlation_id,
+            entity_type=self.entity_type,
+            entity_id=self.entity_id,
+            payload=self.payload,
+            result=self.result,
+            metadata=self.metadata,
+            error_type=failure.error_type if failure else None,
+            error_code=failure.error_code if failure else None,
+            error_message=failure.error_message if failure else None,
+            started_at=self.started_at.isoformat(),
+            completed_at=(self.started_at + timedelta(microseconds=elapsed_ns // 1000)).isoformat(),
+            duration_ms=elapsed_ns / 1_000_000,
+            ordinal=ordinal,
+        )
+
+
+def _inherit(spec: ActionSpec, outer: ActionSpec) -> ActionSpec:
+    return attrs.evolve(
+        spec,
+        user_id=spec.user_id or outer.user_id,
+        tenant_id=spec.tenant_id or outer.tenant_id,
+        request_id=spec.request_id or outer.request_id,
+    )
+
+
+# Which unit is open on a connection: a service that passes its connection on nests in it, and a second task that would
+# interleave savepoints on it is refused.
+units: WeakKeyDictionary[AnyConnection, Unit] = WeakKeyDictionary()

@@ -1,0 +1,135 @@
+"""What entering a block must do."""
+
+from __future__ import annotations
+
+from uuid import UUID
+
+import psycopg
+from psycopg.pq import TransactionStatus
+
+from provenance import drivers
+from provenance.drivers import AnyConnection
+from provenance.errors import MisusedAction, TrailUnavailable, WrongColour
+from provenance.recording.blocks import Block, Colour, Unit, owner_here, units
+from provenance.recording.steps import Checkout, CheckSchema, Giveback, Run, Steps
+from provenance.statements import recording as statements
+from provenance.statements.recording import Settings
+
+
+def enclosing_block(around: Block | None, colour: Colour, connection: AnyConnection | None) -> Block | None:
+    """Return the block in whose transaction a new one belongs, or ``None``.
+
+    Only code of the same thread and task may share a connection: two tasks that interleave savepoints would record work
+    that does not exist.
+
+    Raises:
+        MisusedAction: the connection belongs to an action that another task or thread has open.
+        WrongColour: the enclosing block of this task is of the other colour, so its connection cannot be used.
+    """
+    if connection is not None:
+        unit = units.get(connection)
+        if unit is None:
+            return None
+        if unit.owner != owner_here():
+            raise MisusedAction(
+                "this connection is inside an action that another task or thread has open; give each its own connection"
+            )
+        return unit.open_blocks[-1]
+    if around is None or not around.open or around.unit is None or around.unit.owner != owner_here():
+        return None
+    if around.colour is not colour:
+        raise WrongColour(
+            f"`{colour.value}` inside an open `{around.colour.value}` of the same task would work on another connection "
+            f"and commit apart from {around.label}; use `{around.colour.value}` here too, or pass connection="
+        )
+    return around.unit.open_blocks[-1]
+
+
+def enter(block: Block, *, connection: AnyConnection | None, transaction: bool, savepoint: bool) -> Steps[None]:
+    """Open the block: nothing of the body has run yet, so whatever fails here has changed nothing.
+
+    Raises:
+        TrailUnavailable: the database cannot be reached.
+        SchemaNotReady: it has not been migrated.
+        MisusedAction: the transaction to work in is not usable.
+    """
+    if not transaction:
+        yield CheckSchema(None)
+    elif block.enclosing is not None:
+        yield from _enter_nested(block, block.enclosing, savepoint=savepoint)
+    elif connection is None:
+        yield from _enter_own(block, (yield Checkout()), pooled=True)
+    elif connection.autocommit and drivers.transaction_status(connection) == TransactionStatus.IDLE:
+        yield from _enter_own(block, connection, pooled=False)
+    else:
+        yield from _enter_joined(block, connection)
+
+
+def _open_unit(block: Block, connection: AnyConnection, *, joined: bool, pooled: bool, before: UUID | None) -> None:
+    block.unit = Unit(connection=connection, owner=block.owner, joined=joined, pooled=pooled, before=before)
+    block.unit.open_blocks.append(block)
+    units[connection] = block.unit
+    drivers.hold(connection, block.label)
+
+
+def _enter_own(block: Block, connection: AnyConnection, *, pooled: bool) -> Steps[None]:
+    begin = statements.begin(connection.isolation_level, connection.read_only, connection.deferrable)
+    try:
+        yield CheckSchema(connection)
+        yield Run(connection, (begin, statements.set_action(block.ref.id)))
+    except BaseException as error:
+        if pooled:
+            yield Giveback(connection, True)
+        raise _unavailable(block, error) from error
+    _open_unit(block, connection, joined=False, pooled=pooled, before=None)
+
+
+def _enter_joined(block: Block, connection: AnyConnection) -> Steps[None]:
+    if drivers.transaction_status(connection) == TransactionStatus.INERROR:
+        raise MisusedAction(
+            f"{block.label}: the transaction of the given connection is aborted by an earlier error; roll it back first"
+        )
+    block.savepoint = f"provenance_{block.ref.id.hex}"
+    opening = (statements.savepoint(block.savepoint), statements.READ_SETTINGS, statements.set_action(block.ref.id))
+    settings: Settings
+    try:
+        _, settings, _ = yield Run(connection, opening)
+    except psycopg.Error as error:
+        raise _unavailable(block, error) from error
+    try:
+        yield CheckSchema(connection)
+    except BaseException:
+        yield Run(connection, (statements.rollback_to(block.savepoint), statements.release(block.savepoint)))
+        raise
+    _open_unit(block, connection, joined=True, pooled=False, before=settings.action_id)
+
+
+def _unavailable(block: Block, error: BaseException) -> BaseException:
+    """Return what to raise when opening the transaction failed."""
+    if isinstance(error, (psycopg.OperationalError, psycopg.InterfaceError)):
+        return TrailUnavailable(
+            f"{block.label}: the connection is not usable ({type(error).__name__}: {error}); nothing has been done yet"
+        )
+    return error
+
+
+def _enter_nested(block: Block, enclosing: Block, *, savepoint: bool) -> Steps[None]:
+    unit = enclosing.unit
+    assert unit is not None  # noqa: S101 - enclosing_block() returns blocks with a unit only
+    if unit.status != TransactionStatus.INTRANS:
+        raise MisusedAction(
+            f"{block.label}: the transaction of the enclosing {enclosing.label} is not usable any more: an error aborted "
+            "it or the body ended it; let the enclosing block end first"
+        )
+    opening = [statements.READ_SETTINGS, statements.set_action(block.ref.id)]
+    if savepoint:
+        block.savepoint = f"provenance_{block.ref.id.hex}"
+        opening.insert(1, statements.savepoint(block.savepoint))
+    settings: Settings
+    settings, *_ = yield Run(unit.connection, tuple(opening))
+    if settings.action_id is None:
+        unit.meddle(enclosing, f"the body of {enclosing.label} ended its transaction and began another")
+        raise MisusedAction(f"{block.label}: {enclosing.doomed}; let the enclosing block end first")
+    unit.drop_undone(settings.done)
+    block.unit, block.height = unit, len(unit.standing)
+    unit.open_blocks.append(block)

@@ -1,0 +1,373 @@
+"""What leaving a block must do: the part of the protocol that decides what the trail will say."""
+
+from __future__ import annotations
+
+import itertools
+import logging
+from datetime import timedelta
+
+import attrs
+import psycopg
+from psycopg.pq import TransactionStatus
+
+from provenance import drivers, failures
+from provenance.errors import NotCommitted
+from provenance.failures import Failure
+from provenance.models import Status
+from provenance.recording.blocks import Block, Unit, units
+from provenance.recording.steps import ForgetIntent, Giveback, Journal, JournalDoubt, Run, Settle, Steps
+from provenance.statements import recording as statements
+from provenance.statements.recording import ActionRow, Settings
+
+logger = logging.getLogger("provenance")
+
+# Numbers of finished inner blocks. One counter for the process, so that they grow along any one transaction, even over
+# several units in it.
+_ordinals = itertools.count(1)
+
+_ENDED = "the block ended its own transaction; what became of its work cannot be known"
+
+
+def leave(block: Block, error: BaseException | None) -> Steps[None]:
+    """Close the block and record its outcome.
+
+    With *error*, the body raised it: nothing is raised here, the caller lets it go on.
+
+    Raises:
+        NotCommitted: the body returned normally, but its work is not committed.
+        psycopg.Error: the server refused the COMMIT.
+    """
+    try:
+        yield from _leave(block, error)
+    finally:
+        if block.resumed:
+            yield ForgetIntent(block.ref.id)
+
+
+def _leave(block: Block, error: BaseException | None) -> Steps[None]:
+    unit = block.unit
+    if unit is None:
+        yield from _leave_detached(block, error)
+        return
+    if unit.ended or block not in unit.open_blocks:
+        yield from _leave_late(block, error)
+        return
+    _pop(unit, block)
+    verdict = _verdict(block, unit, error)
+    if block.enclosing is not None:
+        yield from _leave_nested(block, block.enclosing, unit, verdict)
+        return
+    unit.ended = True
+    units.pop(unit.connection, None)
+    drivers.release(unit.connection)
+    if unit.joined:
+        yield from _leave_joined(block, unit, verdict)
+        return
+    try:
+        yield from _leave_own(block, unit, verdict)
+    finally:
+        if unit.pooled:
+            yield Giveback(unit.connection, unit.meddled or unit.status != TransactionStatus.IDLE)
+
+
+@attrs.frozen(kw_only=True)
+class _Verdict:
+    """How a body ended."""
+
+    raised: bool = False
+    """The body raised, so nothing else may be."""
+    failure: Failure | None = None
+    """What to store."""
+    refusal: NotCommitted | None = None
+    """What to raise although the body returned."""
+
+
+def _not_committed(reason: str) -> _Verdict:
+    refusal = NotCommitted(f"{reason}; its work is rolled back")
+    return _Verdict(failure=failures.describe(refusal), refusal=refusal)
+
+
+def _pop(unit: Unit, block: Block) -> None:
+    """Close the block, and with it blocks inside that were never left: abandoned generators."""
+    while unit.open_blocks:
+        top = unit.open_blocks.pop()
+        if top is block:
+            return
+        block.doomed = f"{top.label} inside {block.label} was still open at its end"
+
+
+def _verdict(block: Block, unit: Unit, error: BaseException | None) -> _Verdict:
+    if error is not None:
+        return _Verdict(raised=True, failure=failures.describe(error))
+    if block.failure is not None:
+        return _Verdict(failure=Failure(error_type=None, error_code=None, error_message=block.failure))
+    if block.doomed is not None:
+        return _not_committed(block.doomed)
+    if unit.status == TransactionStatus.INERROR:
+        return _not_committed(
+            f"{block.label}: a database error inside the block was swallowed and left the transaction aborted"
+        )
+    if unit.status not in (TransactionStatus.INTRANS, TransactionStatus.IDLE):
+        return _not_committed(f"{block.label}: the connection was lost inside the block")
+    return _Verdict()
+
+
+def _leave_detached(block: Block, error: BaseException | None) -> Steps[None]:
+    if error is not None:
+        row = block.row(Status.FAILED, failures.describe(error))
+    elif block.failure is not None:
+        row = block.row(Status.FAILED, Failure(error_type=None, error_code=None, error_message=block.failure))
+    else:
+        row = block.row(Status.COMPLETED)
+    yield Journal((row,))
+
+
+def _leave_late(block: Block, error: BaseException | None) -> Steps[None]:
+    """Leave a block whose transaction ended before it: a generator that outlived the block it was started in."""
+    if error is not None:
+        yield Journal((block.row(Status.FAILED, failures.describe(error)),))
+        return
+    refusal = NotCommitted(f"{block.label}: the enclosing block ended first and took the work with it")
+    yield Journal((block.row(Status.ROLLED_BACK, failures.describe(refusal)),))
+    raise refusal
+
+
+def _leave_own(block: Block, unit: Unit, verdict: _Verdict) -> Steps[None]:
+    if verdict.failure is None and unit.status == TransactionStatus.INTRANS:
+        yield from _commit(block, unit)
+        return
+    ended = yield from _roll_back(block, unit)
+    yield from _record_failure(block, unit, verdict.failure, ended=ended)
+    _raise_refusal(block, verdict, ended=ended)
+
+
+def _raise_refusal(block: Block, verdict: _Verdict, *, ended: bool) -> None:
+    if ended and not verdict.raised:
+        raise NotCommitted(f"{block.label}: {_ENDED}; let the block commit, or raise to roll back")
+    if verdict.refusal is not None:
+        raise verdict.refusal
+
+
+def _roll_back(block: Block, unit: Unit) -> Steps[bool]:
+    """Undo the work; return whether the body had ended the block's transaction before."""
+    status = unit.status
+    try:
+        if status == TransactionStatus.INTRANS:
+            settings: Settings
+            settings, _ = yield Run(unit.connection, (statements.READ_SETTINGS, statements.ROLLBACK))
+            return unit.meddled or settings.action_id is None
+        if status == TransactionStatus.INERROR:
+            yield Run(unit.connection, (statements.ROLLBACK,))
+    except psycopg.Error as error:
+        # The server undoes the work when it notices that the connection is gone.
+        logger.warning("provenance: rolling back %s failed: %s", block.label, type(error).__name__)
+    return unit.meddled or status == TransactionStatus.IDLE
+
+
+def _record_failure(block: Block, unit: Unit, failure: Failure | None, *, ended: bool) -> Steps[None]:
+    unit.meddled = ended
+    if ended:
+        doubt = failure.error_message if failure else None
+        reason = Failure(
+            error_type=None, error_code=None, error_message=_ENDED + (f"; it then failed: {doubt}" if doubt else "")
+        )
+        standing = [attrs.evolve(row, error_message=_ENDED) for row in unit.standing]
+        unit.standing.clear()
+        yield from _write(unit, unit.take_settled())
+        yield JournalDoubt((block.row(Status.PENDING, reason), *standing, *unit.in_doubt))
+        return
+    yield from _write(unit, (block.row(Status.FAILED, failure), *unit.take_all_undone()))
+
+
+_DEADLINE = timedelta(seconds=5)
+
+
+def _write(unit: Unit, rows: tuple[ActionRow, ...]) -> Steps[None]:
+    """Write rows of undone work durably: on the block's own connection while it is healthy, else through the journal."""
+    if not rows:
+        return
+    if not unit.joined and unit.status == TransactionStatus.IDLE:
+        transaction = (
+            statements.BEGIN,
+            *statements.journal_settings(_DEADLINE),
+            statements.insert_missing(rows),
+            statements.COMMIT,
+        )
+        try:
+            yield Run(unit.connection, transaction)
+        except psycopg.Error as error:
+            logger.info("provenance: writing on the work's connection failed: %s", type(error).__name__)
+        else:
+            return
+    yield Journal(rows)
+
+
+def _commit(block: Block, unit: Unit) -> Steps[None]:
+    row = attrs.evolve(block.row(Status.COMPLETED), fenced=True)
+    rows = (row, *unit.standing, *unit.settled)
+    try:
+        # COMMIT of an aborted transaction returns normally, with the tag ROLLBACK. It cannot be reached here: the INSERT
+        # before it, in the same trip, raises in an aborted transaction.
+        yield Run(unit.connection, (statements.insert(rows), statements.COMMIT))
+    except BaseException as error:  # noqa: BLE001 - an interruption here leaves the outcome open like any error
+        yield from _not_acknowledged(block, unit, error)
+
+
+def _fence_down(error: BaseException) -> bool:
+    """Whether the INSERT found itself in another transaction than the one the block opened."""
+    return isinstance(error, psycopg.errors.NotNullViolation) and error.diag.column_name == "id"
+
+
+def _not_acknowledged(block: Block, unit: Unit, error: BaseException) -> Steps[None]:
+    """Handle a final INSERT and COMMIT that did not both come back as done."""
+    failure = failures.describe(error)
+    if unit.status in (TransactionStatus.INTRANS, TransactionStatus.INERROR):
+        # Not committed for certain: the COMMIT was never reached.
+        try:
+            yield Run(unit.connection, (statements.ROLLBACK,))
+        except psycopg.Error:
+            logger.warning("provenance: rolling back %s failed", block.label)
+        yield from _record_failure(block, unit, failure, ended=_fence_down(error))
+        if _fence_down(error):
+            raise NotCommitted(f"{block.label}: {_ENDED}; let the block commit, or raise to roll back") from error
+        if isinstance(error, psycopg.Error) and not (error.sqlstate or "").startswith("40"):
+            raise NotCommitted(
+                f"{block.label}: the row of the action could not be written, so its work is rolled back: "
+                f"{failure.error_message}"
+            ) from error
+        # Serialization failures and deadlocks go out as they are: callers retry on them. So do interruptions.
+        raise error
+    if unit.status == TransactionStatus.IDLE and isinstance(error, psycopg.Error) and error.sqlstate is not None:
+        # The server answered COMMIT with an error: a deferred constraint, a serialization failure.
+        yield from _record_failure(block, unit, failure, ended=False)
+        raise error
+    yield from _settle(block, unit, error, failure)
+
+
+def _settle(block: Block, unit: Unit, error: BaseException, failure: Failure) -> Steps[None]:
+    """Find out what became of a COMMIT whose answer was lost. The action's row is the receipt."""
+    if unit.pooled:
+        # Before asking: an open transaction on this connection would hold the answer back.
+        yield Giveback(unit.connection, True)
+        unit.pooled = False
+    rows = (block.row(Status.FAILED, failure), *unit.take_all_undone())
+    try:
+        status = yield Settle(rows, block.ref.id)
+    except Exception as unreachable:  # noqa: BLE001 - whatever keeps the answer away, the caller gets its own error
+        logger.error(  # noqa: TRY400 - a traceback could quote the row
+            "provenance: the outcome of %s %s is not known: its COMMIT was not acknowledged (%s) and the journal cannot "
+            "be asked (%s)",
+            block.label,
+            block.ref.id,
+            failure.error_type,
+            type(unreachable).__name__,
+        )
+        error.add_note(f"provenance: whether action {block.ref.id} was committed is not known")
+        raise error from None
+    if status != Status.COMPLETED or not isinstance(error, Exception):
+        raise error
+
+
+def _leave_joined(block: Block, unit: Unit, verdict: _Verdict) -> Steps[None]:
+    assert block.savepoint is not None  # noqa: S101 - a joined block always has one
+    if verdict.failure is None:
+        closing = (
+            statements.insert((block.row(Status.COMPLETED), *unit.standing)),
+            statements.release(block.savepoint),
+            statements.set_action(unit.before),
+        )
+        try:
+            yield Run(unit.connection, closing)
+        except psycopg.Error as error:
+            failure = failures.describe(error)
+            refusal = NotCommitted(
+                f"{block.label}: the row of the action could not be written, so its work is rolled back: "
+                f"{failure.error_message}"
+            )
+            refusal.__cause__ = error
+            verdict = _Verdict(failure=failure, refusal=refusal)
+        else:
+            yield from _journal(unit.take_settled())
+            return
+    ended = (yield from _undo_savepoint(block, unit)) or unit.meddled
+    yield from _record_failure(block, unit, verdict.failure, ended=ended)
+    _raise_refusal(block, verdict, ended=ended)
+
+
+def _journal(rows: tuple[ActionRow, ...]) -> Steps[None]:
+    if rows:
+        yield Journal(rows)
+
+
+def _undo_savepoint(block: Block, unit: Unit) -> Steps[bool]:
+    """Roll back to the block's savepoint; return whether it was gone, because the body ended the transaction around it.
+
+    Rolling back takes the settings back as well: the enclosing action is the current one again.
+    """
+    assert block.savepoint is not None  # noqa: S101 - called for blocks with a savepoint only
+    if unit.status == TransactionStatus.IDLE:
+        return True
+    try:
+        yield Run(unit.connection, (statements.rollback_to(block.savepoint), statements.release(block.savepoint)))
+    except psycopg.errors.InvalidSavepointSpecification:
+        return True
+    except psycopg.Error as error:
+        # The connection is lost: the server undoes everything.
+        logger.warning("provenance: rolling back %s failed: %s", block.label, type(error).__name__)
+    return False
+
+
+def _leave_nested(block: Block, enclosing: Block, unit: Unit, verdict: _Verdict) -> Steps[None]:
+    if verdict.failure is None:
+        refusal = yield from _finish_nested(block, enclosing, unit)
+        if refusal is None:
+            return
+        verdict = _Verdict(failure=failures.describe(refusal), refusal=refusal)
+    row = block.row(Status.FAILED, verdict.failure)
+    if block.savepoint is None:
+        # Its work cannot be undone alone.
+        enclosing.doomed = f"{block.label} failed inside {enclosing.label} and has no savepoint to go back to"
+        if unit.status == TransactionStatus.INTRANS:
+            yield Run(unit.connection, (statements.set_action(enclosing.ref.id),))
+        unit.standing.append(row)
+    elif (yield from _undo_savepoint(block, unit)):
+        unit.meddle(enclosing, f"{block.label} inside {enclosing.label} ended the transaction around it")
+        unit.in_doubt.append(attrs.evolve(row, error_message=_ENDED))
+    else:
+        unit.drop_above(block.height)
+        unit.settled.append(row)
+        if unit.joined:
+            # The caller may undo its whole transaction later; these outcomes hold whatever it does.
+            yield Journal(unit.take_settled())
+    if verdict.refusal is not None:
+        raise verdict.refusal
+
+
+def _finish_nested(block: Block, enclosing: Block, unit: Unit) -> Steps[NotCommitted | None]:
+    """Note that an inner block has finished; return why it cannot count as finished, if so."""
+    ordinal = next(_ordinals)
+    closing = [statements.READ_SETTINGS, statements.set_action(enclosing.ref.id), statements.set_done(ordinal)]
+    if block.savepoint is not None:
+        closing.insert(1, statements.release(block.savepoint))
+    try:
+        settings: Settings
+        settings, *_ = yield Run(unit.connection, tuple(closing))
+    except psycopg.Error as error:
+        refusal = NotCommitted(f"{block.label}: the savepoint around the block is gone: its body ended the transaction")
+        refusal.__cause__ = error
+        return refusal
+    except BaseException as interruption:
+        # Ctrl-C or a cancelled task: whether the block counts as finished is not known, so it must not.
+        enclosing.doomed = f"{block.label} inside {enclosing.label} was interrupted at its end"
+        unit.settled.append(block.row(Status.FAILED, failures.describe(interruption)))
+        raise
+    unit.drop_undone(settings.done)
+    if settings.action_id is None:
+        # A block without savepoint notices only here that its body ended the transaction.
+        unit.meddle(enclosing, f"{block.label} inside {enclosing.label} ended the transaction around it")
+        unit.in_doubt.append(block.row(Status.PENDING, Failure(error_type=None, error_code=None, error_message=_ENDED)))
+        raise NotCommitted(f"{block.label}: {_ENDED}")
+    if settings.action_id != block.ref.id:
+        return NotCommitted(f"{block.label}: its body rolled back to a savepoint from before the block")
+    unit.standing.append(block.row(Status.COMPLETED, ordinal=ordinal))
+    return None

@@ -1,0 +1,380 @@
+"""``track_action``: the two colours of a tracked block."""
+
+from __future__ import annotations
+
+import copy
+import functools
+import inspect
+import logging
+import threading
+from collections.abc import AsyncGenerator, Awaitable, Callable, Generator, Mapping
+from types import TracebackType
+from typing import Any, ClassVar, ParamSpec, TypeVar, cast
+from uuid import UUID
+
+import psycopg
+
+from provenance import ids, recording
+from provenance.context import current_frame, innermost_action, live_frame, set_innermost_action
+from provenance.drivers import AnyConnection
+from provenance.errors import InvalidAction, MisusedAction, NotConfigured, WrongColour
+from provenance.models import Action, ActionRef
+from provenance.recording import ActionSpec, Block, Colour, Steps
+from provenance.statements.recording import Intent
+from provenance.tracking.driving import adrive, drive, shielded
+from provenance.tracking.handles import ActionHandle, AsyncTrackedAction, TrackedAction
+from provenance.tracking.hosts import AsyncHost, Host, default_host
+from provenance.values import Redactor, identifier, name, to_json
+
+logger = logging.getLogger("provenance")
+
+P = ParamSpec("P")
+R = TypeVar("R")
+T = TypeVar("T")
+
+Identifier = str | int | UUID
+
+_entry_lock = threading.Lock()
+
+
+class _Run:
+    """One entry of a block: what to put back when it is left."""
+
+    __slots__ = ("before", "block", "host")
+
+    def __init__(self, block: Block, host: Any) -> None:
+        self.block = block
+        self.host = host
+        self.before = innermost_action()
+
+    def resume(self) -> None:
+        """Make the block the innermost action here, in whatever thread, task or Context this is."""
+        self.before = innermost_action()
+        set_innermost_action(self.block)
+        self.block.owner = recording.owner_here()
+        if self.block.unit is not None:
+            self.block.unit.owner = self.block.owner
+
+    def suspend(self) -> None:
+        """Put back what was the innermost action before; by value, and only where this block still is it."""
+        if innermost_action() is self.block:
+            set_innermost_action(self.before)
+
+
+Parent = Action | ActionRef | TrackedAction | AsyncTrackedAction | UUID
+"""What ``parent=`` takes. A bare UUID has its tree looked up when the row is written; the others know it."""
+
+
+def _parent_ref(parent: Parent | None) -> ActionRef | UUID | None:
+    return parent.ref if isinstance(parent, (Action, ActionHandle)) else parent
+
+
+class track_action:
+    """Record what a block does as one row: completed only if its work committed, failed durably though it rolled back.
+
+    Use it with ``with``, ``async with``, or as a decorator of functions and generators of either colour. By default the
+    block gets a connection and a transaction of its own; inside another block of the same task and thread it becomes a
+    child in that block's transaction, with a savepoint; with ``connection=`` it joins the transaction open there.
+
+    Args:
+        action_type: what is done, at most 100 characters: ``"link_zman"``.
+        concept: the domain noun it is done to, at most 100 characters: ``"zman"``.
+        entity_type: the kind of row it is about, at most 100 characters.
+        entity_id: which one: text, int or UUID. May be set on the handle later.
+        payload: the input: anything with a JSON form. Secret-looking keys are hidden.
+        metadata: a mapping of whatever else is worth keeping.
+        user_id: who does it, instead of the request's user.
+        tenant_id: for which tenant, instead of the request's.
+        request_id: under which request, instead of the current one: a UUID or a text :func:`parse_request_id` accepts.
+        parent: which action caused it, instead of the enclosing one.
+        connection: a psycopg connection to work on. If it has a transaction open, or autocommit off, its transaction is
+            joined and never committed or rolled back here; an idle one in autocommit mode gets a transaction.
+        transaction: ``False`` for work outside Postgres: no connection is held, and the row is written at the end.
+        savepoint: ``False`` makes an inner block do without: then its failure dooms the enclosing block.
+
+    Raises:
+        InvalidAction: an argument is empty, too long or of the wrong kind.
+        InvalidRequestID: *request_id* is a text of no accepted form.
+        UnserializableValue: on entering, *payload* or *metadata* has no JSON form.
+        NotConfigured: on entering, there is no trail of this colour.
+        TrailUnavailable: on entering, the database cannot be reached.
+        SchemaNotReady: on entering, the database has not been migrated.
+        MisusedAction: on entering, this object or the connection is in use elsewhere.
+        WrongColour: on entering, the enclosing block or the connection is of the other colour.
+        NotCommitted: on leaving, the body returned normally but its work is not committed.
+    """
+
+    _host: ClassVar[Any] = None
+
+    def __init__(
+        self,
+        action_type: str,
+        *,
+        concept: str,
+        entity_type: str | None = None,
+        entity_id: Identifier | None = None,
+        payload: object = None,
+        metadata: Mapping[str, object] | None = None,
+        user_id: Identifier | None = None,
+        tenant_id: Identifier | None = None,
+        request_id: UUID | str | None = None,
+        parent: Parent | None = None,
+        connection: AnyConnection | None = None,
+        transaction: bool = True,
+        savepoint: bool = True,
+    ) -> None:
+        self._spec = ActionSpec(
+            action_type=name(action_type, "action_type"),
+            concept=name(concept, "concept"),
+            entity_type=None if entity_type is None else name(entity_type, "entity_type"),
+            entity_id=identifier(entity_id, "entity_id"),
+            user_id=identifier(user_id, "user_id"),
+            tenant_id=identifier(tenant_id, "tenant_id"),
+            request_id=ids.as_request_id(request_id),
+        )
+        if metadata is not None and not isinstance(metadata, Mapping):  # pyright: ignore[reportUnnecessaryIsInstance]
+            raise InvalidAction(f"metadata: expected a mapping, got {type(metadata).__name__}")
+        if connection is not None and not transaction:
+            raise InvalidAction("transaction=False holds no connection; leave connection= out")
+        self._payload = payload
+        self._metadata = metadata
+        self._parent = _parent_ref(parent)
+        self._connection = connection
+        self._transaction = transaction
+        self._savepoint = savepoint
+        self._intent: Intent | None = None
+        self._run: _Run | None = None
+
+    @classmethod
+    def resuming(cls, intent: Intent, connection: AnyConnection | None) -> track_action:
+        """Return a block that goes on with an action begun elsewhere; see ``Trail.resume``."""
+        block = cls(intent.action_type, concept=intent.concept, connection=connection)
+        block._intent = intent
+        return block
+
+    # -- entering and leaving, as far as both colours agree --
+
+    def _reserve(self, colour: Colour) -> _Run:
+        """Make the block, without I/O, and reserve this object for it."""
+        host = self._host or default_host(colour)
+        if host.colour is not colour:
+            raise NotConfigured(
+                f"this track_action belongs to a trail of the other colour; use `{host.colour.value}` with it"
+            )
+        if self._connection is not None and isinstance(self._connection, psycopg.Connection) != (colour is Colour.SYNC):
+            raise WrongColour(
+                f"`{colour.value}` was given a connection of the other colour; "
+                "psycopg.Connection goes with `with`, psycopg.AsyncConnection with `async with`"
+            )
+        with _entry_lock:
+            if self._run is not None:
+                raise MisusedAction(
+                    f"track_action({self._spec.action_type!r}): this object is open already; call track_action() anew "
+                    "for every block"
+                )
+            self._run = run = _Run(self.prepare(colour, host.redactor), host)
+        return run
+
+    def prepare(self, colour: Colour, redactor: Redactor) -> Block:
+        """Return the block that entering now would open; no I/O."""
+        if self._intent is not None:
+            return Block.resuming(self._intent, colour=colour, frame=live_frame())
+        frame = live_frame()
+        found = innermost_action()
+        # After its request is over, code may still run in its context: what it does is not part of that request.
+        around = found if isinstance(found, Block) and not (found.frame is not None and found.frame.closed) else None
+        enclosing = recording.enclosing_block(around, colour, self._connection) if self._transaction else None
+        nearest = enclosing or around
+        block = Block(
+            self._spec,
+            colour=colour,
+            frame=frame,
+            around=nearest,
+            parent=self._parent or (nearest.ref if nearest else frame.parent if frame else None),
+            payload=to_json(self._payload, redactor, what="payload"),
+            metadata=to_json(self._marked_metadata(), redactor, what="metadata"),
+        )
+        block.enclosing = enclosing
+        return block
+
+    def _marked_metadata(self) -> Mapping[str, object] | None:
+        frame = current_frame()
+        if frame is None or not frame.closed:
+            return self._metadata
+        return {**(self._metadata or {}), "originated_by": {"request_id": frame.request_id}}
+
+    def _enter(self, block: Block) -> Steps[None]:
+        return recording.enter(
+            block, connection=self._connection, transaction=self._transaction, savepoint=self._savepoint
+        )
+
+    def _abandon(self) -> None:
+        self._run = None
+
+    def _take(self) -> _Run:
+        run, self._run = self._run, None
+        if run is None:
+            raise MisusedAction(f"track_action({self._spec.action_type!r}): left without having been entered")
+        run.suspend()
+        return run
+
+    # -- with --
+
+    def __enter__(self) -> TrackedAction:
+        run = self._reserve(Colour.SYNC)
+        try:
+            drive(self._enter(run.block), run.host.perform)
+        except BaseException:
+            self._abandon()
+            raise
+        action = run.block.handle = TrackedAction(run.block, run.host.redactor)
+        run.resume()
+        return action
+
+    def __exit__(
+        self, exc_type: type[BaseException] | None, exc: BaseException | None, tb: TracebackType | None
+    ) -> None:
+        run = self._take()
+        try:
+            drive(recording.leave(run.block, exc), run.host.perform)
+        except Exception:
+            if exc is None:
+                raise
+            # The body's own exception goes on, whatever happened to its row.
+            logger.exception("provenance: recording the failure of %s failed", run.block.label)
+        finally:
+            run.block.open = False
+
+    # -- async with --
+
+    async def __aenter__(self) -> AsyncTrackedAction:
+        run = self._reserve(Colour.ASYNC)
+        try:
+            await adrive(self._enter(run.block), run.host.perform)
+        except BaseException:
+            self._abandon()
+            raise
+        action = run.block.handle = AsyncTrackedAction(run.block, run.host.redactor)
+        run.resume()
+        return action
+
+    async def __aexit__(
+        self, exc_type: type[BaseException] | None, exc: BaseException | None, tb: TracebackType | None
+    ) -> None:
+        run = self._take()
+        leaving = adrive(recording.leave(run.block, exc), run.host.perform)
+        try:
+            # After an exception the task may be cancelled already, and would be again at every await.
+            await (leaving if exc is None else shielded(leaving))
+        except Exception:
+            if exc is None:
+                raise
+            logger.exception("provenance: recording the failure of %s failed", run.block.label)
+        finally:
+            run.block.open = False
+
+    # -- decorator --
+
+    def _again(self) -> track_action:
+        """Return a block like this one that nobody has entered."""
+        again = copy.copy(self)
+        again._run = None
+        return again
+
+    def __call__(self, function: Callable[P, R]) -> Callable[P, R]:
+        """Track every call of *function*; of a generator function, the whole iteration."""
+        if inspect.isasyncgenfunction(function):
+            decorated: Any = self._around_async_generator(function)
+        elif inspect.iscoroutinefunction(function):
+            decorated = self._around_coroutine(function)
+        elif inspect.isgeneratorfunction(function):
+            decorated = self._around_generator(function)
+        else:
+            decorated = self._around_function(function)
+        return cast("Callable[P, R]", functools.wraps(function)(decorated))
+
+    def _around_function(self, function: Callable[..., T]) -> Callable[..., T]:
+        def tracked(*args: Any, **kwargs: Any) -> T:
+            with self._again():
+                answer = function(*args, **kwargs)
+                if inspect.isawaitable(answer):
+                    if inspect.iscoroutine(answer):
+                        answer.close()
+                    raise WrongColour(
+                        f"{getattr(function, '__qualname__', 'the function')} returned an awaitable, whose work would "
+                        "run after the action has ended; decorate an `async def` function instead"
+                    )
+                return answer
+
+        return tracked
+
+    def _around_coroutine(self, function: Callable[..., Awaitable[T]]) -> Callable[..., Awaitable[T]]:
+        async def tracked(*args: Any, **kwargs: Any) -> T:
+            async with self._again():
+                return await function(*args, **kwargs)
+
+        return tracked
+
+    def _around_generator(self, function: Callable[..., Generator[T, Any, Any]]) -> Callable[..., Any]:
+        def tracked(*args: Any, **kwargs: Any) -> Generator[T, Any, Any]:
+            with (block := self._again()):
+                inner = function(*args, **kwargs)
+                resume: Callable[[], T] = functools.partial(next, inner)
+                while True:
+                    try:
+                        item = resume()
+                    except StopIteration as stop:
+                        return stop.value
+                    # Between two items the consumer runs, and what it does is not part of this action.
+                    run = block._suspended()
+                    try:
+                        sent = yield item
+                    except GeneratorExit:
+                        run.resume()
+                        inner.close()
+                        raise
+                    except BaseException as error:  # noqa: BLE001 - thrown in by the consumer, for the generator to handle
+                        run.resume()
+                        resume = functools.partial(inner.throw, error)
+                    else:
+                        run.resume()
+                        resume = functools.partial(inner.send, sent)
+
+        return tracked
+
+    def _around_async_generator(self, function: Callable[..., AsyncGenerator[T, Any]]) -> Callable[..., Any]:
+        async def tracked(*args: Any, **kwargs: Any) -> AsyncGenerator[T, Any]:
+            async with (block := self._again()):
+                inner = function(*args, **kwargs)
+                resume: Callable[[], Awaitable[T]] = inner.__anext__
+                while True:
+                    try:
+                        item = await resume()
+                    except StopAsyncIteration:
+                        return
+                    run = block._suspended()
+                    try:
+                        sent = yield item
+                    except GeneratorExit:
+                        run.resume()
+                        await inner.aclose()
+                        raise
+                    except BaseException as error:  # noqa: BLE001 - thrown in by the consumer, for the generator to handle
+                        run.resume()
+                        resume = functools.partial(inner.athrow, error)
+                    else:
+                        run.resume()
+                        resume = functools.partial(inner.asend, sent)
+
+        return tracked
+
+    def _suspended(self) -> _Run:
+        run = self._run
+        assert run is not None  # noqa: S101 - called inside the block only
+        run.suspend()
+        return run
+
+
+def bound(host: Host | AsyncHost) -> type[track_action]:
+    """Return a ``track_action`` that records into *host* instead of the default trail."""
+    return type("track_action", (track_action,), {"_host": host, "__doc__": track_action.__doc__})

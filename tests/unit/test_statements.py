@@ -1,0 +1,506 @@
+"""Statements as values: their text, their parameters, and what their rows mean. No database."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Mapping
+from datetime import UTC, datetime, timedelta, timezone
+from typing import Any
+from uuid import UUID
+
+import attrs
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from psycopg import IsolationLevel, sql
+
+from provenance import ids
+from provenance.models import Status
+from provenance.statements import Statement, command, reading, recording
+from provenance.statements.reading import Filter
+from provenance.statements.recording import ActionRow, Intent, Settings
+from tests.strategies import unhurried
+
+ID = UUID("01890000-0000-7000-8000-000000000001")
+ROOT = UUID("01890000-0000-7000-8000-000000000002")
+PARENT = UUID("01890000-0000-7000-8000-000000000003")
+REQUEST = UUID("01890000-0000-7000-8000-000000000004")
+AT = datetime(2026, 3, 1, 12, 30, 15, 250_000, tzinfo=UTC)
+
+
+def text(statement: Statement[Any]) -> str:
+    """Return the statement's SQL."""
+    query = statement.query
+    return query.as_string(None) if isinstance(query, sql.Composed) else query
+
+
+def params(statement: Statement[Any]) -> Mapping[str, object]:
+    """Return the statement's parameters, which it must have."""
+    assert statement.params is not None
+    return statement.params
+
+
+def action_row(**changed: Any) -> ActionRow:
+    """Return a row with every optional column empty."""
+    empty = {
+        "root_id": ID,
+        "parent_action_id": None,
+        "action_type": "t",
+        "concept": "c",
+        "status": "completed",
+        "tenant_id": "",
+        "user_id": None,
+        "request_id": None,
+        "correlation_id": None,
+        "entity_type": None,
+        "entity_id": None,
+        "payload": None,
+        "result": None,
+        "metadata": None,
+        "error_type": None,
+        "error_code": None,
+        "error_message": None,
+        "started_at": AT.isoformat(),
+        "completed_at": AT.isoformat(),
+        "duration_ms": 1.5,
+    }
+    return ActionRow(id=ID, **{**empty, **changed})
+
+
+# --- Transaction control ---------------------------------------------------------------------------------------------
+
+
+def test_a_command_has_no_parameters_and_no_answer() -> None:
+    """What needs no answer can be sent together with other commands."""
+    statement = command("BEGIN")
+    assert (text(statement), statement.params, statement.decode([("ignored",)])) == ("BEGIN", None, None)
+
+
+@pytest.mark.parametrize(
+    ("isolation", "read_only", "deferrable", "expected"),
+    [
+        (None, None, None, "BEGIN"),
+        (IsolationLevel.READ_UNCOMMITTED, None, None, "BEGIN ISOLATION LEVEL READ UNCOMMITTED"),
+        (IsolationLevel.READ_COMMITTED, None, None, "BEGIN ISOLATION LEVEL READ COMMITTED"),
+        (IsolationLevel.REPEATABLE_READ, True, None, "BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY"),
+        (IsolationLevel.SERIALIZABLE, False, True, "BEGIN ISOLATION LEVEL SERIALIZABLE READ WRITE DEFERRABLE"),
+        (None, None, False, "BEGIN NOT DEFERRABLE"),
+    ],
+)
+def test_begin_says_what_the_connection_says(
+    isolation: IsolationLevel | None, read_only: bool | None, deferrable: bool | None, expected: str
+) -> None:
+    """Every attribute that is set is spelled out, and what is not set is left to the server."""
+    assert text(recording.begin(isolation, read_only, deferrable)) == expected
+
+
+def test_settings_end_with_the_transaction() -> None:
+    """The current action is set with SET LOCAL, and cleared by the empty text."""
+    assert text(recording.set_action(ID)) == f'SET LOCAL "provenance"."action_id" = \'{ID}\''
+    assert text(recording.set_action(None)) == 'SET LOCAL "provenance"."action_id" = \'\''
+    assert text(recording.set_done(12)) == 'SET LOCAL "provenance"."done" = \'12\''
+
+
+def test_savepoint_names_are_quoted() -> None:
+    """A name cannot end the command it is in."""
+    assert text(recording.savepoint('a"; DROP')) == 'SAVEPOINT "a""; DROP"'
+    assert text(recording.release("a b")) == 'RELEASE SAVEPOINT "a b"'
+    assert text(recording.rollback_to("a")) == 'ROLLBACK TO SAVEPOINT "a"'
+
+
+@pytest.mark.parametrize(
+    ("row", "expected"),
+    [
+        ((None, None), Settings(action_id=None, done=0)),
+        (("", ""), Settings(action_id=None, done=0)),
+        ((str(ID), "7"), Settings(action_id=ID, done=7)),
+    ],
+)
+def test_settings_that_are_not_set_are_none_and_zero(row: tuple[str | None, str | None], expected: Settings) -> None:
+    """A setting nobody has made is null; one that has been reset is the empty text."""
+    assert recording.READ_SETTINGS.decode([row]) == expected
+
+
+@pytest.mark.parametrize(
+    ("timeout", "milliseconds"), [(timedelta(seconds=5), 5000), (timedelta(microseconds=1), 1), (timedelta(0), 1)]
+)
+def test_the_journal_never_waits_without_end(timeout: timedelta, milliseconds: int) -> None:
+    """A timeout of 0 ms would mean none at all to the server."""
+    assert [text(statement) for statement in recording.journal_settings(timeout)] == [
+        "SET LOCAL synchronous_commit = on",
+        f"SET LOCAL lock_timeout = '{milliseconds}ms'",
+        f"SET LOCAL statement_timeout = '{milliseconds}ms'",
+    ]
+
+
+# --- Rows on their way in --------------------------------------------------------------------------------------------
+
+
+def test_what_a_row_does_not_have_is_left_out() -> None:
+    """An absent key reads as null, and costs nothing."""
+    assert json.loads(recording.row_json(action_row())) == {
+        "id": str(ID),
+        "root_id": str(ID),
+        "action_type": "t",
+        "concept": "c",
+        "status": "completed",
+        "tenant_id": "",
+        "started_at": "2026-03-01T12:30:15.250000+00:00",
+        "completed_at": "2026-03-01T12:30:15.250000+00:00",
+        "duration_ms": 1.5,
+    }
+
+
+def test_bodies_go_in_as_the_json_they_are() -> None:
+    """A body is not quoted again, and a text that looks like JSON stays a text."""
+    row = action_row(
+        payload='{"a": [1, null]}', result="null", metadata="[]", error_message="{}", ordinal=3, fenced=True
+    )
+    found = json.loads(recording.row_json(row))
+    wanted = ("payload", "result", "metadata", "error_message", "ordinal", "fenced")
+    assert [found[key] for key in wanted] == [{"a": [1, None]}, None, [], "{}", 3, True]
+
+
+@unhurried
+@given(st.text(), st.text(), st.none() | st.text(), st.floats(0, 1e12), st.uuids())
+def test_a_row_survives_the_trip_through_json(
+    action_type: str, tenant: str, user: str | None, duration: float, request: UUID
+) -> None:
+    """Quotes, control characters and every script arrive as they were; the JSON itself is ASCII."""
+    row = action_row(action_type=action_type, tenant_id=tenant, user_id=user, duration_ms=duration, request_id=request)
+    found = recording.row_json(row)
+    assert found.isascii()
+    assert {
+        key: json.loads(found).get(key) for key in ("action_type", "tenant_id", "user_id", "duration_ms", "request_id")
+    } == {
+        "action_type": action_type,
+        "tenant_id": tenant,
+        "user_id": user,
+        "duration_ms": duration,
+        "request_id": str(request),
+    }
+
+
+def test_rows_are_one_parameter() -> None:
+    """However many rows there are, the statement is the same text, so that it can stay prepared."""
+    one, two = recording.insert([action_row()]), recording.insert([action_row(), action_row(status="failed")])
+    assert text(one) == text(two)
+    assert [row["status"] for row in json.loads(str(params(two)["rows"]))] == ["completed", "failed"]
+    assert list(params(one)) == ["rows"]
+
+
+def test_only_work_and_row_together_insert_without_a_way_out() -> None:
+    """The row of committed work must conflict; what is written afterwards must not."""
+    assert "ON CONFLICT" not in text(recording.insert([action_row()]))
+    assert text(recording.insert_missing([action_row()])).endswith("\nON CONFLICT DO NOTHING")
+    assert text(recording.insert_doubt([action_row()])).endswith("\nON CONFLICT DO NOTHING")
+    assert "provenance.action_intents" in text(recording.insert_doubt([action_row()]))
+
+
+def test_every_column_of_a_row_is_inserted() -> None:
+    """A field that is added to the row and forgotten in the statement would be lost without a word."""
+    fields = {field.name for field in attrs.fields(ActionRow)}
+    statement = text(recording.insert([]))
+    columns = set(re.split(r",\s*", re.search(r"\(([^)]*)\)\s*SELECT", statement)[1].strip()))  # type: ignore[index]
+    assert fields - columns == {"ordinal", "fenced"}
+    assert columns - fields == set()
+    assert {name for name in fields if re.search(rf"\br\.{name}\b", statement)} == fields
+
+
+# --- Questions and answers -------------------------------------------------------------------------------------------
+
+
+def test_the_outcome_of_an_action_is_a_status_or_none() -> None:
+    """The function answers one row with one column."""
+    statement = recording.outcome(ID)
+    assert (text(statement), params(statement)) == ("SELECT provenance.outcome(%(id)s)", {"id": ID})
+    assert (statement.decode([("failed",)]), statement.decode([(None,)])) == ("failed", None)
+
+
+def test_the_schema_version_is_a_number() -> None:
+    """The answer of the server decides whether the trail can be written."""
+    assert recording.SCHEMA_VERSION.decode([(1,)]) == 1
+
+
+def test_a_pending_action_that_is_none() -> None:
+    """The function answers null when the action is not pending."""
+    assert recording.pending_action(ID).decode([(None,)]) is None
+
+
+def test_a_pending_action_with_everything() -> None:
+    """What was begun comes back with its types; the moment it began is in UTC whatever the server's time zone."""
+    found: dict[str, Any] = {
+        "id": str(ID),
+        "root_id": str(ROOT),
+        "parent_action_id": str(PARENT),
+        "action_type": "approve",
+        "concept": "order",
+        "tenant_id": "t",
+        "user_id": "u",
+        "request_id": str(REQUEST),
+        "correlation_id": "c",
+        "entity_type": "order",
+        "entity_id": "7",
+        "payload": {"a": 1},
+        "metadata": [],
+        "started_at": "2026-03-01T18:00:15.25+05:30",
+        "expires_at": "infinity",
+        "worker": None,
+    }
+    expected = Intent(
+        id=ID,
+        root_id=ROOT,
+        parent_action_id=PARENT,
+        action_type="approve",
+        concept="order",
+        tenant_id="t",
+        user_id="u",
+        request_id=REQUEST,
+        correlation_id="c",
+        entity_type="order",
+        entity_id="7",
+        payload='{"a": 1}',
+        metadata="[]",
+        started_at=AT,
+    )
+    statement = recording.pending_action(ID)
+    intent = statement.decode([(found,)])
+    assert intent == expected
+    assert intent is not None
+    assert intent.started_at.tzinfo is UTC
+    bare = {**found, "parent_action_id": None, "request_id": None, "payload": None, "metadata": None}
+    assert statement.decode([(bare,)]) == attrs.evolve(
+        expected, parent_action_id=None, request_id=None, payload=None, metadata=None
+    )
+
+
+def test_beginning_and_completing_name_every_argument() -> None:
+    """The SQL functions are called with named arguments, so that a later one may gain a parameter."""
+    begin = recording.begin_action(action_row(payload="{}"), timedelta(hours=2))
+    named = set(re.findall(r"(\w+) => %\(\1\)s", text(begin)))
+    assert named == {
+        "action_type",
+        "concept",
+        "user_id",
+        "tenant_id",
+        "request_id",
+        "parent_action_id",
+        "entity_type",
+        "entity_id",
+        "payload",
+        "metadata",
+        "expires_in",
+        "correlation_id",
+        "id",
+        "started_at",
+        "root_id",
+    }
+    assert {key: params(begin)[key] for key in ("id", "payload", "expires_in")} == {
+        "id": ID,
+        "payload": "{}",
+        "expires_in": timedelta(hours=2),
+    }
+    complete = recording.complete_action(ID, status="failed", result=None, error_message="m", error_code="22012")
+    assert params(complete) == {
+        "id": ID,
+        "status": "failed",
+        "result": None,
+        "error_message": "m",
+        "error_type": None,
+        "error_code": "22012",
+    }
+    forget = recording.forget_intent(ID)
+    assert (text(forget), params(forget)) == ("SELECT provenance.forget_intent(%(id)s)", {"id": ID})
+
+
+# --- Reading ---------------------------------------------------------------------------------------------------------
+
+
+def row(**changed: Any) -> tuple[Any, ...]:
+    """Return an action as the database answers it."""
+    elsewhere = timezone(timedelta(hours=5, minutes=30))
+    columns: dict[str, Any] = {
+        "id": ID,
+        "root_id": ROOT,
+        "parent_action_id": PARENT,
+        "action_type": "t",
+        "concept": "c",
+        "status": "failed",
+        "tenant_id": "tenant",
+        "user_id": "user",
+        "request_id": REQUEST,
+        "correlation_id": "correlation",
+        "entity_type": "e",
+        "entity_id": "7",
+        "payload": '{"a": 1}',
+        "result": None,
+        "metadata": "[]",
+        "error_type": "ValueError",
+        "error_code": "22012",
+        "error_message": "no",
+        "started_at": AT.astimezone(elsewhere),
+        "completed_at": (AT + timedelta(seconds=1)).astimezone(elsewhere),
+        "duration_ms": 1000.5,
+        "recorded_at": (AT + timedelta(seconds=2)).astimezone(elsewhere),
+    }
+    return tuple({**columns, **changed}.values())
+
+
+def test_an_action_is_decoded_column_by_column() -> None:
+    """Every column lands in its field, bodies are parsed and times are UTC."""
+    found = reading.get(ID).decode([row()])
+    assert found is not None
+    assert attrs.asdict(found) == {
+        "id": ID,
+        "root_id": ROOT,
+        "parent_action_id": PARENT,
+        "action_type": "t",
+        "concept": "c",
+        "status": Status.FAILED,
+        "tenant_id": "tenant",
+        "user_id": "user",
+        "request_id": REQUEST,
+        "correlation_id": "correlation",
+        "entity_type": "e",
+        "entity_id": "7",
+        "payload": {"a": 1},
+        "result": None,
+        "metadata": [],
+        "error_type": "ValueError",
+        "error_code": "22012",
+        "error_message": "no",
+        "started_at": AT,
+        "completed_at": AT + timedelta(seconds=1),
+        "duration_ms": 1000.5,
+        "recorded_at": AT + timedelta(seconds=2),
+    }
+    assert [time.tzinfo for time in (found.started_at, found.completed_at, found.recorded_at) if time] == [UTC] * 3
+
+
+def test_a_pending_action_has_no_end() -> None:
+    """What has not ended yet has no time of its end and no duration."""
+    found = reading.get(ID).decode([row(status="pending", completed_at=None, duration_ms=None)])
+    assert found is not None
+    assert (found.status, found.completed_at, found.duration_ms) == (Status.PENDING, None, None)
+
+
+@pytest.mark.parametrize("body", ["1" * 5_000, "[" * 100_000 + "]" * 100_000])
+def test_a_body_that_python_cannot_parse_hides_nothing_else(body: str) -> None:
+    """Postgres stores numbers and depths that the parser of Python refuses; the action is still shown."""
+    found = reading.get(ID).decode([row(payload=body)])
+    assert found is not None
+    assert (found.id, found.payload, found.metadata) == (ID, {"$unreadable": "value"}, [])
+
+
+def test_nothing_found() -> None:
+    """No rows are ``None``, an empty list, an empty page."""
+    assert reading.get(ID).decode([]) is None
+    assert reading.by_request(REQUEST, limit=1).decode([]) == []
+    assert reading.chain(ID, max_depth=1).decode([]) == []
+    assert reading.ancestors(ID, max_depth=1).decode([]) == []
+    assert reading.tree(ID).decode([]) is None
+    page = reading.search(Filter(), before=None, limit=1).decode([])
+    assert (page.items, page.next, len(page), list(page)) == ((), None, 0, [])
+
+
+def test_a_chain_carries_its_depths() -> None:
+    """The last column of a step is its distance."""
+    links = reading.chain(ID, max_depth=5).decode([(*row(), 0), (*row(id=PARENT), 1)])
+    assert [(link.action.id, link.depth) for link in links] == [(ID, 0), (PARENT, 1)]
+
+
+@pytest.mark.parametrize("limit", [0, -1, 1_001])
+def test_a_page_has_a_size(limit: int) -> None:
+    """Neither an empty page nor an unbounded one can be asked for."""
+    with pytest.raises(
+        ValueError, match=rf"^limit: expected 1 to 1000, got {limit}; use before= to get the next page$"
+    ):
+        reading.search(Filter(), before=None, limit=limit)
+    with pytest.raises(ValueError, match=r"^limit: expected 1 to 1000"):
+        reading.by_request(REQUEST, limit=limit)
+
+
+@pytest.mark.parametrize("depth", [-1, 101])
+def test_a_chain_has_a_depth(depth: int) -> None:
+    """How far a chain is followed is capped in both directions."""
+    for statement in (reading.chain, reading.ancestors):
+        with pytest.raises(ValueError, match=rf"^max_depth: expected 0 to 100, got {depth}$"):
+            statement(ID, max_depth=depth)
+
+
+def test_one_row_more_than_a_page_tells_that_there_is_another() -> None:
+    """The extra row is not shown; the next page begins below the last one shown."""
+    statement = reading.search(Filter(), before=None, limit=2)
+    assert params(statement)["limit"] == 3
+    rows = [row(id=UUID(int=number)) for number in (9, 8, 7)]
+    full = statement.decode(rows)
+    assert ([action.id.int for action in full], full.next) == ([9, 8], UUID(int=8))
+    last = statement.decode(rows[:2])
+    assert ([action.id.int for action in last], last.next) == ([9, 8], None)
+
+
+def test_a_range_of_time_is_a_range_of_ids() -> None:
+    """Both bounds are always there: without the upper one the default partition would be in every plan."""
+    until = AT + timedelta(days=1)
+    bounded = params(reading.search(Filter(since=AT, until=until), before=ID, limit=1))
+    assert (bounded["first"], bounded["last"], bounded["before"]) == (ids.floor_id(AT), ids.floor_id(until), ID)
+    earliest = datetime.now(UTC)
+    unbounded = params(reading.search(Filter(), before=None, limit=1))
+    latest = datetime.now(UTC)
+    assert unbounded["first"] == UUID(int=0)
+    day = timedelta(days=1)
+    last = unbounded["last"]
+    assert isinstance(last, UUID)
+    assert ids.floor_id(earliest + day) <= last <= ids.floor_id(latest + day)
+
+
+def test_a_naive_time_is_refused() -> None:
+    """A time without a zone would silently mean another moment."""
+    with pytest.raises(ValueError, match="naive"):
+        reading.search(Filter(since=AT.replace(tzinfo=None)), before=None, limit=1)
+    with pytest.raises(ValueError, match="naive"):
+        reading.search(Filter(until=AT.replace(tzinfo=None)), before=None, limit=1)
+
+
+FILTERS: dict[str, Any] = {
+    "action_type": "a",
+    "concept": "c",
+    "user_id": "u",
+    "tenant_id": "t",
+    "request_id": REQUEST,
+    "correlation_id": "x",
+    "entity_type": "e",
+    "entity_id": "7",
+    "status": Status.FAILED,
+}
+
+
+def test_every_filter_is_a_condition() -> None:
+    """A filter that is forgotten in the statement would find too much."""
+    assert FILTERS.keys() | {"since", "until"} == {field.name for field in attrs.fields(Filter)}
+    for name, value in FILTERS.items():
+        statement = reading.search(Filter(**{name: value}), before=None, limit=1)
+        assert re.search(rf' AND ("a"\."{name}"|a\.{name}) = %\({name}\)s', text(statement)), name
+        assert params(statement)[name] == value
+        assert not (FILTERS.keys() - {name}) & params(statement).keys()
+
+
+def test_a_tenant_is_looked_for_in_its_index() -> None:
+    """The index leaves out rows of no tenant, and the condition that says so must be in the text."""
+    assert "a.tenant_id <> ''" in text(reading.search(Filter(tenant_id="t"), before=None, limit=1))
+    assert "a.tenant_id <> ''" not in text(reading.search(Filter(tenant_id=""), before=None, limit=1))
+
+
+def test_reading_names_nothing_but_the_view() -> None:
+    """Pending actions are in every answer, and no search_path has a say in it."""
+    for statement in (
+        reading.get(ID),
+        reading.by_request(REQUEST, limit=1),
+        reading.chain(ID, max_depth=1),
+        reading.ancestors(ID, max_depth=1),
+        reading.tree(ID),
+        reading.search(Filter(**FILTERS), before=ID, limit=1),
+    ):
+        sources = set(re.findall(r"(?:FROM|JOIN)\s+(?!LATERAL)([\w.]+)", text(statement)))
+        assert sources - {"down", "up"} == {"provenance.action_log"}
