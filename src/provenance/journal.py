@@ -87,6 +87,8 @@ class Journal:
     @staticmethod
     def _configure(connection: drivers.SyncConnection) -> None:
         connection.autocommit = True
+        # Nothing here runs often enough to gain from it, and behind an old transaction pooler it fails.
+        connection.prepare_threshold = None
 
     def run(self, *work: Statement[Any]) -> list[Any]:
         """Run statements in one durable transaction of their own and return their answers.
@@ -160,6 +162,7 @@ class AsyncJournal:
     @staticmethod
     async def _configure(connection: drivers.AsyncConnection) -> None:
         await connection.set_autocommit(True)
+        connection.prepare_threshold = None
 
     async def run(self, *work: Statement[Any]) -> list[Any]:
         """Run statements in one durable transaction of their own and return their answers; see :meth:`Journal.run`."""

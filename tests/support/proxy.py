@@ -7,6 +7,7 @@ import socket
 import struct
 import threading
 from collections.abc import Callable
+from contextlib import suppress
 from types import TracebackType
 from typing import Self
 
@@ -26,10 +27,8 @@ class Line:
     def cut(self) -> None:
         """Close both ends at once."""
         for end in (self.client, self.server):
-            try:
+            with suppress(OSError):
                 end.shutdown(socket.SHUT_RDWR)
-            except OSError:
-                pass
             end.close()
 
     def messages(self, data: bytes) -> list[tuple[bytes, bytes]]:

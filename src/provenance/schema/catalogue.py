@@ -8,75 +8,110 @@ was added.
 from __future__ import annotations
 
 import json
+import re
 import sys
 from importlib.resources import files
 from typing import Any, LiteralString
 
 import attrs
 import psycopg
-from psycopg.rows import scalar_row
+from psycopg.rows import tuple_row
 
 Connection = psycopg.Connection[Any]
 Catalogue = dict[str, dict[str, str]]
 """Kind of object → its name → its definition."""
 
-# Monthly partitions come and go; they are checked against their parent instead of being listed.
-_MONTHLY = r"^actions_\d{4}_\d{2}$"
+# Monthly partitions come and go. Each must be what the default partition is.
+_MONTHLY = re.compile(r"actions_\d{4}_\d{2}")
+_MODEL = "actions_default"
 
 _QUERIES: dict[str, LiteralString] = {
-    "table": """
-        SELECT c.relname, c.relkind::text || COALESCE(' partitioned by ' || pg_get_partkeydef(c.oid), '')
-            || COALESCE(' with ' || array_to_string(c.reloptions, ','), '')
-          FROM pg_class c WHERE c.relnamespace = to_regnamespace('provenance') AND c.relkind IN ('r', 'p', 'v')
-           AND c.relname !~ %(monthly)s""",
+    # An object of another owner than the schema's could be changed by somebody who was given the schema to use.
+    "relation": r"""
+        SELECT c.relname,
+               CASE c.relkind WHEN 'r' THEN 'table' WHEN 'p' THEN 'partitioned table' WHEN 'v' THEN 'view'
+                    WHEN 'm' THEN 'materialized view' WHEN 'f' THEN 'foreign table' WHEN 'S' THEN 'sequence' END
+               || CASE c.relpersistence WHEN 'u' THEN ' unlogged' ELSE '' END
+               || COALESCE(' by ' || pg_get_partkeydef(c.oid), '')
+               || COALESCE(' of ' || (SELECT string_agg(h.inhparent::regclass::text, ', ')
+                                        FROM pg_inherits h WHERE h.inhrelid = c.oid), '')
+               || COALESCE(' with ' || array_to_string(c.reloptions, ','), '')
+               || CASE WHEN c.relrowsecurity THEN ' row level security' ELSE '' END
+               || CASE WHEN c.relforcerowsecurity THEN ' forced' ELSE '' END
+               || CASE WHEN c.relowner <> n.nspowner THEN ' owned by ' || c.relowner::regrole::text ELSE '' END
+               -- Servers differ in layout and in where they repeat the one-letter names of the tables.
+               || CASE WHEN c.relkind IN ('v', 'm')
+                       THEN ' as ' || md5(regexp_replace(pg_get_viewdef(c.oid), '\s|\m[a-z]\.', '', 'g')) ELSE '' END
+          FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace
+         WHERE n.nspname = 'provenance' AND c.relkind IN ('r', 'p', 'v', 'm', 'f', 'S')""",
     "column": """
         SELECT c.relname || '.' || a.attname, format_type(a.atttypid, a.atttypmod)
             || CASE WHEN a.attnotnull THEN ' not null' ELSE '' END
             || COALESCE(' default ' || pg_get_expr(d.adbin, d.adrelid), '')
           FROM pg_class c JOIN pg_attribute a ON a.attrelid = c.oid AND a.attnum > 0 AND NOT a.attisdropped
           LEFT JOIN pg_attrdef d ON d.adrelid = c.oid AND d.adnum = a.attnum
-         WHERE c.relnamespace = to_regnamespace('provenance') AND c.relkind IN ('r', 'p', 'v')
-           AND c.relname !~ %(monthly)s""",
+         WHERE c.relnamespace = to_regnamespace('provenance') AND c.relkind IN ('r', 'p', 'v')""",
     "constraint": """
         SELECT c.relname || '.' || k.conname, pg_get_constraintdef(k.oid)
           FROM pg_constraint k JOIN pg_class c ON c.oid = k.conrelid
-         WHERE c.relnamespace = to_regnamespace('provenance') AND c.relname !~ %(monthly)s AND k.contype <> 'n'""",
+         WHERE c.relnamespace = to_regnamespace('provenance') AND k.contype <> 'n'""",
     "index": """
         SELECT i.relname, pg_get_indexdef(i.oid) || CASE WHEN x.indisvalid THEN '' ELSE ' INVALID' END
           FROM pg_index x JOIN pg_class i ON i.oid = x.indexrelid JOIN pg_class c ON c.oid = x.indrelid
-         WHERE c.relnamespace = to_regnamespace('provenance') AND c.relname !~ %(monthly)s""",
+         WHERE c.relnamespace = to_regnamespace('provenance')""",
     "trigger": """
         SELECT c.relname || '.' || t.tgname, pg_get_triggerdef(t.oid) || ' enabled ' || t.tgenabled::text
           FROM pg_trigger t JOIN pg_class c ON c.oid = t.tgrelid
-         WHERE c.relnamespace = to_regnamespace('provenance') AND NOT t.tgisinternal AND c.relname !~ %(monthly)s""",
+         WHERE c.relnamespace = to_regnamespace('provenance') AND NOT t.tgisinternal""",
+    "rule": """
+        SELECT c.relname || '.' || r.rulename, pg_get_ruledef(r.oid)
+          FROM pg_rewrite r JOIN pg_class c ON c.oid = r.ev_class
+         WHERE c.relnamespace = to_regnamespace('provenance') AND r.rulename <> '_RETURN'""",
+    "policy": """
+        SELECT c.relname || '.' || p.polname, COALESCE(pg_get_expr(p.polqual, p.polrelid), 'true')
+            || COALESCE(' check ' || pg_get_expr(p.polwithcheck, p.polrelid), '')
+          FROM pg_policy p JOIN pg_class c ON c.oid = p.polrelid
+         WHERE c.relnamespace = to_regnamespace('provenance')""",
     "function": """
         SELECT p.proname || '(' || pg_get_function_identity_arguments(p.oid) || ')',
-               l.lanname || ' ' || p.provolatile::text || CASE WHEN p.prosecdef THEN ' security definer' ELSE '' END
-               || ' returns ' || pg_get_function_result(p.oid)
-               || COALESCE(' set ' || array_to_string(p.proconfig, ';'), '') || ' body ' || md5(p.prosrc)
-          FROM pg_proc p JOIN pg_language l ON l.oid = p.prolang
-         WHERE p.pronamespace = to_regnamespace('provenance')""",
-    # What everybody may do: nothing. Grants to named roles are the operator's choice, except rights to change the past.
+               l.lanname || ' ' || p.provolatile::text || ' parallel ' || p.proparallel::text
+               || CASE WHEN p.proisstrict THEN ' strict' ELSE '' END
+               || CASE WHEN p.prosecdef THEN ' security definer' ELSE '' END
+               || COALESCE(' returns ' || pg_get_function_result(p.oid), '')
+               || COALESCE(' set ' || array_to_string(p.proconfig, ';'), '')
+               || CASE WHEN p.proowner <> n.nspowner THEN ' owned by ' || p.proowner::regrole::text ELSE '' END
+               || ' arguments ' || md5(pg_get_function_arguments(p.oid))
+               || ' body ' || md5(COALESCE(pg_get_function_sqlbody(p.oid), p.prosrc))
+          FROM pg_proc p JOIN pg_language l ON l.oid = p.prolang JOIN pg_namespace n ON n.oid = p.pronamespace
+         WHERE n.nspname = 'provenance'""",
+    # What everybody may do: nothing. Grants to named roles are the operator's choice, except rights to change the past: to
+    # alter or remove rows, to say oneself when, in what transaction and by whom a row was written, or to add objects.
     "grant": """
-        SELECT 'PUBLIC on ' || p.proname, 'EXECUTE'
-          FROM pg_proc p CROSS JOIN aclexplode(COALESCE(p.proacl, acldefault('f', p.proowner))) g
-         WHERE p.pronamespace = to_regnamespace('provenance') AND g.grantee = 0
-        UNION ALL
-        SELECT CASE WHEN g.grantee = 0 THEN 'PUBLIC' ELSE g.grantee::regrole::text END || ' on ' || c.relname,
-               string_agg(g.privilege_type, ', ' ORDER BY g.privilege_type)
-          FROM pg_class c CROSS JOIN aclexplode(c.relacl) g
-         WHERE c.relnamespace = to_regnamespace('provenance') AND g.grantee <> c.relowner
-           AND (g.grantee = 0 OR g.privilege_type IN ('UPDATE', 'DELETE', 'TRUNCATE', 'TRIGGER'))
+        WITH granted (grantee, owner, object, privilege, column_name) AS (
+            SELECT g.grantee, n.nspowner, 'schema provenance', g.privilege_type, NULL
+              FROM pg_namespace n CROSS JOIN aclexplode(n.nspacl) g
+             WHERE n.nspname = 'provenance'
+            UNION ALL
+            SELECT g.grantee, p.proowner, p.oid::regprocedure::text, g.privilege_type, NULL
+              FROM pg_proc p CROSS JOIN aclexplode(COALESCE(p.proacl, acldefault('f', p.proowner))) g
+             WHERE p.pronamespace = to_regnamespace('provenance')
+            UNION ALL
+            SELECT g.grantee, c.relowner, c.relname, g.privilege_type, NULL
+              FROM pg_class c CROSS JOIN aclexplode(c.relacl) g
+             WHERE c.relnamespace = to_regnamespace('provenance')
+            UNION ALL
+            SELECT g.grantee, c.relowner, c.relname || '.' || a.attname, g.privilege_type, a.attname
+              FROM pg_class c JOIN pg_attribute a ON a.attrelid = c.oid CROSS JOIN aclexplode(a.attacl) g
+             WHERE c.relnamespace = to_regnamespace('provenance'))
+        SELECT CASE WHEN grantee = 0 THEN 'PUBLIC' ELSE grantee::regrole::text END || ' on ' || object,
+               string_agg(privilege, ', ' ORDER BY privilege)
+          FROM granted
+         WHERE grantee <> owner
+           AND (grantee = 0
+                OR privilege IN ('CREATE', 'UPDATE', 'DELETE', 'TRUNCATE', 'TRIGGER')
+                OR privilege = 'INSERT' AND COALESCE(column_name IN ('recorded_at', 'xid', 'db_user'), true))
          GROUP BY 1""",
 }
-
-_PARTITIONS: LiteralString = """
-    SELECT c.relname
-      FROM pg_class c
-     WHERE c.relnamespace = to_regnamespace('provenance') AND c.relname ~ %(monthly)s
-       AND 2 <> (SELECT count(*) FROM pg_trigger t
-                  WHERE t.tgrelid = c.oid AND t.tgenabled = 'A' AND t.tgname IN ('refuse_change', 'refuse_truncate'))
-     ORDER BY c.relname"""
 
 
 @attrs.frozen(kw_only=True)
@@ -97,46 +132,62 @@ class Difference:
 
 
 def read_catalogue(connection: Connection) -> Catalogue:
-    """Return the definitions of everything in the schema ``provenance``, except monthly partitions."""
+    """Return the definitions of everything in the schema ``provenance``."""
     found: Catalogue = {}
-    with connection.transaction(), connection.cursor() as cursor:
-        # Definitions are printed relative to the search_path; an empty one makes them all qualified.
-        cursor.execute("SET LOCAL search_path = ''")
+    # Rolled back, so that the settings do not outlive this in a transaction of the caller's.
+    with connection.transaction(force_rollback=True), connection.cursor(row_factory=tuple_row) as cursor:
+        # Definitions are printed relative to these. With an empty search_path all names come out qualified.
+        cursor.execute("SET LOCAL search_path = ''; SET LOCAL timezone = 'UTC'; SET LOCAL datestyle = 'ISO'")
         for kind, query in _QUERIES.items():
-            found[kind] = dict(sorted(cursor.execute(query, {"monthly": _MONTHLY}).fetchall()))
+            found[kind] = dict(sorted(cursor.execute(query).fetchall()))
     return found
 
 
+def _installed(catalogue: Catalogue) -> Catalogue:
+    """Return the part of a catalogue that does not depend on the month."""
+    return {
+        kind: {name: text for name, text in entries.items() if not _MONTHLY.search(name)}
+        for kind, entries in catalogue.items()
+    }
+
+
 def expected_catalogue() -> Catalogue:
-    """Return the catalogue a fresh installation of this version has."""
-    text = (files(__package__) / "expected.json").read_text(encoding="utf-8")
+    """Return the catalogue a fresh installation of this version has, without its monthly partitions."""
+    text = (files("provenance.schema") / "expected.json").read_text(encoding="utf-8")
     catalogue: Catalogue = json.loads(text)
     return catalogue
 
 
+def _with_partitions(catalogue: Catalogue, partitions: list[str]) -> Catalogue:
+    """Return the catalogue with monthly partitions of these names, modelled on the default partition."""
+    return {
+        kind: entries
+        | {
+            name.replace(_MODEL, partition): text.replace(_MODEL, partition)
+            for partition in partitions
+            for name, text in entries.items()
+            if _MODEL in name
+        }
+        for kind, entries in catalogue.items()
+    }
+
+
 def verify(connection: Connection) -> list[Difference]:
-    """Return how the schema in the database differs from what the migrations make; empty when it does not."""
-    expected, found = expected_catalogue(), read_catalogue(connection)
-    differences = [
+    """Return how the schema in the database differs from what the migrations make; empty when it does not.
+
+    Every monthly partition there is must be attached and be made like the default partition.
+    """
+    found = read_catalogue(connection)
+    partitions = [name for name in found["relation"] if _MONTHLY.fullmatch(name)]
+    expected = _with_partitions(expected_catalogue(), partitions)
+    return [
         Difference(kind=kind, name=name, expected=expected[kind].get(name), found=found[kind].get(name))
         for kind in _QUERIES
         for name in sorted(expected[kind].keys() | found[kind].keys())
         if expected[kind].get(name) != found[kind].get(name)
     ]
-    with connection.transaction(), connection.cursor(row_factory=scalar_row) as cursor:
-        unguarded = cursor.execute(_PARTITIONS, {"monthly": _MONTHLY}).fetchall()
-    differences.extend(
-        Difference(
-            kind="partition",
-            name=str(name),
-            expected="both guard triggers, enabled always",
-            found="a guard trigger is missing or disabled",
-        )
-        for name in unguarded
-    )
-    return differences
 
 
 if __name__ == "__main__":
     with psycopg.connect(sys.argv[1]) as _connection:
-        sys.stdout.write(json.dumps(read_catalogue(_connection), indent=1) + "\n")
+        sys.stdout.write(json.dumps(_installed(read_catalogue(_connection)), indent=1) + "\n")

@@ -87,9 +87,19 @@ def _problem(applied: Applied, known: Migration | None) -> str | None:
 
 
 def status(connection: Connection) -> list[MigrationState]:
-    """Return every migration that is known or applied, in order. Reads only."""
-    with connection.transaction():
-        ledger = _ledger(connection)
+    """Return every migration that is known or applied, in order. Reads only.
+
+    Raises:
+        MigrationError: the role may not read the ledger, or the connection is not usable.
+    """
+    try:
+        with connection.transaction():
+            ledger = _ledger(connection)
+    except psycopg.Error as error:
+        raise MigrationError(
+            f"the ledger of migrations cannot be read: {error.diag.message_primary or error}; connect as the role that "
+            "owns the schema provenance"
+        ) from error
     known = {migration.version: migration for migration in known_migrations()}
     states: list[MigrationState] = []
     for version in sorted(ledger.keys() | known.keys()):
@@ -120,6 +130,11 @@ def _locked_step(connection: Connection, what: str) -> Generator[dict[int, Appli
         raise MigrationError("migrations need a connection with no transaction open; commit or roll back first")
     try:
         with connection.transaction():
+            # At a stricter level the ledger would be read as it was before the lock was waited for. The path decides what
+            # now() and text mean in the text of a migration.
+            connection.execute(
+                "SET TRANSACTION ISOLATION LEVEL READ COMMITTED; SET LOCAL search_path = pg_catalog, pg_temp"
+            )
             connection.execute("SELECT pg_advisory_xact_lock(%s)", (_LOCK_KEY,))
             ledger = _ledger(connection)
             _refuse_disagreement(ledger)
@@ -156,8 +171,10 @@ def up(connection: Connection, *, to: int | None = None) -> list[Migration]:
                 (migration.version, migration.name, migration.checksum),
             )
             done.append(migration)
-    with _locked_step(connection, "making partitions"):
-        connection.execute("SELECT provenance.ensure_partitions()")
+    with _locked_step(connection, "making partitions") as ledger:
+        # Between two steps another deploy may have taken everything back.
+        if ledger:
+            connection.execute("SELECT provenance.ensure_partitions()")
     return done
 
 

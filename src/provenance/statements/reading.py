@@ -3,10 +3,14 @@
 All of them read the view ``provenance.action_log``, in which begun actions show as pending. Time order is id order, so
 newest-first lists page by id, and a range of time is a range of ids, bounded on both sides: with a lower bound alone
 the default partition stays in every plan.
+
+Bodies are fetched as text and parsed here: connections of the application's may have their own idea of what a JSON column
+is, and one body that Python cannot parse must not hide the page it is on.
 """
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterable
 from datetime import UTC, datetime, timedelta
 from typing import Any, LiteralString
@@ -16,13 +20,13 @@ import attrs
 from psycopg import sql
 
 from provenance import ids
-from provenance.models import Action, ActionTree, ChainLink, Page, Status
+from provenance.models import Action, ActionTree, ChainLink, JSONValue, Page, Status
 from provenance.statements import Row, Rows, Statement
 
 _COLUMNS: LiteralString = (
     "a.id, a.root_id, a.parent_action_id, a.action_type, a.concept, a.status, a.tenant_id, a.user_id, a.request_id, "
-    "a.correlation_id, a.entity_type, a.entity_id, a.payload, a.result, a.metadata, a.error_type, a.error_code, "
-    "a.error_message, a.started_at, a.completed_at, a.duration_ms, a.recorded_at"
+    "a.correlation_id, a.entity_type, a.entity_id, a.payload::text, a.result::text, a.metadata::text, "
+    "a.error_type, a.error_code, a.error_message, a.started_at, a.completed_at, a.duration_ms, a.recorded_at"
 )
 
 MAX_DEPTH = 100
@@ -32,6 +36,18 @@ MAX_LIMIT = 1_000
 
 # Ids made on other machines may be ahead of this clock.
 _SKEW = timedelta(days=1)
+
+
+_UNREADABLE: JSONValue = {"$unreadable": "value"}
+
+
+def _body(text: str | None) -> JSONValue:
+    """Parse the text of a JSON column. An integer of 5,000 digits is valid there, and more than Python accepts."""
+    try:
+        value: JSONValue = None if text is None else json.loads(text)
+    except (ValueError, RecursionError):
+        return _UNREADABLE
+    return value
 
 
 def _utc(value: datetime | None) -> datetime | None:
@@ -76,9 +92,9 @@ def _action(row: Row) -> Action:
         correlation_id=correlation_id,
         entity_type=entity_type,
         entity_id=entity_id,
-        payload=payload,
-        result=result,
-        metadata=metadata,
+        payload=_body(payload),
+        result=_body(result),
+        metadata=_body(metadata),
         error_type=error_type,
         error_code=error_code,
         error_message=error_message,
@@ -120,6 +136,10 @@ def by_request(request_id: UUID, *, limit: int) -> Statement[list[Action]]:
     )
 
 
+# OFFSET 0 keeps the planner from merging a step into the rest: each is then a look-up of one id in the indexes, where a join
+# with the view would read all pending actions at every step, and for the last one the whole table.
+
+
 def chain(action_id: UUID, *, max_depth: int) -> Statement[list[ChainLink]]:
     """An action and what it caused, directly and indirectly, parents before children."""
     return Statement(
@@ -127,12 +147,13 @@ def chain(action_id: UUID, *, max_depth: int) -> Statement[list[ChainLink]]:
                 SELECT %(id)s::uuid, 0
                 UNION ALL
                 SELECT child.id, down.depth + 1
-                  FROM down JOIN provenance.action_log child ON child.parent_action_id = down.id
+                  FROM down CROSS JOIN LATERAL (
+                       SELECT c.id FROM provenance.action_log c WHERE c.parent_action_id = down.id OFFSET 0) child
                  WHERE down.depth < %(depth)s
-            ) CYCLE id SET looped USING path,
-            steps AS (SELECT id, min(depth) AS depth FROM down WHERE NOT looped GROUP BY id)
+            ) CYCLE id SET looped USING path
             SELECT {_COLUMNS}, steps.depth
-              FROM steps JOIN provenance.action_log a ON a.id = steps.id
+              FROM (SELECT id, min(depth) AS depth FROM down WHERE NOT looped GROUP BY id) steps
+             CROSS JOIN LATERAL (SELECT l.* FROM provenance.action_log l WHERE l.id = steps.id OFFSET 0) a
              ORDER BY steps.depth, a.id""",
         {"id": action_id, "depth": _depth(max_depth)},
         _links,
@@ -146,12 +167,14 @@ def ancestors(action_id: UUID, *, max_depth: int) -> Statement[list[ChainLink]]:
                 SELECT a.id, a.parent_action_id, 0 FROM provenance.action_log a WHERE a.id = %(id)s
                 UNION ALL
                 SELECT parent.id, parent.parent_action_id, up.depth + 1
-                  FROM up JOIN provenance.action_log parent ON parent.id = up.parent_action_id
+                  FROM up CROSS JOIN LATERAL (
+                       SELECT p.id, p.parent_action_id FROM provenance.action_log p
+                        WHERE p.id = up.parent_action_id OFFSET 0) parent
                  WHERE up.depth < %(depth)s
-            ) CYCLE id SET looped USING path,
-            steps AS (SELECT id, min(depth) AS depth FROM up WHERE NOT looped GROUP BY id)
+            ) CYCLE id SET looped USING path
             SELECT {_COLUMNS}, steps.depth
-              FROM steps JOIN provenance.action_log a ON a.id = steps.id
+              FROM (SELECT id, min(depth) AS depth FROM up WHERE NOT looped GROUP BY id) steps
+             CROSS JOIN LATERAL (SELECT l.* FROM provenance.action_log l WHERE l.id = steps.id OFFSET 0) a
              ORDER BY steps.depth""",
         {"id": action_id, "depth": _depth(max_depth)},
         _links,
@@ -270,6 +293,10 @@ def search(wanted: Filter, *, before: UUID | None, limit: int) -> Statement[Page
         if (value := getattr(wanted, name)) is not None:
             conditions.append(sql.SQL("{} = {}").format(sql.Identifier("a", name), sql.Placeholder(name)))
             params[name] = value
+    if wanted.tenant_id:
+        # The general plan of a prepared statement cannot know that the parameter is not the empty text, and the index leaves
+        # that out.
+        conditions.append(sql.SQL("a.tenant_id <> ''"))
     if wanted.status is not None:
         conditions.append(sql.SQL("a.status = %(status)s"))
         params["status"] = wanted.status.value

@@ -69,6 +69,16 @@ def _parent_ref(parent: Parent | None) -> ActionRef | UUID | None:
     return parent.ref if isinstance(parent, (Action, ActionHandle)) else parent
 
 
+def _check_connection(connection: object, *, transaction: bool) -> None:
+    if not transaction:
+        raise InvalidAction("transaction=False holds no connection; leave connection= out")
+    if not isinstance(connection, (psycopg.Connection, psycopg.AsyncConnection)):
+        raise InvalidAction(
+            f"connection: expected a psycopg connection, got {type(connection).__name__}; with SQLAlchemy, pass "
+            "session.connection().connection.driver_connection"
+        )
+
+
 class track_action:
     """Record what a block does as one row: completed only if its work committed, failed durably though it rolled back.
 
@@ -134,8 +144,8 @@ class track_action:
         )
         if metadata is not None and not isinstance(metadata, Mapping):  # pyright: ignore[reportUnnecessaryIsInstance]
             raise InvalidAction(f"metadata: expected a mapping, got {type(metadata).__name__}")
-        if connection is not None and not transaction:
-            raise InvalidAction("transaction=False holds no connection; leave connection= out")
+        if connection is not None:
+            _check_connection(connection, transaction=transaction)
         self._payload = payload
         self._metadata = metadata
         self._parent = _parent_ref(parent)

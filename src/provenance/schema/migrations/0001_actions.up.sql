@@ -1,5 +1,6 @@
 -- The action table and what is needed to write and read it.
--- Every name is qualified: nothing here may depend on a search_path.
+-- Every name is qualified, and every function either pins its search_path or is parsed when it is created (RETURN): a schema
+-- that somebody else may write to must not decide what format() means in the session of a superuser.
 
 -- Terminal rows only, inserted once and never changed. The primary key is the fence: whoever inserts an id first has said
 -- what became of that action.
@@ -30,7 +31,11 @@ CREATE TABLE provenance.actions (
     xid xid8 NOT NULL DEFAULT pg_current_xact_id(),
     db_user text NOT NULL DEFAULT session_user,
     CONSTRAINT actions_pkey PRIMARY KEY (id),
-    CONSTRAINT actions_status_check CHECK (status IN ('completed', 'failed', 'rolled_back'))
+    CONSTRAINT actions_status_check CHECK (status IN ('completed', 'failed', 'rolled_back')),
+    -- An infinite time, or one of the year 12000, would make every listing it is in unreadable to most clients.
+    CONSTRAINT actions_times_check CHECK (
+        started_at BETWEEN '1970-01-01 00:00Z' AND '9000-01-01 00:00Z'
+        AND completed_at BETWEEN '1970-01-01 00:00Z' AND '9000-01-01 00:00Z')
 ) PARTITION BY RANGE (id);
 
 COMMENT ON TABLE provenance.actions IS 'What was done: one insert-only row per ended action, partitioned by month of its UUIDv7.';
@@ -73,7 +78,16 @@ CREATE TABLE provenance.action_intents (
     worker text,
     recorded_at timestamptz NOT NULL DEFAULT clock_timestamp(),
     db_user text NOT NULL DEFAULT session_user,
-    CONSTRAINT action_intents_pkey PRIMARY KEY (id)
+    CONSTRAINT action_intents_pkey PRIMARY KEY (id),
+    -- What would not fit an index of provenance.actions is refused when the action is begun, and not for ever after when
+    -- it is to be completed. The library cuts to the same lengths.
+    CONSTRAINT action_intents_names_check CHECK (
+        length(action_type) BETWEEN 1 AND 100 AND length(concept) BETWEEN 1 AND 100
+        AND length(entity_type) BETWEEN 1 AND 100),
+    CONSTRAINT action_intents_ids_check CHECK (
+        length(tenant_id) <= 256 AND length(user_id) <= 256 AND length(correlation_id) <= 256
+        AND length(entity_id) <= 256),
+    CONSTRAINT action_intents_times_check CHECK (started_at BETWEEN '1970-01-01 00:00Z' AND '9000-01-01 00:00Z')
 );
 
 COMMENT ON TABLE provenance.action_intents IS 'What was begun and has no recorded outcome yet.';
@@ -82,9 +96,11 @@ COMMENT ON COLUMN provenance.action_intents.doubt IS 'Why nobody can know the ou
 
 CREATE INDEX action_intents_request ON provenance.action_intents (request_id) WHERE request_id IS NOT NULL;
 CREATE INDEX action_intents_root ON provenance.action_intents (root_id);
+CREATE INDEX action_intents_parent ON provenance.action_intents (parent_action_id) WHERE parent_action_id IS NOT NULL;
 
 -- Everything there is to read. security_invoker: otherwise the view would read with its owner's rights and pass by
--- row-level security.
+-- row-level security. statement_timestamp(): all rows of one answer are judged by one clock reading, and conditions on the
+-- view reach the indexes, which a volatile function in it would prevent.
 CREATE VIEW provenance.action_log WITH (security_invoker = true) AS
 SELECT a.id, a.root_id, a.parent_action_id, a.action_type, a.concept, a.status, a.tenant_id, a.user_id,
        a.request_id, a.correlation_id, a.entity_type, a.entity_id, a.payload, a.result, a.metadata,
@@ -92,7 +108,7 @@ SELECT a.id, a.root_id, a.parent_action_id, a.action_type, a.concept, a.status, 
   FROM provenance.actions a
 UNION ALL
 SELECT i.id, i.root_id, i.parent_action_id, i.action_type, i.concept,
-       CASE WHEN i.doubt IS NOT NULL OR i.expires_at < clock_timestamp() THEN 'unknown' ELSE 'pending' END,
+       CASE WHEN i.doubt IS NOT NULL OR i.expires_at < statement_timestamp() THEN 'unknown' ELSE 'pending' END,
        i.tenant_id, i.user_id, i.request_id, i.correlation_id, i.entity_type, i.entity_id, i.payload,
        NULL::jsonb, i.metadata, NULL::text, NULL::text, i.doubt, i.started_at, NULL::timestamptz,
        NULL::double precision, i.recorded_at
@@ -103,17 +119,18 @@ COMMENT ON VIEW provenance.action_log IS 'All actions: ended ones, and begun one
 
 CREATE FUNCTION provenance.schema_version() RETURNS integer
     LANGUAGE sql IMMUTABLE PARALLEL SAFE
-    AS 'SELECT 1';
+    RETURN 1;
 
 -- A time-ordered UUID (RFC 9562, version 7) for callers in SQL: a random version-4 one with the clock laid over its first
 -- 48 bits; setting bits 52 and 53 turns the version nibble 0100 into 0111.
 CREATE FUNCTION provenance.uuid_v7() RETURNS uuid
     LANGUAGE sql VOLATILE PARALLEL SAFE
+    SET search_path = pg_catalog, pg_temp
     AS $$
 SELECT encode(
     set_bit(set_bit(
         overlay(uuid_send(gen_random_uuid())
-                PLACING substring(int8send((extract(epoch FROM clock_timestamp()) * 1000)::bigint) FROM 3)
+                PLACING substring(int8send(floor(extract(epoch FROM clock_timestamp()) * 1000)::bigint) FROM 3)
                 FROM 1 FOR 6),
         52, 1), 53, 1),
     'hex')::uuid
@@ -121,13 +138,14 @@ $$;
 
 CREATE FUNCTION provenance.current_action_id() RETURNS uuid
     LANGUAGE sql STABLE PARALLEL SAFE
-    AS $$ SELECT NULLIF(current_setting('provenance.action_id', true), '')::uuid $$;
+    RETURN NULLIF(current_setting('provenance.action_id', true), '')::uuid;
 
 COMMENT ON FUNCTION provenance.current_action_id() IS 'The action this transaction is in, or null; usable as a column default.';
 
 -- SET LOCAL by EXECUTE and not set_config(): only the statement form reaches the workers of a distributed Postgres.
 CREATE FUNCTION provenance.set_context(action_id uuid) RETURNS void
     LANGUAGE plpgsql VOLATILE
+    SET search_path = pg_catalog, pg_temp
     AS $$
 BEGIN
     EXECUTE format('SET LOCAL provenance.action_id = %L', COALESCE(action_id::text, ''));
@@ -172,6 +190,7 @@ CREATE FUNCTION provenance.record_action(
     root_id uuid DEFAULT NULL
 ) RETURNS uuid
     LANGUAGE plpgsql VOLATILE
+    SET search_path = pg_catalog, pg_temp
     AS $$
 DECLARE
     new_id uuid := COALESCE(record_action.id, provenance.uuid_v7());
@@ -253,6 +272,7 @@ COMMENT ON FUNCTION provenance.forget_intent(uuid) IS 'Drop the evidence that an
 
 CREATE FUNCTION provenance.refuse_change() RETURNS trigger
     LANGUAGE plpgsql
+    SET search_path = pg_catalog, pg_temp
     AS $$
 BEGIN
     RAISE EXCEPTION 'provenance.% is insert-only: % refused', TG_TABLE_NAME, TG_OP
@@ -276,33 +296,49 @@ ALTER TABLE provenance.actions_default ENABLE ALWAYS TRIGGER refuse_truncate;
 -- The smallest UUID whose first 48 bits are that moment's milliseconds: the bound between two partitions.
 CREATE FUNCTION provenance.uuid_floor(at timestamptz) RETURNS uuid
     LANGUAGE sql IMMUTABLE STRICT PARALLEL SAFE
-    AS $$ SELECT (lpad(to_hex((extract(epoch FROM at) * 1000)::bigint), 12, '0') || repeat('0', 20))::uuid $$;
+    SET search_path = pg_catalog, pg_temp
+    AS $$ SELECT (lpad(to_hex(floor(extract(epoch FROM at) * 1000)::bigint), 12, '0') || repeat('0', 20))::uuid $$;
 
+-- A partition is made apart and then attached: CREATE TABLE … PARTITION OF would lock all of provenance.actions, and with it
+-- every tracked operation, for as long as the oldest transaction that has read or written the trail stays open. Attaching
+-- locks the default partition alone, and waits for it only briefly.
 CREATE FUNCTION provenance.ensure_partitions(months_ahead integer DEFAULT 6) RETURNS SETOF text
     LANGUAGE plpgsql VOLATILE
+    SET search_path = pg_catalog, pg_temp
+    SET lock_timeout = '2s'
     AS $$
 DECLARE
     first_month timestamp := date_trunc('month', clock_timestamp() AT TIME ZONE 'UTC');
     month timestamp;
     partition text;
 BEGIN
+    -- Two at once would both find the month missing. The key is that of the migrations.
+    PERFORM pg_advisory_xact_lock(31651020444888673);
     FOR month IN SELECT generate_series(first_month, first_month + make_interval(months => months_ahead), '1 month') LOOP
         partition := 'actions_' || to_char(month, 'YYYY_MM');
         CONTINUE WHEN to_regclass('provenance.' || partition) IS NOT NULL;
         BEGIN
+            EXECUTE format('CREATE TABLE provenance.%I (LIKE provenance.actions INCLUDING ALL)', partition);
             EXECUTE format(
-                'CREATE TABLE provenance.%I PARTITION OF provenance.actions FOR VALUES FROM (%L) TO (%L)', partition,
+                'CREATE TRIGGER refuse_truncate BEFORE TRUNCATE ON provenance.%I '
+                'FOR EACH STATEMENT EXECUTE FUNCTION provenance.refuse_change()', partition);
+            EXECUTE format('ALTER TABLE provenance.%I ENABLE ALWAYS TRIGGER refuse_truncate', partition);
+            EXECUTE format(
+                'ALTER TABLE provenance.actions ATTACH PARTITION provenance.%I FOR VALUES FROM (%L) TO (%L)', partition,
                 provenance.uuid_floor(month AT TIME ZONE 'UTC'),
                 provenance.uuid_floor((month + interval '1 month') AT TIME ZONE 'UTC'));
-        EXCEPTION WHEN check_violation THEN
-            RAISE WARNING 'no partition for %: actions_default already holds rows of that month', to_char(month, 'YYYY-MM')
-                USING HINT = 'They stay readable there; the next month gets its partition as usual.';
-            CONTINUE;
+        EXCEPTION
+            WHEN check_violation THEN
+                RAISE WARNING 'no partition for %: actions_default already holds rows of that month',
+                    to_char(month, 'YYYY-MM')
+                    USING HINT = 'They stay readable there; the next month gets its partition as usual.';
+                CONTINUE;
+            WHEN lock_not_available THEN
+                RAISE WARNING 'no partition for % yet: a long transaction is using actions_default',
+                    to_char(month, 'YYYY-MM')
+                    USING HINT = 'Nothing is lost meanwhile; run it again later.';
+                EXIT;
         END;
-        EXECUTE format(
-            'CREATE TRIGGER refuse_truncate BEFORE TRUNCATE ON provenance.%I '
-            'FOR EACH STATEMENT EXECUTE FUNCTION provenance.refuse_change()', partition);
-        EXECUTE format('ALTER TABLE provenance.%I ENABLE ALWAYS TRIGGER refuse_truncate', partition);
         RETURN NEXT partition;
     END LOOP;
 END
@@ -312,6 +348,7 @@ COMMENT ON FUNCTION provenance.ensure_partitions(integer) IS 'Make the monthly p
 
 CREATE FUNCTION provenance.grant_writer(role_name name) RETURNS void
     LANGUAGE plpgsql VOLATILE
+    SET search_path = pg_catalog, pg_temp
     AS $$
 BEGIN
     EXECUTE format('GRANT USAGE ON SCHEMA provenance TO %I', role_name);
@@ -334,6 +371,7 @@ COMMENT ON FUNCTION provenance.grant_writer(name) IS 'Let a role record actions,
 
 CREATE FUNCTION provenance.grant_reader(role_name name) RETURNS void
     LANGUAGE plpgsql VOLATILE
+    SET search_path = pg_catalog, pg_temp
     AS $$
 BEGIN
     EXECUTE format('GRANT USAGE ON SCHEMA provenance TO %I', role_name);

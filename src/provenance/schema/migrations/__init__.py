@@ -30,7 +30,7 @@ class Migration:
 @cache
 def known_migrations() -> tuple[Migration, ...]:
     """Return the migrations this version of the library ships, in order."""
-    folder = files(__package__)
+    folder = files(__name__)
     found = [match for entry in folder.iterdir() if (match := _FILE.fullmatch(entry.name))]
     return tuple(
         Migration(
