@@ -14,7 +14,7 @@ from provenance.recording import Colour
 from provenance.trail import Trail
 from tests.support import pages
 
-pytest_plugins = ["provenance.testing"]
+pytest_plugins = ["provenance.testing", "pytester"]
 
 pytest_collect_file = pages.pages(Path(__file__).parent).pytest()
 
