@@ -25,14 +25,18 @@ def transaction_status(connection: AnyConnection) -> TransactionStatus:
     return TransactionStatus(connection.pgconn.transaction_status)
 
 
+def in_pipeline(connection: AnyConnection) -> bool:
+    """Return whether the connection is in pipeline mode, where the client does not know the transaction's state."""
+    return connection.pgconn.pipeline_status != PipelineStatus.OFF
+
+
 def _joined(connection: AnyConnection, statements: Sequence[Statement[Any]]) -> sql.Composed | None:
     """Return the statements as one simple-protocol message, or ``None`` where they cannot be one.
 
     Parameters and pipeline mode need the extended protocol, and psycopg sends the BEGIN it owes on its own.
     """
     begun = connection.autocommit or transaction_status(connection) != TransactionStatus.IDLE
-    pipelined = connection.pgconn.pipeline_status != PipelineStatus.OFF
-    if not begun or pipelined or any(statement.params is not None for statement in statements):
+    if not begun or in_pipeline(connection) or any(statement.params is not None for statement in statements):
         return None
     parts = [
         statement.query if isinstance(statement.query, sql.Composed) else sql.SQL(statement.query)
@@ -46,6 +50,15 @@ def _prepare(statement: Statement[Any]) -> bool | None:
     return False if statement.params is None else None
 
 
+# Not connection.cursor(): what class of cursor the application uses, and what rows it likes, is its own business.
+def _cursor(connection: SyncConnection) -> psycopg.Cursor[Row]:
+    return psycopg.Cursor(connection, row_factory=tuple_row)
+
+
+def _acursor(connection: AsyncConnection) -> psycopg.AsyncCursor[Row]:
+    return psycopg.AsyncCursor(connection, row_factory=tuple_row)
+
+
 def _rows(cursor: psycopg.Cursor[Row]) -> list[Row]:
     return cursor.fetchall() if cursor.description else []
 
@@ -56,14 +69,14 @@ async def _arows(cursor: psycopg.AsyncCursor[Row]) -> list[Row]:
 
 def run(connection: SyncConnection, statement: Statement[T]) -> T:
     """Run one statement and return its decoded answer."""
-    with connection.cursor(row_factory=tuple_row) as cursor:
+    with _cursor(connection) as cursor:
         cursor.execute(statement.query, statement.params, prepare=_prepare(statement))
         return statement.decode(_rows(cursor))
 
 
 async def arun(connection: AsyncConnection, statement: Statement[T]) -> T:
     """Run one statement and return its decoded answer."""
-    async with connection.cursor(row_factory=tuple_row) as cursor:
+    async with _acursor(connection) as cursor:
         await cursor.execute(statement.query, statement.params, prepare=_prepare(statement))
         return statement.decode(await _arows(cursor))
 
@@ -71,7 +84,7 @@ async def arun(connection: AsyncConnection, statement: Statement[T]) -> T:
 def run_together(connection: SyncConnection, statements: Sequence[Statement[Any]]) -> list[Any]:
     """Run statements in one round trip, the later ones only if the earlier ones succeed; return the decoded answers."""
     if (message := _joined(connection, statements)) is not None:
-        with connection.cursor(row_factory=tuple_row) as cursor:
+        with _cursor(connection) as cursor:
             cursor.execute(message)
             answers: list[list[Row]] = []
             for _ in statements:
@@ -80,9 +93,7 @@ def run_together(connection: SyncConnection, statements: Sequence[Statement[Any]
     else:
         with connection.pipeline():
             cursors = [
-                connection.cursor(row_factory=tuple_row).execute(
-                    statement.query, statement.params, prepare=_prepare(statement)
-                )
+                _cursor(connection).execute(statement.query, statement.params, prepare=_prepare(statement))
                 for statement in statements
             ]
         answers = [_rows(cursor) for cursor in cursors]
@@ -92,7 +103,7 @@ def run_together(connection: SyncConnection, statements: Sequence[Statement[Any]
 async def arun_together(connection: AsyncConnection, statements: Sequence[Statement[Any]]) -> list[Any]:
     """Run statements in one round trip, the later ones only if the earlier ones succeed; return the decoded answers."""
     if (message := _joined(connection, statements)) is not None:
-        async with connection.cursor(row_factory=tuple_row) as cursor:
+        async with _acursor(connection) as cursor:
             await cursor.execute(message)
             answers: list[list[Row]] = []
             for _ in statements:
@@ -101,9 +112,7 @@ async def arun_together(connection: AsyncConnection, statements: Sequence[Statem
     else:
         async with connection.pipeline():
             cursors = [
-                await connection.cursor(row_factory=tuple_row).execute(
-                    statement.query, statement.params, prepare=_prepare(statement)
-                )
+                await _acursor(connection).execute(statement.query, statement.params, prepare=_prepare(statement))
                 for statement in statements
             ]
         answers = [await _arows(cursor) for cursor in cursors]

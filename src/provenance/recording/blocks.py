@@ -129,6 +129,7 @@ class Block(CurrentAction):
         "failure",
         "handle",
         "height",
+        "interruption",
         "metadata",
         "owner",
         "parent_id",
@@ -184,6 +185,8 @@ class Block(CurrentAction):
         self.savepoint: str | None = None
         self.height = 0
         self.doomed: str | None = None
+        self.interruption: BaseException | None = None
+        """What interrupted the recording of a failure; raised once that is done."""
         self.handle: object = None
         """What the body sees of the block; set by the tracking layer."""
 

@@ -53,6 +53,12 @@ def enter(block: Block, *, connection: AnyConnection | None, transaction: bool, 
         SchemaNotReady: it has not been migrated.
         MisusedAction: the transaction to work in is not usable.
     """
+    given = connection or (block.enclosing.unit.connection if block.enclosing and block.enclosing.unit else None)
+    if given is not None and drivers.in_pipeline(given):
+        raise MisusedAction(
+            f"{block.label}: the connection is inside connection.pipeline(), where the state of its transaction is not "
+            "known; open the pipeline inside the block instead"
+        )
     if not transaction:
         yield CheckSchema(None)
     elif block.enclosing is not None:
@@ -80,6 +86,8 @@ def _enter_own(block: Block, connection: AnyConnection, *, pooled: bool) -> Step
     except BaseException as error:
         if pooled:
             yield Giveback(connection, True)
+        elif drivers.transaction_status(connection) in (TransactionStatus.INTRANS, TransactionStatus.INERROR):
+            yield Run(connection, (statements.ROLLBACK,), insist=True)
         raise _unavailable(block, error) from error
     _open_unit(block, connection, joined=False, pooled=pooled, before=None)
 
@@ -94,7 +102,8 @@ def _enter_joined(block: Block, connection: AnyConnection) -> Steps[None]:
     settings: Settings
     try:
         _, settings, _ = yield Run(connection, opening)
-    except psycopg.Error as error:
+    except BaseException as error:
+        yield from _back_out(block, connection, None)
         raise _unavailable(block, error) from error
     try:
         yield CheckSchema(connection)
@@ -113,6 +122,20 @@ def _unavailable(block: Block, error: BaseException) -> BaseException:
     return error
 
 
+def _back_out(block: Block, connection: AnyConnection, before: UUID | None) -> Steps[None]:
+    """Leave the connection as it was after entering was interrupted, which may have been before or after its statements."""
+    if drivers.transaction_status(connection) != TransactionStatus.INTRANS:
+        return
+    settings: Settings
+    (settings,) = yield Run(connection, (statements.READ_SETTINGS,), insist=True)
+    if settings.action_id != block.ref.id:
+        return
+    if block.savepoint is None:
+        yield Run(connection, (statements.set_action(before),), insist=True)
+    else:
+        yield Run(connection, (statements.rollback_to(block.savepoint),), insist=True)
+
+
 def _enter_nested(block: Block, enclosing: Block, *, savepoint: bool) -> Steps[None]:
     unit = enclosing.unit
     assert unit is not None  # noqa: S101 - enclosing_block() returns blocks with a unit only
@@ -126,7 +149,11 @@ def _enter_nested(block: Block, enclosing: Block, *, savepoint: bool) -> Steps[N
         block.savepoint = f"provenance_{block.ref.id.hex}"
         opening.insert(1, statements.savepoint(block.savepoint))
     settings: Settings
-    settings, *_ = yield Run(unit.connection, tuple(opening))
+    try:
+        settings, *_ = yield Run(unit.connection, tuple(opening))
+    except BaseException as error:
+        yield from _back_out(block, unit.connection, enclosing.ref.id)
+        raise _unavailable(block, error) from error
     if settings.action_id is None:
         unit.meddle(enclosing, f"the body of {enclosing.label} ended its transaction and began another")
         raise MisusedAction(f"{block.label}: {enclosing.doomed}; let the enclosing block end first")

@@ -39,9 +39,15 @@ def leave(block: Block, error: BaseException | None) -> Steps[None]:
     """
     try:
         yield from _leave(block, error)
+    except Exception as refusal:
+        if block.interruption is not None:
+            raise block.interruption from refusal
+        raise
     finally:
         if block.resumed:
             yield ForgetIntent(block.ref.id)
+    if block.interruption is not None:
+        raise block.interruption
 
 
 def _leave(block: Block, error: BaseException | None) -> Steps[None]:
@@ -78,7 +84,7 @@ class _Verdict:
     """The body raised, so nothing else may be."""
     failure: Failure | None = None
     """What to store."""
-    refusal: NotCommitted | None = None
+    refusal: Exception | None = None
     """What to raise although the body returned."""
 
 
@@ -158,9 +164,13 @@ def _roll_back(block: Block, unit: Unit) -> Steps[bool]:
             return unit.meddled or settings.action_id is None
         if status == TransactionStatus.INERROR:
             yield Run(unit.connection, (statements.ROLLBACK,))
-    except psycopg.Error as error:
+    except Exception as error:  # noqa: BLE001 - there is a row to write, whatever this is
         # The server undoes the work when it notices that the connection is gone.
         logger.warning("provenance: rolling back %s failed: %s", block.label, type(error).__name__)
+    except BaseException as interruption:  # noqa: BLE001 - raised at the end, when the row is written
+        block.interruption = interruption
+        if unit.status != TransactionStatus.IDLE:
+            yield Run(unit.connection, (statements.ROLLBACK,), insist=True)
     return unit.meddled or status == TransactionStatus.IDLE
 
 
@@ -194,7 +204,7 @@ def _write(unit: Unit, rows: tuple[ActionRow, ...]) -> Steps[None]:
             statements.COMMIT,
         )
         try:
-            yield Run(unit.connection, transaction)
+            yield Run(unit.connection, transaction, insist=True)
         except psycopg.Error as error:
             logger.info("provenance: writing on the work's connection failed: %s", type(error).__name__)
         else:
@@ -224,24 +234,31 @@ def _not_acknowledged(block: Block, unit: Unit, error: BaseException) -> Steps[N
     if unit.status in (TransactionStatus.INTRANS, TransactionStatus.INERROR):
         # Not committed for certain: the COMMIT was never reached.
         try:
-            yield Run(unit.connection, (statements.ROLLBACK,))
+            yield Run(unit.connection, (statements.ROLLBACK,), insist=True)
         except psycopg.Error:
             logger.warning("provenance: rolling back %s failed", block.label)
         yield from _record_failure(block, unit, failure, ended=_fence_down(error))
         if _fence_down(error):
             raise NotCommitted(f"{block.label}: {_ENDED}; let the block commit, or raise to roll back") from error
-        if isinstance(error, psycopg.Error) and not (error.sqlstate or "").startswith("40"):
-            raise NotCommitted(
-                f"{block.label}: the row of the action could not be written, so its work is rolled back: "
-                f"{failure.error_message}"
-            ) from error
-        # Serialization failures and deadlocks go out as they are: callers retry on them. So do interruptions.
-        raise error
+        raise _unwritten(block, error) if isinstance(error, psycopg.Error) else error
     if unit.status == TransactionStatus.IDLE and isinstance(error, psycopg.Error) and error.sqlstate is not None:
         # The server answered COMMIT with an error: a deferred constraint, a serialization failure.
         yield from _record_failure(block, unit, failure, ended=False)
         raise error
     yield from _settle(block, unit, error, failure)
+
+
+def _unwritten(block: Block, error: psycopg.Error) -> Exception:
+    """Return what to raise when the row could not be written, and the work is rolled back with it."""
+    if (error.sqlstate or "").startswith("40"):
+        # Serialization failures and deadlocks go out as they are: callers retry on them.
+        return error
+    refusal = NotCommitted(
+        f"{block.label}: the row of the action could not be written, so its work is rolled back: "
+        f"{failures.describe(error).error_message}"
+    )
+    refusal.__cause__ = error
+    return refusal
 
 
 def _settle(block: Block, unit: Unit, error: BaseException, failure: Failure) -> Steps[None]:
@@ -279,13 +296,10 @@ def _leave_joined(block: Block, unit: Unit, verdict: _Verdict) -> Steps[None]:
         try:
             yield Run(unit.connection, closing)
         except psycopg.Error as error:
-            failure = failures.describe(error)
-            refusal = NotCommitted(
-                f"{block.label}: the row of the action could not be written, so its work is rolled back: "
-                f"{failure.error_message}"
-            )
-            refusal.__cause__ = error
-            verdict = _Verdict(failure=failure, refusal=refusal)
+            verdict = _Verdict(failure=failures.describe(error), refusal=_unwritten(block, error))
+        except BaseException as interruption:  # noqa: BLE001 - raised at the end, when the row is written
+            block.interruption = interruption
+            verdict = _Verdict(raised=True, failure=failures.describe(interruption))
         else:
             yield from _journal(unit.take_settled())
             return
@@ -311,9 +325,18 @@ def _undo_savepoint(block: Block, unit: Unit) -> Steps[bool]:
         yield Run(unit.connection, (statements.rollback_to(block.savepoint), statements.release(block.savepoint)))
     except psycopg.errors.InvalidSavepointSpecification:
         return True
-    except psycopg.Error as error:
+    except Exception as error:  # noqa: BLE001 - there is a row to write, whatever this is
         # The connection is lost: the server undoes everything.
         logger.warning("provenance: rolling back %s failed: %s", block.label, type(error).__name__)
+    except BaseException as interruption:  # noqa: BLE001 - raised at the end, when the row is written
+        block.interruption = interruption
+        if unit.status == TransactionStatus.INTRANS:
+            settings: Settings
+            (settings,) = yield Run(unit.connection, (statements.READ_SETTINGS,), insist=True)
+            if settings.action_id != block.ref.id:
+                # It was done when the interruption came.
+                return False
+        yield Run(unit.connection, (statements.rollback_to(block.savepoint),), insist=True)
     return False
 
 
@@ -328,7 +351,7 @@ def _leave_nested(block: Block, enclosing: Block, unit: Unit, verdict: _Verdict)
         # Its work cannot be undone alone.
         enclosing.doomed = f"{block.label} failed inside {enclosing.label} and has no savepoint to go back to"
         if unit.status == TransactionStatus.INTRANS:
-            yield Run(unit.connection, (statements.set_action(enclosing.ref.id),))
+            yield Run(unit.connection, (statements.set_action(enclosing.ref.id),), insist=True)
         unit.standing.append(row)
     elif (yield from _undo_savepoint(block, unit)):
         unit.meddle(enclosing, f"{block.label} inside {enclosing.label} ended the transaction around it")
@@ -359,7 +382,7 @@ def _finish_nested(block: Block, enclosing: Block, unit: Unit) -> Steps[NotCommi
     except BaseException as interruption:
         # Ctrl-C or a cancelled task: whether the block counts as finished is not known, so it must not.
         enclosing.doomed = f"{block.label} inside {enclosing.label} was interrupted at its end"
-        unit.settled.append(block.row(Status.FAILED, failures.describe(interruption)))
+        unit.standing.append(block.row(Status.FAILED, failures.describe(interruption)))
         raise
     unit.drop_undone(settings.done)
     if settings.action_id is None:

@@ -14,13 +14,25 @@ from provenance.statements.recording import ActionRow
 T = TypeVar("T")
 
 
+class _Passing:
+    """A step that an interruption (Ctrl-C, a cancelled task) may end; the operation is told and decides."""
+
+    insist: bool = False
+
+
+class _Insisting:
+    """A step that must not be lost and may be done twice: interrupted, it is done again before the interruption goes on."""
+
+    insist: bool = True
+
+
 @attrs.frozen
-class Checkout:
+class Checkout(_Passing):
     """Take a connection from the pool. Answer: the connection, idle and in autocommit mode."""
 
 
 @attrs.frozen
-class Giveback:
+class Giveback(_Passing):
     """Give a connection back to the pool. Answer: nothing."""
 
     connection: Any
@@ -33,10 +45,12 @@ class Run:
 
     connection: Any
     statements: tuple[Statement[Any], ...]
+    insist: bool = False
+    """Whether it must not be lost to an interruption, and may be done twice."""
 
 
 @attrs.frozen
-class CheckSchema:
+class CheckSchema(_Passing):
     """Make sure, once per trail, that the schema is there. Answer: nothing."""
 
     connection: Any
@@ -44,21 +58,21 @@ class CheckSchema:
 
 
 @attrs.frozen
-class Journal:
+class Journal(_Insisting):
     """Write rows through the journal's own connection, durably and at once. Answer: nothing; never raises."""
 
     rows: tuple[ActionRow, ...]
 
 
 @attrs.frozen
-class JournalDoubt:
+class JournalDoubt(_Insisting):
     """Write evidence of actions nobody can know the outcome of. Answer: nothing; never raises."""
 
     rows: tuple[ActionRow, ...]
 
 
 @attrs.frozen
-class Settle:
+class Settle(_Insisting):
     """Write rows unless the transaction in doubt wrote them first. Answer: the recorded status of *action_id*."""
 
     rows: tuple[ActionRow, ...]
@@ -66,7 +80,7 @@ class Settle:
 
 
 @attrs.frozen
-class ForgetIntent:
+class ForgetIntent(_Insisting):
     """Drop the evidence that an action was begun, if its outcome is recorded now. Answer: nothing; never raises."""
 
     action_id: UUID

@@ -38,6 +38,12 @@ COMMENT ON TABLE provenance.migrations IS 'Which steps of the provenance schema 
 """
 
 
+_LEDGER_EXISTS = """
+SELECT EXISTS (SELECT FROM pg_catalog.pg_class c JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace
+                WHERE n.nspname = 'provenance' AND c.relname = 'migrations')
+"""
+
+
 @attrs.frozen(kw_only=True)
 class Applied:
     """A line of the ledger."""
@@ -63,7 +69,8 @@ class MigrationState:
 
 def _ledger(connection: Connection) -> dict[int, Applied]:
     with connection.cursor(row_factory=scalar_row) as cursor:
-        if cursor.execute("SELECT to_regclass('provenance.migrations')").fetchone() is None:
+        # Not to_regclass(): it may answer from a cache that knows nothing of what was done while the lock was waited for.
+        if not cursor.execute(_LEDGER_EXISTS).fetchone():
             return {}
     with connection.cursor(row_factory=class_row(Applied)) as cursor:
         rows = cursor.execute(

@@ -194,7 +194,9 @@ class track_action:
         # After its request is over, code may still run in its context: what it does is not part of that request.
         around = found if isinstance(found, Block) and not (found.frame is not None and found.frame.closed) else None
         enclosing = recording.enclosing_block(around, colour, self._connection) if self._transaction else None
-        nearest = enclosing or around
+        # The innermost block on the connection is not the parent when it is a generator that is suspended meanwhile.
+        shared = enclosing is not None and around is not None and around.unit is enclosing.unit
+        nearest = around if shared or enclosing is None else enclosing
         block = Block(
             self._spec,
             colour=colour,
@@ -293,6 +295,10 @@ class track_action:
 
     def __call__(self, function: Callable[P, R]) -> Callable[P, R]:
         """Track every call of *function*; of a generator function, the whole iteration."""
+        if isinstance(function, (staticmethod, classmethod, property)):
+            raise InvalidAction(
+                f"track_action() was put above @{type(function).__name__}; put it below, next to the function"
+            )
         if inspect.isasyncgenfunction(function):
             decorated: Any = self._around_async_generator(function)
         elif inspect.iscoroutinefunction(function):

@@ -15,31 +15,55 @@ T = TypeVar("T")
 
 
 def drive(steps: Steps[T], perform: Callable[[Step], Any]) -> T:
-    """Perform the steps of an operation, blocking."""
+    """Perform the steps of an operation, blocking.
+
+    Ctrl-C in a step that must not be lost is raised only when the operation is over.
+    """
+    interruption: BaseException | None = None
     try:
         step = next(steps)
         while True:
             try:
                 answer = perform(step)
-            except BaseException as error:  # noqa: BLE001 - the operation decides what an interruption means
+            except Exception as error:  # noqa: BLE001 - the operation decides what an error means
                 step = steps.throw(error)
+            except BaseException as error:  # noqa: BLE001 - and what an interruption means
+                if step.insist and interruption is None:
+                    interruption = error
+                else:
+                    step = steps.throw(error)
             else:
                 step = steps.send(answer)
     except StopIteration as stop:
+        if interruption is not None:
+            raise interruption from None
         return cast("T", stop.value)
+    except Exception as error:
+        if interruption is not None:
+            raise interruption from error
+        raise
 
 
 async def adrive(steps: Steps[T], perform: Callable[[Step], Awaitable[Any]], step: Step | None = None) -> T:
-    """Perform the steps of an operation; once interrupted, the rest of it is shielded from further cancellation."""
+    """Perform the steps of an operation, from *step* on if it has begun.
+
+    Once it is cancelled, the rest of it is shielded from further cancellation, and the cancellation is raised when it is
+    over.
+    """
     try:
         step = step or next(steps)
         while True:
             try:
                 answer = await perform(step)
-            except asyncio.CancelledError as error:
-                step = steps.throw(error)
-                return await shielded(adrive(steps, perform, step))
-            except BaseException as error:  # noqa: BLE001 - the operation decides what an interruption means
+            except asyncio.CancelledError as cancellation:
+                if not step.insist:
+                    step = steps.throw(cancellation)
+                try:
+                    await shielded(adrive(steps, perform, step))
+                except Exception as error:
+                    raise cancellation from error
+                raise
+            except BaseException as error:  # noqa: BLE001 - the operation decides what an error means
                 step = steps.throw(error)
             else:
                 step = steps.send(answer)

@@ -136,7 +136,7 @@ class AsyncTrackedAction(ActionHandle):
 def _connection(block: Block) -> AnyConnection:
     if block.unit is None:
         raise MisusedAction(f"{block.label} has transaction=False, so it holds no connection; use one of your own")
-    if not block.open:
+    if not block.open or block not in block.unit.open_blocks:
         raise MisusedAction(f"{block.label} has ended; its connection is no longer yours to use")
     return block.unit.connection
 

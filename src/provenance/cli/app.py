@@ -1,0 +1,41 @@
+"""The command ``provenance`` itself: its options, and the commands below it."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import click
+
+import provenance
+from provenance.cli.demo import demo
+from provenance.cli.history import history
+from provenance.cli.log import log
+from provenance.cli.migrate import migrate
+from provenance.cli.problems import EXIT_CODES, translated
+from provenance.cli.show import show
+
+
+class _Commands(click.Group):
+    def invoke(self, ctx: click.Context) -> Any:
+        with translated():
+            return super().invoke(ctx)
+
+
+@click.group(cls=_Commands, epilog=EXIT_CODES)
+@click.option(
+    "--dsn",
+    envvar="PROVENANCE_DSN",
+    show_envvar=True,
+    metavar="ADDRESS",
+    help="The database: postgresql://user@host/name, or host=... dbname=... A password is better kept out of the command "
+    "line; use the environment variable, or ~/.pgpass.",
+)
+@click.version_option(provenance.__version__, message="%(prog)s %(version)s")
+@click.pass_context
+def cli(ctx: click.Context, dsn: str | None) -> None:
+    """Read and look after an audit trail in Postgres."""
+    ctx.obj = dsn
+
+
+for _command in (migrate, log, show, history, demo):
+    cli.add_command(_command)

@@ -1,0 +1,57 @@
+"""The connection a command works on."""
+
+from __future__ import annotations
+
+from collections.abc import Generator
+from contextlib import contextmanager, nullcontext
+from typing import Any
+
+import click
+import psycopg
+from psycopg import conninfo
+from psycopg.errors import Diagnostic
+
+from provenance.cli.output import clean
+from provenance.cli.problems import Misuse
+from provenance.repository import ActionRepository
+
+# A person is waiting, or a deploy that can try again.
+_DEFAULTS = {"connect_timeout": "10", "fallback_application_name": "provenance"}
+
+
+def address(dsn: str | None) -> str:
+    """Return the address with our defaults added.
+
+    Raises:
+        Misuse: there is none, or it is malformed.
+    """
+    if dsn is None:
+        raise Misuse("no database address; give --dsn, or set PROVENANCE_DSN")
+    try:
+        given = conninfo.conninfo_to_dict(dsn)
+    except psycopg.ProgrammingError:
+        # libpq's own message quotes the malformed part, which may be a piece of the password; hence `from None`.
+        raise Misuse(
+            "the database address is malformed; expected postgresql://user@host/database, or host=... dbname=..."
+        ) from None
+    return conninfo.make_conninfo("", **(_DEFAULTS | given))
+
+
+@contextmanager
+def connected(dsn: str | None) -> Generator[psycopg.Connection[Any]]:
+    """Yield a connection in autocommit mode; warnings of the server go to standard error."""
+    with psycopg.connect(address(dsn), autocommit=True) as connection:
+        connection.add_notice_handler(_warn)
+        yield connection
+
+
+@contextmanager
+def actions(dsn: str | None) -> Generator[ActionRepository]:
+    """Yield what reads the trail."""
+    with connected(dsn) as connection:
+        yield ActionRepository(lambda: nullcontext(connection))
+
+
+def _warn(diagnostic: Diagnostic) -> None:
+    if diagnostic.severity_nonlocalized == "WARNING":
+        click.echo(f"Warning: {clean(diagnostic.message_primary or '')}", err=True)

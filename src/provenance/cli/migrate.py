@@ -1,0 +1,161 @@
+"""``provenance migrate``."""
+
+from __future__ import annotations
+
+from typing import LiteralString
+
+import attrs
+import click
+import psycopg
+
+from provenance import schema
+from provenance.cli.database import connected
+from provenance.cli.output import clean, columns, emit, emit_json, moment
+from provenance.cli.parameters import json_option
+from provenance.cli.problems import BadNews, Misuse
+from provenance.errors import SchemaNotReady
+from provenance.schema import Migration
+
+
+@click.group()
+def migrate() -> None:
+    """Install, upgrade, check and remove the database schema."""
+
+
+@migrate.command()
+@click.option("--to", type=click.IntRange(min=1), metavar="N", help="Stop after this version.")
+@json_option
+@click.pass_obj
+def up(dsn: str | None, to: int | None, as_json: bool) -> None:
+    """Apply what is missing, and make the partitions of the coming months.
+
+    Safe to run from several deploys at once.
+    """
+    with connected(dsn) as connection:
+        applied = schema.up(connection, to=to)
+    if as_json:
+        emit_json({"applied": _fields(applied)})
+        return
+    for migration in applied:
+        click.echo(f"applied {_name(migration)}")
+    if not applied:
+        click.echo("nothing to apply")
+
+
+@migrate.command()
+@click.option("--to", type=click.IntRange(min=0), required=True, metavar="N", help="The version to go back to.")
+@click.option("--yes", is_flag=True, help="Do not ask.")
+@json_option
+@click.pass_obj
+def down(dsn: str | None, to: int, yes: bool, as_json: bool) -> None:
+    """Take migrations back, newest first; 0 removes the schema.
+
+    Recorded actions that live in what is dropped are lost.
+    """
+    with connected(dsn) as connection:
+        doomed = [state.version for state in schema.status(connection) if state.applied_at and state.version > to]
+        if doomed and not yes:
+            click.confirm(
+                f"This takes back {len(doomed)} migration(s), down to version {to}. Recorded actions are lost with the "
+                "tables they are in. Go on?",
+                abort=True,
+                err=True,
+            )
+        reverted = schema.down(connection, to=to)
+    if as_json:
+        emit_json({"reverted": _fields(reverted)})
+        return
+    for migration in reverted:
+        click.echo(f"took back {_name(migration)}")
+    if not reverted:
+        click.echo("nothing to take back")
+
+
+@migrate.command()
+@json_option
+@click.pass_context
+def status(ctx: click.Context, as_json: bool) -> None:
+    """List the migrations and whether they are applied.
+
+    Exits with 1 when what is applied does not fit this version of the library.
+    """
+    with connected(ctx.obj) as connection:
+        states = schema.status(connection)
+    if as_json:
+        emit_json({"migrations": [attrs.asdict(state) for state in states]})
+    else:
+        rows = (
+            (
+                f"{state.version:04}",
+                clean(state.name),
+                moment(state.applied_at) if state.applied_at else "not applied",
+                clean(state.applied_by or ""),
+                clean(state.problem or ""),
+            )
+            for state in states
+        )
+        emit(columns(("VERSION", "NAME", "APPLIED", "BY", "PROBLEM"), rows))
+    if any(state.problem for state in states):
+        ctx.exit(BadNews.exit_code)
+
+
+@migrate.command()
+@json_option
+@click.pass_context
+def verify(ctx: click.Context, as_json: bool) -> None:
+    """Compare the schema in the database with what the migrations make, and name each difference.
+
+    Exits with 1 when there are any.
+    """
+    with connected(ctx.obj) as connection:
+        if not any(state.applied_at for state in schema.status(connection)):
+            raise SchemaNotReady("the provenance schema is missing in this database; run `provenance migrate up`")
+        differences = schema.verify(connection)
+    if as_json:
+        emit_json({"differences": [attrs.asdict(difference) for difference in differences]})
+    else:
+        for difference in differences:
+            click.echo(clean(str(difference)))
+        if not differences:
+            click.echo("no differences")
+    if differences:
+        ctx.exit(BadNews.exit_code)
+
+
+@migrate.command()
+@click.option("--writer", "writers", multiple=True, metavar="ROLE", help="May record actions, and no more.")
+@click.option("--reader", "readers", multiple=True, metavar="ROLE", help="May read the trail.")
+@json_option
+@click.pass_obj
+def grant(dsn: str | None, writers: tuple[str, ...], readers: tuple[str, ...], as_json: bool) -> None:
+    """Give existing database roles the rights they need; each option may be repeated."""
+    if not writers and not readers:
+        raise click.UsageError("give --writer ROLE, --reader ROLE, or both")
+    with connected(dsn) as connection, connection.transaction():
+        _grant(connection, "SELECT provenance.grant_writer(%s)", writers)
+        _grant(connection, "SELECT provenance.grant_reader(%s)", readers)
+    if as_json:
+        emit_json({"writers": writers, "readers": readers})
+        return
+    for role in writers:
+        click.echo(f"{clean(role)} may record actions")
+    for role in readers:
+        click.echo(f"{clean(role)} may read the trail")
+
+
+def _grant(connection: psycopg.Connection[object], query: LiteralString, roles: tuple[str, ...]) -> None:
+    for role in roles:
+        try:
+            connection.execute(query, (role,))
+        except psycopg.errors.UndefinedObject as error:
+            raise Misuse(
+                f"there is no database role {role}; create it first, and run this again (no right was given)"
+            ) from error
+
+
+def _name(migration: Migration) -> str:
+    return f"{migration.version:04} {migration.name}"
+
+
+def _fields(migrations: list[Migration]) -> list[dict[str, object]]:
+    return [{"version": migration.version, "name": migration.name} for migration in migrations]

@@ -1,0 +1,112 @@
+"""The entry point, and what the command itself offers."""
+
+from __future__ import annotations
+
+import builtins
+import io
+import os
+import re
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+import provenance
+from provenance import cli
+from provenance.testing import RecordedActions
+from provenance.trail import Trail
+from tests.cli.conftest import Run
+
+SCRIPT = Path(sys.executable).parent / "provenance"
+
+
+def _without(module: str) -> Callable[..., Any]:
+    original = builtins.__import__
+
+    def refusing(name: str, *args: Any, **kwargs: Any) -> Any:
+        if name == "provenance.cli.app":
+            raise ModuleNotFoundError(f"No module named {module!r}", name=module)
+        return original(name, *args, **kwargs)
+
+    return refusing
+
+
+@pytest.mark.parametrize("module", ["click", "rich"])
+def test_a_missing_extra_is_one_sentence_and_code_2(
+    module: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Without click or rich the command says what to install."""
+    monkeypatch.setattr(builtins, "__import__", _without(module))
+    with pytest.raises(SystemExit) as stopped:
+        cli.main()
+    assert (
+        2,
+        "",
+        f"Error: the command line needs {module}, which is not installed; run: pip install 'provenance-trail[cli]'\n",
+    ) == (stopped.value.code, *capsys.readouterr())
+
+
+def test_another_missing_module_is_a_bug_and_shows_as_one(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Only the extra's own packages are excused."""
+    monkeypatch.setattr(builtins, "__import__", _without("provenance.cli.log"))
+    with pytest.raises(ModuleNotFoundError, match=r"provenance\.cli\.log"):
+        cli.main()
+
+
+def test_standard_output_need_not_be_reconfigurable(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whoever replaced standard output by a buffer gets the text too."""
+    monkeypatch.setattr(sys, "argv", ["provenance", "--version"])
+    monkeypatch.setattr(sys, "stdout", replacement := io.StringIO())
+    with pytest.raises(SystemExit) as stopped:
+        cli.main()
+    assert (0, f"provenance {provenance.__version__}\n") == (stopped.value.code, replacement.getvalue())
+
+
+def test_letters_the_terminal_lacks_are_escaped(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Standard output is told so before anything is written."""
+    monkeypatch.setattr(sys, "argv", ["provenance", "--version"])
+    monkeypatch.setattr(sys, "stdout", replacement := io.TextIOWrapper(io.BytesIO(), "latin-1"))
+    with pytest.raises(SystemExit):
+        cli.main()
+    assert "backslashreplace" == replacement.errors
+
+
+def test_the_help_documents_the_exit_codes(run: Run) -> None:
+    """Each code that a command can end with is listed."""
+    result = run("--help", dsn="")
+    listed = re.findall(r"^    (\d)  ", result.stdout.partition("Exit codes:")[2], re.MULTILINE)
+    assert (0, ["0", "1", "2", "3", "4"]) == (result.exit_code, listed)
+
+
+def test_the_script_survives_an_encoding_without_the_stored_letters(
+    trail: Trail, provenance_dsn: str, recorded_actions: RecordedActions
+) -> None:
+    """On a Latin-1 terminal a Hebrew name is escaped instead of ending the command with a traceback."""
+    with trail.track_action("greet", concept="person", user_id="דבורה"):
+        pass
+    environment = {**os.environ, "PROVENANCE_DSN": provenance_dsn, "PYTHONIOENCODING": "latin-1"}
+    result = subprocess.run(
+        [SCRIPT, "show", str(recorded_actions.one().id)], env=environment, capture_output=True, check=False
+    )
+    assert (0, b"") == (result.returncode, result.stderr)
+    assert rb"user       \u05d3\u05d1\u05d5\u05e8\u05d4" in result.stdout
+    assert b"`-- greet  completed" in result.stdout
+
+
+def test_a_reader_that_stops_early_sees_no_traceback(trail: Trail, provenance_dsn: str) -> None:
+    """``provenance log | head`` is an ordinary thing to do."""
+    for _ in range(3):
+        with trail.track_action("write", concept="book", payload={"text": "x" * 60_000}):
+            pass
+    environment = {**os.environ, "PROVENANCE_DSN": provenance_dsn}
+    with subprocess.Popen(
+        [SCRIPT, "log", "--json"], env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE
+    ) as process:
+        assert process.stdout is not None
+        assert process.stderr is not None
+        assert b"{\n" == process.stdout.readline()
+        process.stdout.close()
+        assert b"" == process.stderr.read()

@@ -1,0 +1,254 @@
+"""``migrate``: up, down, status, verify, grant."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import psycopg
+import pytest
+from psycopg import sql
+
+from provenance.ids import new_id
+from provenance.schema import known_migrations
+from provenance.trail import Trail
+from tests.cli.conftest import Run
+
+NAMES = [f"{migration.version:04} {migration.name}" for migration in known_migrations()]
+STEPS = [{"version": migration.version, "name": migration.name} for migration in known_migrations()]
+
+
+@pytest.fixture
+def role(provenance_server: str, provenance_dsn: str) -> Iterator[str]:
+    """Yield the name of a new role, which loses its rights at the end."""
+    name = f"app_{new_id().hex}"
+    with psycopg.connect(provenance_server, autocommit=True) as admin:
+        admin.execute(sql.SQL("CREATE ROLE {}").format(sql.Identifier(name)))
+        yield name
+        with psycopg.connect(provenance_dsn, autocommit=True) as connection:
+            connection.execute(sql.SQL("DROP OWNED BY {}").format(sql.Identifier(name)))
+        admin.execute(sql.SQL("DROP ROLE {}").format(sql.Identifier(name)))
+
+
+@pytest.fixture
+def unused(provenance_dsn: str) -> None:
+    """Drop the application's table, whose column default would keep the schema from going."""
+    with psycopg.connect(provenance_dsn, autocommit=True) as connection:
+        connection.execute("DROP TABLE work")
+
+
+def _may(dsn: str, role: str, right: str) -> bool:
+    with psycopg.connect(dsn) as connection:
+        [(allowed,)] = connection.execute(
+            "SELECT has_any_column_privilege(%s, 'provenance.actions', %s)", (role, right)
+        ).fetchall()
+    return bool(allowed)
+
+
+def test_up_applies_what_is_missing_once(run: Run, empty_dsn: str) -> None:
+    """The second run has nothing to do, and says so."""
+    first, second = run("migrate", "up", dsn=empty_dsn), run("migrate", "up", dsn=empty_dsn)
+    assert (0, "".join(f"applied {name}\n" for name in NAMES), "") == (first.exit_code, first.stdout, first.stderr)
+    assert (0, "nothing to apply\n", "") == (second.exit_code, second.stdout, second.stderr)
+
+
+def test_up_as_json(run_json: Callable[..., Any], empty_dsn: str) -> None:
+    """The applied migrations are listed."""
+    assert {"applied": STEPS} == run_json("migrate", "up", dsn=empty_dsn)
+    assert {"applied": []} == run_json("migrate", "up", "--to", "1", dsn=empty_dsn)
+
+
+def test_up_passes_on_warnings_of_the_server(run: Run, provenance_dsn: str) -> None:
+    """A month whose rows are already in the default partition gets none; the operator hears of it."""
+    with psycopg.connect(provenance_dsn, autocommit=True) as connection:
+        [(partition, month)] = connection.execute(
+            """SELECT 'actions_' || to_char(at, 'YYYY_MM'), to_char(at, 'YYYY-MM')
+                 FROM (SELECT date_trunc('month', now() AT TIME ZONE 'UTC') + interval '1 month' AS at) next"""
+        ).fetchall()
+        connection.execute(sql.SQL("DROP TABLE provenance.{}").format(sql.Identifier(partition)))
+        connection.execute(
+            """INSERT INTO provenance.actions
+                      (id, root_id, action_type, concept, status, started_at, completed_at, duration_ms)
+               SELECT id, id, 'early', 'bird', 'completed', now(), now(), 0
+                 FROM provenance.uuid_floor(date_trunc('month', now()) + interval '1 month 10 days') id"""
+        )
+    result = run("migrate", "up")
+    assert (
+        0,
+        "nothing to apply\n",
+        f"Warning: no partition for {month}: actions_default already holds rows of that month\n",
+    ) == (result.exit_code, result.stdout, result.stderr)
+
+
+def test_notices_are_not_warnings(run: Run, provenance_dsn: str) -> None:
+    """Chatter of the server, such as "already exists, skipping", stays out of the way."""
+    with psycopg.connect(provenance_dsn, autocommit=True) as connection:
+        connection.execute(
+            """CREATE OR REPLACE FUNCTION provenance.ensure_partitions(months_ahead integer DEFAULT 6)
+               RETURNS SETOF text LANGUAGE plpgsql AS $$ BEGIN RAISE NOTICE 'chatter'; END $$"""
+        )
+    assert ("nothing to apply\n", "") == ((result := run("migrate", "up")).stdout, result.stderr)
+
+
+def test_down_asks_first(run: Run, provenance_dsn: str) -> None:
+    """It says what is lost, on standard error; no is code 1 and changes nothing."""
+    result = run("migrate", "down", "--to", "0", answer="n\n")
+    assert (1, "") == (result.exit_code, result.stdout)
+    assert (
+        f"This takes back {len(NAMES)} migration(s), down to version 0. Recorded actions are lost with the tables they "
+        "are in. Go on? [y/N]: " in result.stderr
+    )
+    assert 0 == run("log").exit_code
+
+
+def test_down_after_a_yes(run: Run, unused: None) -> None:
+    """The schema is gone, and there is nothing left to take back."""
+    result = run("migrate", "down", "--to", "0", answer="y\n")
+    assert 0 == result.exit_code
+    assert [f"took back {name}" for name in reversed(NAMES)] == result.stdout.splitlines()
+    again = run("migrate", "down", "--to", "0")
+    assert (0, "nothing to take back\n", "") == (again.exit_code, again.stdout, again.stderr)
+
+
+def test_down_as_json(run_json: Callable[..., Any], unused: None) -> None:
+    """With --yes nothing is asked."""
+    assert {"reverted": STEPS[::-1]} == run_json("migrate", "down", "--to", "0", "--yes")
+    assert {"reverted": []} == run_json("migrate", "down", "--to", "0")
+
+
+def test_down_that_fails_is_one_sentence(run: Run, provenance_dsn: str, unused: None) -> None:
+    """What somebody else put into the schema is not dropped with it."""
+    with psycopg.connect(provenance_dsn, autocommit=True) as connection:
+        connection.execute("CREATE TABLE provenance.mine ()")
+    result = run("migrate", "down", "--to", "0", "--yes")
+    assert (
+        1,
+        "",
+        (
+            "Error: taking back migration 0001 (actions) failed and changed nothing: cannot drop schema provenance because "
+            "other objects depend on it\n"
+        ),
+    ) == (result.exit_code, result.stdout, result.stderr)
+
+
+def test_status_lists_the_migrations(run: Run, run_json: Callable[..., Any]) -> None:
+    """Each with when it was applied, and by whom."""
+    document = run_json("migrate", "status")
+    assert [(step["version"], step["name"], None) for step in STEPS] == [
+        (state["version"], state["name"], state["problem"]) for state in document["migrations"]
+    ]
+    assert all("+00:00" in state["applied_at"] or state["applied_at"][-6] in "+-" for state in document["migrations"])
+    head, *rows = run("migrate", "status").stdout.splitlines()
+    assert ["VERSION", "NAME", "APPLIED", "BY", "PROBLEM"] == head.split()
+    assert NAMES == [" ".join(row.split()[:2]) for row in rows]
+
+
+def test_status_before_the_first_migration(run: Run, empty_dsn: str) -> None:
+    """Not applied is a state, not an error."""
+    result = run("migrate", "status", dsn=empty_dsn)
+    assert 0 == result.exit_code
+    assert [f"{name} not applied" for name in NAMES] == [
+        " ".join(row.split()) for row in result.stdout.splitlines()[1:]
+    ]
+
+
+@pytest.mark.parametrize("options", [[], ["--json"]])
+def test_status_of_an_edited_migration(run: Run, provenance_dsn: str, options: list[str]) -> None:
+    """A ledger that does not fit the library is code 1."""
+    with psycopg.connect(provenance_dsn, autocommit=True) as connection:
+        connection.execute("UPDATE provenance.migrations SET checksum = 'other' WHERE version = 1")
+    result = run("migrate", "status", *options)
+    assert 1 == result.exit_code
+    assert "migration 0001 (actions) is not the one that was applied" in result.stdout
+
+
+def test_verify_finds_nothing(run: Run, run_json: Callable[..., Any]) -> None:
+    """A fresh installation is as it should be."""
+    result = run("migrate", "verify")
+    assert (0, "no differences\n", "") == (result.exit_code, result.stdout, result.stderr)
+    assert {"differences": []} == run_json("migrate", "verify")
+
+
+def test_verify_names_each_difference(run: Run, provenance_dsn: str) -> None:
+    """One a line, with code 1."""
+    with psycopg.connect(provenance_dsn, autocommit=True) as connection:
+        connection.execute(
+            "DROP FUNCTION provenance.forget_intent(uuid); DROP FUNCTION provenance.pending_action(uuid)"
+        )
+    result = run("migrate", "verify")
+    expected = [f"function {name}(action_id uuid) is missing\n" for name in ("forget_intent", "pending_action")]
+    assert (1, "".join(expected), "") == (
+        result.exit_code,
+        result.stdout,
+        result.stderr,
+    )
+
+
+def test_verify_as_json(run: Run, provenance_dsn: str) -> None:
+    """Each difference says what was expected and what was found."""
+    with psycopg.connect(provenance_dsn, autocommit=True) as connection:
+        connection.execute("ALTER TABLE provenance.actions ADD COLUMN extra text")
+    result = run("migrate", "verify", "--json")
+    assert 1 == result.exit_code
+    assert {"kind": "column", "name": "actions.extra", "expected": None, "found": "text"} in json.loads(result.stdout)[
+        "differences"
+    ]
+
+
+def test_verify_without_the_schema(run: Run, empty_dsn: str) -> None:
+    """A hundred missing objects are one sentence."""
+    result = run("migrate", "verify", dsn=empty_dsn)
+    assert (4, "", "Error: the provenance schema is missing in this database; run `provenance migrate up`\n") == (
+        result.exit_code,
+        result.stdout,
+        result.stderr,
+    )
+
+
+def test_grant_to_a_writer(run: Run, provenance_dsn: str, role: str) -> None:
+    """A writer may insert and not read."""
+    result = run("migrate", "grant", "--writer", role)
+    assert (0, f"{role} may record actions\n") == (result.exit_code, result.stdout)
+    assert (True, False) == (_may(provenance_dsn, role, "INSERT"), _may(provenance_dsn, role, "SELECT"))
+
+
+def test_grant_to_a_reader(run: Run, provenance_dsn: str, role: str) -> None:
+    """A reader may read and not insert."""
+    result = run("migrate", "grant", "--reader", role)
+    assert (0, f"{role} may read the trail\n") == (result.exit_code, result.stdout)
+    assert (False, True) == (_may(provenance_dsn, role, "INSERT"), _may(provenance_dsn, role, "SELECT"))
+
+
+def test_grant_as_json(run_json: Callable[..., Any], role: str) -> None:
+    """The roles are listed."""
+    assert {"writers": [role], "readers": [role]} == run_json("migrate", "grant", "--writer", role, "--reader", role)
+
+
+def test_grant_to_nobody(run: Run) -> None:
+    """Without a role there is nothing to do: code 2."""
+    result = run("migrate", "grant", dsn="host=/nowhere")
+    assert (2, "") == (result.exit_code, result.stdout)
+    assert "Error: give --writer ROLE, --reader ROLE, or both\n" in result.stderr
+
+
+def test_grant_is_all_or_nothing(run: Run, provenance_dsn: str, role: str) -> None:
+    """A role that does not exist stops the others from getting theirs."""
+    result = run("migrate", "grant", "--writer", role, "--reader", "nobody_\x1b")
+    assert (
+        2,
+        "",
+        "Error: there is no database role nobody_\\x1b; create it first, and run this again (no right was given)\n",
+    ) == (result.exit_code, result.stdout, result.stderr)
+    assert not _may(provenance_dsn, role, "INSERT")
+
+
+def test_what_a_granted_writer_records_a_reader_sees(
+    run: Run, run_json: Callable[..., Any], trail: Trail, provenance_dsn: str, role: str
+) -> None:
+    """The rights are enough for the commands that need them."""
+    with trail.track_action("link_zman", concept="zman"):
+        pass
+    run("migrate", "grant", "--reader", role)
+    dsn = psycopg.conninfo.make_conninfo(provenance_dsn, options=f"-c role={role}")
+    assert ["link_zman"] == [action["action_type"] for action in run_json("log", dsn=dsn)["actions"]]

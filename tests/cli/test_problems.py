@@ -1,0 +1,158 @@
+"""Errors: one sentence, a documented code, and nothing that was secret."""
+
+from __future__ import annotations
+
+import socket
+from collections.abc import Iterator
+
+import click.testing
+import psycopg
+import pytest
+from psycopg import conninfo, sql
+
+from provenance.cli.app import cli
+from provenance.cli.problems import Problem, translated
+from provenance.errors import (
+    InvalidAction,
+    MigrationError,
+    NotConfigured,
+    ProvenanceError,
+    SchemaNotReady,
+    TrailUnavailable,
+)
+from provenance.ids import new_id
+from tests.cli.conftest import Run
+
+
+@pytest.fixture
+def powerless(provenance_server: str, provenance_dsn: str) -> Iterator[str]:
+    """Yield the address of this test's database as a role without any right."""
+    name = f"powerless_{new_id().hex}"
+    with psycopg.connect(provenance_server, autocommit=True) as admin:
+        admin.execute(sql.SQL("CREATE ROLE {}").format(sql.Identifier(name)))
+        yield conninfo.make_conninfo(provenance_dsn, options=f"-c role={name}")
+        admin.execute(sql.SQL("DROP ROLE {}").format(sql.Identifier(name)))
+
+
+def _unused_port() -> int:
+    with socket.socket() as sock:
+        sock.bind(("127.0.0.1", 0))
+        return int(sock.getsockname()[1])
+
+
+def test_without_an_address(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The command says where to give one."""
+    monkeypatch.delenv("PROVENANCE_DSN", raising=False)
+    result = click.testing.CliRunner().invoke(cli, ["log"])
+    assert (2, "", "Error: no database address; give --dsn, or set PROVENANCE_DSN\n") == (
+        result.exit_code,
+        result.stdout,
+        result.stderr,
+    )
+
+
+def test_the_address_may_come_from_the_environment(provenance_dsn: str) -> None:
+    """PROVENANCE_DSN does what --dsn does."""
+    result = click.testing.CliRunner().invoke(cli, ["log"], env={"PROVENANCE_DSN": provenance_dsn})
+    assert (0, "", "No actions found.\n") == (result.exit_code, result.stdout, result.stderr)
+
+
+@pytest.mark.parametrize("dsn", ["hunter2", "postgresql://me:hun%zzter2@db/app", "password hunter2"])
+def test_a_malformed_address_is_not_quoted(run: Run, dsn: str) -> None:
+    """Any part of it may be a piece of the password."""
+    result = run("log", dsn=dsn)
+    assert (
+        2,
+        "",
+        "Error: the database address is malformed; expected postgresql://user@host/database, or host=... dbname=...\n",
+    ) == (result.exit_code, result.stdout, result.stderr)
+
+
+def test_nobody_listens(run: Run) -> None:
+    """A database that cannot be reached is code 3, with the system's reason and without the address."""
+    result = run("log", dsn=f"host=127.0.0.1 port={_unused_port()} password=hunter2")
+    assert (3, "", "Error: the database cannot be reached, or broke off: Connection refused\n") == (
+        result.exit_code,
+        result.stdout,
+        result.stderr,
+    )
+
+
+def test_the_database_does_not_exist(run: Run, provenance_dsn: str) -> None:
+    """The server's own reason is passed on."""
+    result = run("log", dsn=conninfo.make_conninfo(provenance_dsn, dbname="nowhere"))
+    assert (3, 'Error: the database cannot be reached, or broke off: database "nowhere" does not exist\n') == (
+        result.exit_code,
+        result.stderr,
+    )
+
+
+@pytest.mark.parametrize(
+    "command", [["log"], ["history", "a", "b"], ["show", str(new_id())], ["migrate", "grant", "--reader", "a"]]
+)
+def test_a_database_without_the_schema(run: Run, empty_dsn: str, command: list[str]) -> None:
+    """It is code 4, and the remedy is named."""
+    result = run(*command, dsn=empty_dsn)
+    assert (
+        4,
+        "",
+        (
+            "Error: the provenance schema is missing in this database, or older than this command; "
+            "run `provenance migrate up`\n"
+        ),
+    ) == (result.exit_code, result.stdout, result.stderr)
+
+
+def test_a_role_that_may_not_read(run: Run, powerless: str) -> None:
+    """It is code 4, and the remedy is named."""
+    result = run("log", dsn=powerless)
+    assert (
+        4,
+        (
+            "Error: the database refused: permission denied for schema provenance; connect as another role, or have the "
+            "owner of the schema run `provenance migrate grant`\n"
+        ),
+    ) == (result.exit_code, result.stderr)
+
+
+@pytest.mark.parametrize(
+    ("error", "code", "sentence"),
+    [
+        (SchemaNotReady("too old"), 4, "too old"),
+        (MigrationError("edited"), 1, "edited"),
+        (TrailUnavailable("down"), 3, "down"),
+        (NotConfigured("no extra"), 2, "no extra"),
+        (InvalidAction("empty"), 2, "empty"),
+        (ProvenanceError("a\x1b[2Jb\nc"), 2, r"a\x1b[2Jb\nc"),
+        (
+            psycopg.OperationalError("failed to resolve host 'hunter2@db': [Errno -2] Name or service not known"),
+            3,
+            "the database cannot be reached, or broke off: its host name is not known",
+        ),
+        (
+            psycopg.OperationalError(
+                "Multiple connection attempts failed. All failures were:\n- host: 'db', port: '5', hostaddr: '::1': "
+                'connection failed: connection to server at "::1", port 5 failed: FATAL:  too many clients already\n'
+                "- host: 'db', port: '5', hostaddr: '127.0.0.1': connection failed: connection to server at \"127.0.0.1\""
+            ),
+            3,
+            "the database cannot be reached, or broke off: too many clients already",
+        ),
+        (
+            psycopg.errors.ConnectionTimeout("connection to hunter2 timed out"),
+            3,
+            "the database cannot be reached, or broke off: ConnectionTimeout",
+        ),
+    ],
+)
+def test_each_kind_of_error_has_its_code(error: Exception, code: int, sentence: str) -> None:
+    """What the library and the driver raise becomes a sentence that a terminal can show."""
+    with pytest.raises(Problem) as problem, translated():
+        raise error
+    assert (code, sentence) == (problem.value.exit_code, problem.value.format_message())
+
+
+def test_a_bug_is_not_dressed_up() -> None:
+    """Other exceptions keep their traceback."""
+    with pytest.raises(KeyError), translated():
+        raise KeyError("bug")

@@ -1,0 +1,986 @@
+"""What the schema does on its own: functions for sessions in SQL, guards, partitions."""
+
+from __future__ import annotations
+
+import secrets
+import threading
+import time
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import closing
+from datetime import UTC, datetime, timedelta
+from itertools import pairwise
+from typing import Any
+from uuid import UUID, uuid4
+
+import psycopg
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from psycopg import IsolationLevel, conninfo, errors, sql
+from psycopg.rows import dict_row
+
+from provenance import ids, schema
+from tests.strategies import unhurried
+
+Connection = psycopg.Connection[Any]
+
+MILLISECOND = timedelta(milliseconds=1)
+
+
+@pytest.fixture(scope="module")
+def database(provenance_server: str, provenance_template: str) -> Iterator[str]:
+    """Yield a migrated database that tests of this module share; what they do there is rolled back."""
+    name = f"provenance_test_{secrets.token_hex(8)}"
+    with psycopg.connect(provenance_server, autocommit=True) as admin:
+        admin.execute(
+            sql.SQL("CREATE DATABASE {} TEMPLATE {}").format(sql.Identifier(name), sql.Identifier(provenance_template))
+        )
+        yield conninfo.make_conninfo(provenance_server, dbname=name)
+        admin.execute(sql.SQL("DROP DATABASE {} WITH (FORCE)").format(sql.Identifier(name)))
+
+
+@pytest.fixture(scope="module")
+def connected(database: str) -> Iterator[Connection]:
+    """Yield a session in it."""
+    with psycopg.connect(database, autocommit=True) as opened:
+        yield opened
+
+
+@pytest.fixture
+def session(connected: Connection) -> Iterator[Connection]:
+    """Yield a session in a transaction that will be rolled back."""
+    with connected.transaction(force_rollback=True):
+        yield connected
+
+
+@pytest.fixture
+def connect(provenance_dsn: str) -> Iterator[Callable[..., Connection]]:
+    """Yield what opens sessions, each its own, in a database of this test's own."""
+    opened: list[Connection] = []
+
+    def open_session(**settings: Any) -> Connection:
+        opened.append(psycopg.connect(provenance_dsn, **{"autocommit": True, **settings}))
+        return opened[-1]
+
+    yield open_session
+    for connection in opened:
+        connection.close()
+
+
+def value(connection: Connection, query: str, *parameters: object) -> Any:
+    """Return the only column of the first row, or ``None`` without rows."""
+    row = connection.execute(query.encode(), parameters or None).fetchone()
+    return None if row is None else row[0]
+
+
+def record(connection: Connection, action_type: str = "a", **arguments: object) -> UUID:
+    """Begin an action in SQL."""
+    named = "".join(f", {name} => %({name})s" for name in arguments)
+    row = connection.execute(
+        f"SELECT provenance.record_action(%(action_type)s, 'c'{named})".encode(),
+        {"action_type": action_type, **arguments},
+    ).fetchone()
+    assert row is not None
+    found: UUID = row[0]
+    return found
+
+
+def complete(connection: Connection, action_id: UUID, **arguments: object) -> None:
+    """Finish an action in SQL."""
+    named = "".join(f", {name} => %({name})s" for name in arguments)
+    connection.execute(f"SELECT provenance.complete_action(%(id)s{named})".encode(), {"id": action_id, **arguments})
+
+
+def current(connection: Connection) -> UUID | None:
+    found: UUID | None = value(connection, "SELECT provenance.current_action_id()")
+    return found
+
+
+def logged(connection: Connection, action_id: UUID) -> dict[str, Any]:
+    """Return an action as the view shows it."""
+    with connection.cursor(row_factory=dict_row) as cursor:
+        row = cursor.execute("SELECT * FROM provenance.action_log WHERE id = %s", (action_id,)).fetchone()
+    assert row is not None
+    return row
+
+
+INSERT = """
+    INSERT INTO provenance.actions
+           (id, root_id, action_type, concept, status, tenant_id, started_at, completed_at, duration_ms)
+    VALUES (%s, %s, 'a', 'c', 'completed', '', now(), now(), 1)"""
+
+
+def insert(connection: Connection, action_id: UUID) -> None:
+    """Insert a terminal row by hand."""
+    connection.execute(INSERT, (action_id, action_id))
+
+
+def id_at(moment: datetime) -> UUID:
+    """Return some version-7 id of a moment."""
+    return UUID(int=ids.floor_id(moment).int | secrets.randbits(60))
+
+
+def until(condition: Callable[[], object]) -> None:
+    """Wait for a condition, and fail when it does not come."""
+    deadline = time.monotonic() + 30
+    while not condition():
+        assert time.monotonic() < deadline, "waited in vain"
+        time.sleep(0.005)
+
+
+def waiting(connection: Connection, other: Connection) -> bool:
+    """Return whether the other session waits for a lock."""
+    query = "SELECT wait_event_type = 'Lock' FROM pg_stat_activity WHERE pid = %s"
+    return bool(value(connection, query, other.info.backend_pid))
+
+
+# --- Ids -------------------------------------------------------------------------------------------------------------
+
+
+def test_uuid_v7_is_a_version_7_uuid_of_now(session: Connection) -> None:
+    """Version and variant are those of RFC 9562, the time is the server's, to the millisecond and never ahead of it."""
+    rows = session.execute(
+        "SELECT clock_timestamp(), provenance.uuid_v7(), clock_timestamp() FROM generate_series(1, 2000)"
+    ).fetchall()
+    made = [row[1] for row in rows]
+    assert {(found.version, found.variant) for found in made} == {(7, UUID(int=1 << 63).variant)}
+    assert len(set(made)) == 2000
+    milliseconds = [found.int >> 80 for found in made]
+    assert milliseconds == sorted(milliseconds)
+    for before, found, after in rows:
+        assert ids.floor_id(before).int >> 80 <= found.int >> 80 <= ids.floor_id(after).int >> 80
+
+
+def test_uuid_v7_is_random_in_every_other_bit(session: Connection) -> None:
+    """Of the 74 bits that are not time, version or variant each is sometimes 0 and sometimes 1."""
+    made = [
+        row[0].int for row in session.execute("SELECT provenance.uuid_v7() FROM generate_series(1, 200)").fetchall()
+    ]
+    fixed = 0xF << 76 | 0b11 << 62
+    random_bits = ((1 << 80) - 1) & ~fixed
+    ever_one = ever_zero = 0
+    for found in made:
+        ever_one |= found
+        ever_zero |= ~found
+    assert ever_one & ever_zero & random_bits == random_bits
+
+
+@unhurried
+@given(moments=st.lists(st.datetimes(datetime(1970, 1, 1), datetime(9999, 12, 30)), min_size=1, max_size=50))  # noqa: DTZ001
+def test_uuid_floor_is_the_librarys_floor(database: str, moments: list[datetime]) -> None:
+    """Both cut a moment to the same millisecond, never to the next one; only version and variant differ."""
+    aware = [moment.replace(tzinfo=UTC) for moment in moments]
+    with psycopg.connect(database) as connection:
+        found = value(
+            connection,
+            """SELECT array_agg(provenance.uuid_floor(at) ORDER BY n)
+                 FROM unnest(%s::timestamptz[]) WITH ORDINALITY u (at, n)""",
+            aware,
+        )
+    assert found == [UUID(int=ids.floor_id(moment).int >> 80 << 80) for moment in aware]
+
+
+def test_uuid_floor_does_not_round_up(session: Connection) -> None:
+    """The last microsecond of a month belongs to that month."""
+    last = datetime(2026, 12, 31, 23, 59, 59, 999_999, tzinfo=UTC)
+    floor = value(session, "SELECT provenance.uuid_floor(%s)", last)
+    assert floor < value(session, "SELECT provenance.uuid_floor(%s)", last + timedelta(microseconds=1))
+    assert floor == UUID(int=ids.floor_id(last).int >> 80 << 80)
+
+
+# --- The current action ----------------------------------------------------------------------------------------------
+
+
+def test_there_is_no_current_action_at_first(connect: Callable[..., Connection]) -> None:
+    """Neither before it was ever set, nor after a transaction that set it."""
+    connection = connect()
+    assert current(connection) is None
+    with connection.transaction():
+        connection.execute("SELECT provenance.set_context(%s)", (uuid4(),))
+    assert current(connection) is None
+
+
+def test_the_current_action_lasts_until_the_transaction_ends(session: Connection) -> None:
+    """It can be changed and cleared, and a savepoint rolled back takes it back."""
+    first, second = uuid4(), uuid4()
+    session.execute("SELECT provenance.set_context(%s)", (first,))
+    assert current(session) == first
+    with session.transaction(force_rollback=True):
+        session.execute("SELECT provenance.set_context(%s)", (second,))
+        assert current(session) == second
+    assert current(session) == first
+    session.execute("SELECT provenance.set_context(NULL)")
+    assert current(session) is None
+
+
+def test_a_statement_of_its_own_leaves_no_current_action(connect: Callable[..., Connection]) -> None:
+    """Without an open transaction each statement is one, and nothing leaks into the next."""
+    connection = connect()
+    action_id = record(connection)
+    assert current(connection) is None
+    assert logged(connection, action_id)["status"] == "pending"
+
+
+def test_it_is_usable_as_a_column_default(session: Connection) -> None:
+    """Rows of the application's own tables name the action they were written in."""
+    session.execute("INSERT INTO work (id) VALUES (1)")
+    action_id = record(session)
+    session.execute("INSERT INTO work (id) VALUES (2)")
+    complete(session, action_id)
+    session.execute("INSERT INTO work (id) VALUES (3)")
+    assert session.execute("SELECT action_id FROM work ORDER BY id").fetchall() == [(None,), (action_id,), (None,)]
+
+
+# --- Recording in SQL ------------------------------------------------------------------------------------------------
+
+
+def test_record_and_complete(session: Connection) -> None:
+    """What was said is recorded, the action is pending in between, and the duration is above zero."""
+    request = uuid4()
+    action_id = record(
+        session,
+        "approve",
+        user_id="u",
+        tenant_id="t",
+        request_id=request,
+        entity_type="order",
+        entity_id="7",
+        payload='{"a": 1}',
+        metadata='{"b": 2}',
+        correlation_id="x",
+    )
+    said = {
+        "id": action_id,
+        "root_id": action_id,
+        "parent_action_id": None,
+        "action_type": "approve",
+        "concept": "c",
+        "tenant_id": "t",
+        "user_id": "u",
+        "request_id": request,
+        "correlation_id": "x",
+        "entity_type": "order",
+        "entity_id": "7",
+        "payload": {"a": 1},
+        "metadata": {"b": 2},
+    }
+    pending = logged(session, action_id)
+    assert {key: pending[key] for key in said} == said
+    nothing = ("result", "error_type", "error_code", "error_message", "completed_at", "duration_ms")
+    assert (pending["status"], [pending[key] for key in nothing]) == ("pending", [None] * 6)
+    complete(session, action_id, result='{"ok": true}')
+    ended = logged(session, action_id)
+    assert {key: ended[key] for key in said} == said
+    assert (ended["status"], ended["result"], ended["error_message"]) == ("completed", {"ok": True}, None)
+    assert ended["started_at"] == pending["started_at"]
+    exact = (ended["completed_at"] - ended["started_at"]) / MILLISECOND
+    assert ended["duration_ms"] == pytest.approx(exact)
+    assert ended["duration_ms"] > 0
+    assert value(session, "SELECT count(*) FROM provenance.action_intents") == 0
+
+
+def test_what_is_not_said_has_defaults(session: Connection) -> None:
+    """A day is waited for the outcome, there is no tenant, and ids are made."""
+    before = value(session, "SELECT clock_timestamp()")
+    action_id = record(session, tenant_id=None)
+    after = value(session, "SELECT clock_timestamp()")
+    assert action_id.version == 7
+    tenant, started, expires, doubt = (
+        session.execute(
+            "SELECT tenant_id, started_at, expires_at, doubt FROM provenance.action_intents WHERE id = %s", (action_id,)
+        ).fetchone()
+        or ()
+    )
+    assert (tenant, doubt) == ("", None)
+    assert before <= started <= after
+    assert timedelta(0) <= expires - started - timedelta(days=1) < timedelta(seconds=10)
+
+
+def test_id_root_time_and_patience_can_be_given(session: Connection) -> None:
+    """What the library knows already is taken from it."""
+    action_id, root, started = ids.new_id(), ids.new_id(), datetime(2026, 1, 2, 3, 4, 5, 678, tzinfo=UTC)
+    assert record(session, id=action_id, root_id=root, started_at=started, expires_in=None) == action_id
+    row = session.execute("SELECT root_id, started_at, expires_at FROM provenance.action_intents").fetchone()
+    assert row == (root, started, None)
+
+
+def test_actions_nest(session: Connection) -> None:
+    """The current action is the parent, all share the root, and completing gives the context back step by step."""
+    outer = record(session, "outer")
+    middle = record(session, "middle")
+    inner = record(session, "inner")
+    assert current(session) == inner
+    for action_id, around in ((inner, middle), (middle, outer), (outer, None)):
+        complete(session, action_id)
+        assert current(session) == around
+    rows = session.execute(
+        "SELECT action_type, root_id, parent_action_id FROM provenance.actions ORDER BY action_type"
+    ).fetchall()
+    assert rows == [("inner", outer, middle), ("middle", outer, outer), ("outer", outer, None)]
+
+
+def test_siblings_have_the_same_parent(session: Connection) -> None:
+    """After one inner action the next is not its child."""
+    outer = record(session, "outer")
+    for _ in range(2):
+        complete(session, record(session, "inner"))
+    query = "SELECT parent_action_id FROM provenance.actions WHERE action_type = 'inner'"
+    assert session.execute(query).fetchall() == [(outer,), (outer,)]
+
+
+def test_completing_another_action_leaves_the_current_one(session: Connection) -> None:
+    """Only the current action gives the context back."""
+    first = record(session, "first")
+    session.execute("SELECT provenance.set_context(NULL)")
+    second = record(session, "second")
+    complete(session, first)
+    assert current(session) == second
+
+
+def test_the_root_is_the_parents(session: Connection) -> None:
+    """Whether the parent has ended, is pending, or is not recorded here at all."""
+    root = record(session, "root")
+    pending = record(session, "pending")
+    assert value(session, "SELECT provenance.root_of(%s)", pending) == root
+    complete(session, pending)
+    assert value(session, "SELECT provenance.root_of(%s)", pending) == root
+    child = record(session, parent_action_id=pending)
+    elsewhere = uuid4()
+    orphan = record(session, parent_action_id=elsewhere)
+    assert value(session, "SELECT provenance.root_of(%s)", elsewhere) is None
+    found = session.execute("SELECT id, root_id, parent_action_id FROM provenance.action_intents").fetchall()
+    assert sorted(found) == sorted([(root, root, None), (child, root, pending), (orphan, elsewhere, elsewhere)])
+
+
+def test_failing(session: Connection) -> None:
+    """An action can end as failed, with what was learned of the error."""
+    action_id = record(session)
+    complete(session, action_id, status="failed", error_message="no", error_type="E", error_code="22012")
+    row = logged(session, action_id)
+    assert (row["status"], row["error_message"], row["error_type"], row["error_code"]) == ("failed", "no", "E", "22012")
+    assert value(session, "SELECT provenance.outcome(%s)", action_id) == "failed"
+
+
+def test_a_plpgsql_job_records_its_failure(session: Connection) -> None:
+    """The work of an exception block is undone; the action begun before it ends as failed."""
+    session.execute("""
+        DO $$
+        DECLARE action uuid := provenance.record_action('job', 'work');
+        BEGIN
+            BEGIN
+                INSERT INTO work (id) VALUES (1);
+                PERFORM 1 / 0;
+                PERFORM provenance.complete_action(action);
+            EXCEPTION WHEN OTHERS THEN
+                PERFORM provenance.complete_action(
+                    action, status => 'failed', error_message => SQLERRM, error_code => SQLSTATE);
+            END;
+        END $$""")
+    assert session.execute(
+        "SELECT action_type, status, error_message, error_code FROM provenance.actions"
+    ).fetchall() == [("job", "failed", "division by zero", "22012")]
+    assert value(session, "SELECT count(*) FROM work") == 0
+    assert current(session) is None
+
+
+@pytest.mark.parametrize("status", ["pending", "unknown", "Completed", "", None])
+def test_only_outcomes_are_outcomes(session: Connection, status: str | None) -> None:
+    """Another status is refused, and the action stays pending."""
+    action_id = record(session)
+    with pytest.raises((errors.CheckViolation, errors.NotNullViolation)), session.transaction():
+        complete(session, action_id, status=status)
+    assert logged(session, action_id)["status"] == "pending"
+    assert current(session) == action_id
+
+
+def test_what_was_never_begun_cannot_be_completed(session: Connection) -> None:
+    """The error says which action, and what to look at."""
+    action_id = uuid4()
+    with pytest.raises(errors.NoDataFound) as caught, session.transaction():
+        complete(session, action_id)
+    assert caught.value.diag.message_primary == f"action {action_id} is not pending"
+    assert "provenance.outcome()" in str(caught.value.diag.message_hint)
+    with pytest.raises(errors.NoDataFound), session.transaction():
+        session.execute("SELECT provenance.complete_action(NULL)")
+
+
+def test_completing_twice_is_refused(session: Connection) -> None:
+    """The first outcome stands."""
+    action_id = record(session)
+    complete(session, action_id, result="1")
+    with pytest.raises(errors.NoDataFound), session.transaction():
+        complete(session, action_id, status="failed")
+    assert (logged(session, action_id)["status"], logged(session, action_id)["result"]) == ("completed", 1)
+
+
+def test_recording_an_id_twice_is_refused(session: Connection) -> None:
+    """An id names one action."""
+    action_id = record(session)
+    with pytest.raises(errors.UniqueViolation), session.transaction():
+        record(session, id=action_id)
+
+
+def test_of_two_that_complete_at_once_one_wins(connect: Callable[..., Connection]) -> None:
+    """The second waits for the first and then fails, and its work with it."""
+    first, second, watcher = connect(), connect(), connect()
+    action_id = record(watcher)
+    with ThreadPoolExecutor(1) as executor:
+        with first.transaction():
+            complete(first, action_id, result="1")
+
+            def late() -> None:
+                with second.transaction():
+                    second.execute("INSERT INTO work (id) VALUES (2)")
+                    complete(second, action_id, result="2")
+
+            answer = executor.submit(late)
+            until(lambda: waiting(watcher, second))
+        with pytest.raises(errors.UniqueViolation):
+            answer.result(timeout=30)
+    assert watcher.execute("SELECT result FROM provenance.actions").fetchall() == [(1,)]
+    assert value(watcher, "SELECT count(*) FROM work") == 0
+
+
+def test_the_second_completes_when_the_first_is_rolled_back(connect: Callable[..., Connection]) -> None:
+    """An outcome that was not committed is none."""
+    first, second, watcher = connect(), connect(), connect()
+    action_id = record(watcher)
+    with ThreadPoolExecutor(1) as executor:
+        with first.transaction(force_rollback=True):
+            complete(first, action_id, result="1")
+            answer = executor.submit(complete, second, action_id, result="2")
+            until(lambda: waiting(watcher, second))
+        answer.result(timeout=30)
+    assert watcher.execute("SELECT result FROM provenance.actions").fetchall() == [(2,)]
+    assert value(watcher, "SELECT count(*) FROM provenance.action_intents") == 0
+
+
+@pytest.mark.parametrize("isolation", [IsolationLevel.REPEATABLE_READ, IsolationLevel.SERIALIZABLE])
+def test_strict_isolation(connect: Callable[..., Connection], isolation: IsolationLevel) -> None:
+    """Begun before the snapshot or inside it, an action is completed, and its intent is gone."""
+    own, other = connect(), connect()
+    own.isolation_level = isolation
+    earlier = record(other)
+    with own.transaction():
+        value(own, "SELECT count(*) FROM work")
+        inside = record(own)
+        complete(own, inside)
+        complete(own, earlier)
+    assert {row[0] for row in own.execute("SELECT id FROM provenance.actions").fetchall()} == {earlier, inside}
+    assert value(own, "SELECT count(*) FROM provenance.action_intents") == 0
+
+
+@pytest.mark.parametrize("isolation", [IsolationLevel.REPEATABLE_READ, IsolationLevel.SERIALIZABLE])
+def test_strict_isolation_cannot_complete_what_others_completed_since(
+    connect: Callable[..., Connection], isolation: IsolationLevel
+) -> None:
+    """The old snapshot still shows it as pending; the fence does not."""
+    own, other = connect(), connect()
+    own.isolation_level = isolation
+    action_id = record(other)
+    with pytest.raises((errors.UniqueViolation, errors.SerializationFailure)), own.transaction():
+        value(own, "SELECT count(*) FROM provenance.action_intents")
+        complete(other, action_id, result="1")
+        complete(own, action_id, result="2")
+    assert logged(other, action_id)["result"] == 1
+
+
+def test_strict_isolation_does_not_know_what_was_begun_since(connect: Callable[..., Connection]) -> None:
+    """An action begun after the snapshot is refused loudly, not completed by halves."""
+    own, other = connect(), connect()
+    own.isolation_level = IsolationLevel.REPEATABLE_READ
+    with pytest.raises(errors.NoDataFound), own.transaction():
+        value(own, "SELECT count(*) FROM work")
+        complete(own, record(other))
+
+
+def test_one_process_begins_and_another_completes(connect: Callable[..., Connection]) -> None:
+    """An action outlives the session that began it."""
+    first, second = connect(), connect()
+    action_id = record(first)
+    first.close()
+    complete(second, action_id)
+    assert logged(second, action_id)["status"] == "completed"
+
+
+def test_a_pending_action_is_described_until_it_has_an_outcome(session: Connection) -> None:
+    """The description is everything that was recorded, without who is connected."""
+    action_id = record(session, user_id="u", payload="[1]")
+    found = value(session, "SELECT provenance.pending_action(%s)", action_id)
+    assert {key: found[key] for key in ("id", "action_type", "user_id", "payload", "tenant_id")} == {
+        "id": str(action_id),
+        "action_type": "a",
+        "user_id": "u",
+        "payload": [1],
+        "tenant_id": "",
+    }
+    assert "db_user" not in found
+    complete(session, action_id)
+    assert value(session, "SELECT provenance.pending_action(%s)", action_id) is None
+    assert value(session, "SELECT provenance.pending_action(%s)", uuid4()) is None
+
+
+def test_what_is_in_doubt_is_not_pending(session: Connection) -> None:
+    """Nobody can go on with an action whose outcome cannot be known."""
+    action_id = record(session)
+    session.execute("UPDATE provenance.action_intents SET doubt = 'the link broke'")
+    assert value(session, "SELECT provenance.pending_action(%s)", action_id) is None
+    row = logged(session, action_id)
+    assert (row["status"], row["error_message"]) == ("unknown", "the link broke")
+
+
+def test_an_intent_whose_outcome_is_recorded_is_not_pending(session: Connection) -> None:
+    """The terminal row counts, and the evidence can go; without an outcome it cannot."""
+    action_id = record(session)
+    session.execute("SELECT provenance.forget_intent(%s)", (action_id,))
+    assert logged(session, action_id)["status"] == "pending"
+    insert(session, action_id)
+    assert value(session, "SELECT provenance.pending_action(%s)", action_id) is None
+    query = "SELECT status FROM provenance.action_log WHERE id = %s"
+    assert session.execute(query, (action_id,)).fetchall() == [("completed",)]
+    session.execute("SELECT provenance.forget_intent(%s)", (action_id,))
+    assert value(session, "SELECT count(*) FROM provenance.action_intents") == 0
+
+
+def test_an_expired_action_is_unknown_and_can_still_be_completed(session: Connection) -> None:
+    """Unknown is what is shown, not what is stored."""
+    action_id = record(session, expires_in=timedelta(microseconds=1))
+    until(lambda: logged(session, action_id)["status"] == "unknown")
+    complete(session, action_id)
+    assert logged(session, action_id)["status"] == "completed"
+
+
+def test_the_outcome_of_an_action(session: Connection) -> None:
+    """A status once it has ended, nothing before."""
+    action_id = record(session)
+    query = "SELECT provenance.outcome(%s)"
+    assert (value(session, query, uuid4()), value(session, query, action_id)) == (None, None)
+    complete(session, action_id, status="rolled_back")
+    assert value(session, query, action_id) == "rolled_back"
+
+
+def test_who_and_when_are_the_databases_word(session: Connection) -> None:
+    """Also through the function that runs with its owner's rights."""
+    role = f"provenance_role_{secrets.token_hex(8)}"
+    session.execute(sql.SQL("CREATE ROLE {}").format(sql.Identifier(role)))
+    session.execute("SELECT provenance.grant_writer(%s)", (role,))
+    session.execute(sql.SQL("SET LOCAL ROLE {}").format(sql.Identifier(role)))
+    action_id = record(session)
+    complete(session, action_id)
+    session.execute("RESET ROLE")
+    row = session.execute(
+        """SELECT db_user = session_user, xid = pg_current_xact_id(), recorded_at BETWEEN now() AND clock_timestamp()
+             FROM provenance.actions"""
+    ).fetchone()
+    assert row == (True, True, True)
+
+
+@pytest.mark.parametrize(
+    ("argument", "given"),
+    [
+        ("action_type", ""),
+        ("action_type", "x" * 101),
+        ("entity_type", ""),
+        ("entity_type", "x" * 101),
+        ("entity_id", "x" * 257),
+        ("user_id", "x" * 257),
+        ("tenant_id", "x" * 257),
+        ("correlation_id", "x" * 257),
+        ("started_at", "infinity"),
+        ("started_at", "-infinity"),
+        ("started_at", "1969-12-31 23:59:59Z"),
+        ("started_at", "12000-01-01Z"),
+    ],
+)
+def test_what_could_never_be_completed_is_refused_at_once(session: Connection, argument: str, given: str) -> None:
+    """A value that no index takes, or a time that no client reads, would leave the action pending for ever."""
+    with pytest.raises(errors.CheckViolation), session.transaction():
+        record(session, **{argument: given})
+    assert current(session) is None
+
+
+def test_the_longest_values_can_be_completed(session: Connection) -> None:
+    """Four-byte characters as long as they may be, which no compression shortens, fit every index."""
+
+    def noise(length: int) -> str:
+        return "".join(chr(0x1F000 + secrets.randbelow(0xF00)) for _ in range(length))
+
+    longest = {"user_id": 256, "tenant_id": 256, "entity_id": 256, "correlation_id": 256, "entity_type": 100}
+    action_id = record(session, noise(100), **{name: noise(length) for name, length in longest.items()})
+    complete(session, action_id)
+    assert logged(session, action_id)["status"] == "completed"
+
+
+@pytest.mark.parametrize("moment", ["infinity", "-infinity", "1969-12-31 23:59:59Z", "12000-01-01Z"])
+@pytest.mark.parametrize("column", ["started_at", "completed_at"])
+def test_times_that_clients_cannot_read_are_refused(session: Connection, column: str, moment: str) -> None:
+    """One such row would make every listing it is in unreadable."""
+    times = {"started_at": "2026-01-01Z", "completed_at": "2026-01-01Z", column: moment}
+    with pytest.raises(errors.CheckViolation), session.transaction():
+        session.execute(
+            """INSERT INTO provenance.actions
+                      (id, root_id, action_type, concept, status, started_at, completed_at, duration_ms)
+               VALUES (%(id)s, %(id)s, 'a', 'c', 'completed', %(started_at)s, %(completed_at)s, 1)""",
+            {"id": ids.new_id(), **times},
+        )
+
+
+# --- Hostile surroundings --------------------------------------------------------------------------------------------
+
+_STOLEN = "'00000000-0000-0000-0000-000000000bad'"
+
+# Functions of the same names and arguments as the server's own, and tables of the same names as ours.
+_IMPOSTORS = f"""
+    CREATE SCHEMA evil;
+    CREATE FUNCTION evil.clock_timestamp() RETURNS timestamptz LANGUAGE sql AS 'SELECT ''1999-01-01Z''::timestamptz';
+    CREATE FUNCTION evil.current_setting(text, boolean) RETURNS text LANGUAGE sql AS $$ SELECT {_STOLEN}::text $$;
+    CREATE FUNCTION evil.format(text, text) RETURNS text LANGUAGE sql AS $$ SELECT 'CREATE TABLE evil.hijacked ()'::text $$;
+    CREATE FUNCTION evil.gen_random_uuid() RETURNS uuid LANGUAGE sql AS $$ SELECT {_STOLEN}::uuid $$;
+    CREATE FUNCTION evil.encode(bytea, text) RETURNS text LANGUAGE sql AS $$ SELECT {_STOLEN}::text $$;
+    CREATE FUNCTION evil.int8send(bigint) RETURNS bytea LANGUAGE sql AS $$ SELECT '\\x00'::bytea $$;
+    CREATE FUNCTION evil.repeat(text, integer) RETURNS text LANGUAGE sql AS $$ SELECT 'f'::text $$;
+    CREATE FUNCTION evil.to_char(timestamp, text) RETURNS text LANGUAGE sql AS $$ SELECT '1999_01'::text $$;
+    CREATE FUNCTION evil.pg_current_xact_id() RETURNS xid8 LANGUAGE sql AS $$ SELECT '1'::xid8 $$;
+    CREATE FUNCTION evil.always(text, text) RETURNS boolean LANGUAGE sql AS 'SELECT true';
+    CREATE OPERATOR evil.= (FUNCTION = evil.always, LEFTARG = text, RIGHTARG = text);
+    CREATE FUNCTION evil.always(uuid, uuid) RETURNS boolean LANGUAGE sql AS 'SELECT true';
+    CREATE OPERATOR evil.= (FUNCTION = evil.always, LEFTARG = uuid, RIGHTARG = uuid);
+    CREATE TABLE evil.actions (id uuid);
+    CREATE TABLE evil.action_intents (id uuid);
+    CREATE TEMP TABLE actions (id uuid);
+    CREATE TEMP TABLE action_intents (id uuid);
+    CREATE TEMP VIEW action_log AS SELECT 1 AS id;
+    SET LOCAL search_path = pg_temp, evil, pg_catalog"""
+
+
+def test_impostors_in_front_of_the_search_path_do_not_matter(session: Connection) -> None:
+    """A whole life of actions, with every function, operator and table that could be mistaken for the real one."""
+    session.execute(_IMPOSTORS.encode())
+    before = value(session, "SELECT pg_catalog.clock_timestamp()")
+    outer = record(session, "outer")
+    inner = record(session, "inner")
+    assert current(session) == inner
+    assert value(session, "SELECT provenance.pending_action(%s) ->> 'action_type'", inner) == "inner"
+    complete(session, inner)
+    assert current(session) == outer
+    assert value(session, "SELECT provenance.root_of(%s)", inner) == outer
+    complete(session, outer)
+    assert current(session) is None
+    session.execute("SELECT provenance.set_context(%s)", (outer,))
+    assert current(session) == outer
+    assert value(session, "SELECT provenance.outcome(%s)", outer) == "completed"
+    made = value(session, "SELECT provenance.uuid_v7()")
+    assert made.version == 7
+    assert made >= ids.floor_id(before)
+    moment = datetime(2026, 1, 1, tzinfo=UTC)
+    assert value(session, "SELECT provenance.uuid_floor(%s)", moment) == UUID(int=ids.floor_id(moment).int >> 80 << 80)
+    assert len(session.execute("SELECT provenance.ensure_partitions(8)").fetchall()) == 2
+    session.execute("SET LOCAL search_path = ''")
+    assert value(session, "SELECT to_regclass('evil.hijacked')") is None
+    assert session.execute(
+        "SELECT action_type, started_at >= %s FROM provenance.actions ORDER BY 1", (before,)
+    ).fetchall() == [
+        ("inner", True),
+        ("outer", True),
+    ]
+    assert schema.verify(session) == []
+
+
+def test_a_better_matching_overload_does_not_matter(session: Connection) -> None:
+    """A function whose arguments fit more closely wins wherever it lies on the search_path.
+
+    Anybody who may create functions in a schema on the path of a superuser could have SQL of his own executed by it.
+    """
+    role = f"provenance_role_{secrets.token_hex(8)}"
+    session.execute(sql.SQL("CREATE ROLE {}").format(sql.Identifier(role)))
+    session.execute("SET LOCAL search_path = public")
+    for arguments in ("text, text", "text, name", "text, text, uuid, uuid"):
+        session.execute(
+            f"""CREATE FUNCTION public.format({arguments}) RETURNS text LANGUAGE sql
+                AS $$ SELECT 'CREATE TABLE IF NOT EXISTS public.hijacked ()' $$""".encode()
+        )
+    session.execute(
+        """CREATE FUNCTION public.generate_series(timestamp, timestamp, text) RETURNS SETOF timestamp LANGUAGE sql
+           AS $$ SELECT '1999-01-01'::timestamp $$"""
+    )
+    action_id = uuid4()
+    session.execute("SELECT provenance.set_context(%s)", (action_id,))
+    assert current(session) == action_id
+    assert len(session.execute("SELECT provenance.ensure_partitions(8)").fetchall()) == 2
+    session.execute("SELECT provenance.grant_writer(%s), provenance.grant_reader(%s)", (role, role))
+    assert value(session, "SELECT has_table_privilege(%s, 'provenance.action_log', 'SELECT')", role) is True
+    assert value(session, "SELECT to_regclass('public.hijacked')") is None
+
+
+def test_every_function_is_safe_from_the_search_path(session: Connection) -> None:
+    """Each is parsed when it is created, or brings a search_path of its own with the temporary schema last."""
+    unsafe = session.execute(
+        """SELECT proname FROM pg_proc
+            WHERE pronamespace = 'provenance'::regnamespace AND prosqlbody IS NULL
+              AND NOT COALESCE('search_path=pg_catalog, pg_temp' = ANY (proconfig), false)"""
+    ).fetchall()
+    assert unsafe == []
+
+
+def test_nobody_may_execute_anything_unless_granted(session: Connection) -> None:
+    """Functions are open to everybody by default in Postgres; these are not."""
+    role = f"provenance_role_{secrets.token_hex(8)}"
+    session.execute(sql.SQL("CREATE ROLE {}").format(sql.Identifier(role)))
+    query = """SELECT proname FROM pg_proc WHERE pronamespace = 'provenance'::regnamespace
+                AND has_function_privilege(%s, oid, 'EXECUTE') ORDER BY proname"""
+    assert session.execute(query, (role,)).fetchall() == []
+    session.execute("SELECT provenance.grant_writer(%s)", (role,))
+    granted = {row[0] for row in session.execute(query, (role,)).fetchall()}
+    everything = {
+        row[0]
+        for row in session.execute(
+            "SELECT proname FROM pg_proc WHERE pronamespace = 'provenance'::regnamespace"
+        ).fetchall()
+    }
+    assert everything - granted == {"ensure_partitions", "grant_reader", "grant_writer", "refuse_change", "uuid_floor"}
+
+
+def test_a_role_name_is_quoted(session: Connection) -> None:
+    """A name cannot grant more than it says."""
+    role = f'provenance role "{secrets.token_hex(8)}"; DROP TABLE work'
+    session.execute(sql.SQL("CREATE ROLE {}").format(sql.Identifier(role)))
+    session.execute("SELECT provenance.grant_writer(%s), provenance.grant_reader(%s)", (role, role))
+    assert value(session, "SELECT has_schema_privilege(%s, 'provenance', 'USAGE')", role) is True
+    assert value(session, "SELECT count(*) FROM work") == 0
+    with pytest.raises(errors.UndefinedObject), session.transaction():
+        session.execute("SELECT provenance.grant_writer('provenance_no_such_role')")
+
+
+# --- Guards ----------------------------------------------------------------------------------------------------------
+
+
+NOW = datetime.now(UTC)
+LATER = NOW + timedelta(days=31 * 9)
+NEVER = NOW + timedelta(days=4000)
+TABLES = {
+    "actions": "actions",
+    "this month": f"actions_{NOW:%Y_%m}",
+    "later": f"actions_{LATER:%Y_%m}",
+    "default": "actions_default",
+}
+
+
+@pytest.fixture(scope="module")
+def owned(provenance_server: str) -> Iterator[tuple[str, str]]:
+    """Yield the address of a database whose trail belongs to an ordinary role, with a row in each table, and that role."""
+    name, role = f"provenance_test_{secrets.token_hex(8)}", f"provenance_role_{secrets.token_hex(8)}"
+    with psycopg.connect(provenance_server, autocommit=True) as admin:
+        admin.execute(sql.SQL("CREATE ROLE {} LOGIN").format(sql.Identifier(role)))
+        admin.execute(sql.SQL("CREATE DATABASE {} OWNER {}").format(sql.Identifier(name), sql.Identifier(role)))
+        address = conninfo.make_conninfo(provenance_server, dbname=name)
+        with psycopg.connect(conninfo.make_conninfo(address, user=role), autocommit=True) as own:
+            schema.up(own)
+            own.execute("SELECT provenance.ensure_partitions(10)")
+            for moment in (NOW, LATER, NEVER):
+                insert(own, id_at(moment))
+        yield address, role
+        admin.execute(sql.SQL("DROP DATABASE {} WITH (FORCE)").format(sql.Identifier(name)))
+        admin.execute(sql.SQL("DROP ROLE {}").format(sql.Identifier(role)))
+
+
+CHANGES = {
+    "UPDATE": "UPDATE {} SET status = 'failed'",
+    "UPDATE of the key": "UPDATE {} SET id = provenance.uuid_v7()",
+    "DELETE": "DELETE FROM {}",
+    "TRUNCATE": "TRUNCATE {}",
+    "TRUNCATE ONLY": "TRUNCATE ONLY {}",
+    "MERGE with UPDATE": "MERGE INTO {} t USING (SELECT 1) s ON true WHEN MATCHED THEN UPDATE SET status = 'failed'",
+    "MERGE with DELETE": "MERGE INTO {} t USING (SELECT 1) s ON true WHEN MATCHED THEN DELETE",
+    "INSERT with UPDATE": "INSERT INTO {0} SELECT * FROM {0} ON CONFLICT (id) DO UPDATE SET status = 'failed'",
+}
+
+
+@pytest.mark.parametrize("change", CHANGES)
+@pytest.mark.parametrize("table", TABLES)
+@pytest.mark.parametrize("who", ["owner", "superuser", "replica"])
+def test_recorded_actions_cannot_be_changed(owned: tuple[str, str], who: str, table: str, change: str) -> None:
+    """Not by the owner, not by a superuser, not as replication, not in a partition, not in one that was made later."""
+    if (table, change) == ("actions", "TRUNCATE ONLY"):
+        change = "TRUNCATE"  # ONLY means nothing for a partitioned table, and Postgres refuses it by itself
+    address, role = owned
+    user = {"user": role} if who == "owner" else {}
+    with (
+        psycopg.connect(conninfo.make_conninfo(address, **user), autocommit=True) as connection,
+        connection.transaction(force_rollback=True),
+    ):
+        if who == "replica":
+            connection.execute("SET LOCAL session_replication_role = replica")
+        refused = pytest.raises(
+            errors.InsufficientPrivilege, match=r"^provenance\.actions\w* is insert-only: \w+ refused"
+        )
+        with refused as caught, connection.transaction():
+            connection.execute(CHANGES[change].format(f"provenance.{TABLES[table]}").encode())
+        assert str(caught.value.diag.message_hint).startswith("Recorded actions are evidence")
+        assert connection.execute("SELECT status FROM provenance.actions").fetchall() == [("completed",)] * 3
+
+
+def test_truncating_what_refers_to_nothing_else_does_not_cascade(session: Connection) -> None:
+    """The partitioned table and a table of the application's own in one command: nothing is emptied."""
+    session.execute("INSERT INTO work (id) VALUES (1)")
+    insert(session, ids.new_id())
+    with pytest.raises(errors.InsufficientPrivilege), session.transaction():
+        session.execute("TRUNCATE work, provenance.actions CASCADE")
+    assert value(session, "SELECT count(*) FROM work") == 1
+    assert value(session, "SELECT count(*) FROM provenance.actions") == 1
+
+
+# --- Partitions ------------------------------------------------------------------------------------------------------
+
+
+def partition_of(connection: Connection, action_id: UUID) -> str:
+    """Insert a row and return the partition it landed in."""
+    insert(connection, action_id)
+    query = "SELECT tableoid::regclass::text FROM provenance.actions WHERE id = %s"
+    return str(value(connection, query, action_id)).removeprefix("provenance.")
+
+
+def first_of_month(ahead: int) -> datetime:
+    """Return the first moment of the month so many months from now, in UTC."""
+    now = datetime.now(UTC)
+    year, month = divmod(now.year * 12 + now.month - 1 + ahead, 12)
+    return datetime(year, month + 1, 1, tzinfo=UTC)
+
+
+def test_a_row_lands_in_the_month_of_its_id(session: Connection) -> None:
+    """To the millisecond, in every month there is, over the turn of the year, with ids of client and server."""
+    session.execute("SELECT provenance.ensure_partitions(13)")
+    for ahead in range(14):
+        first, next_first = first_of_month(ahead), first_of_month(ahead + 1)
+        name = f"actions_{first:%Y_%m}"
+        lowest = UUID(int=ids.floor_id(first).int)
+        highest = UUID(int=(ids.floor_id(next_first).int >> 80 << 80) - 1)
+        inside = [lowest, highest, id_at(first), id_at(first + timedelta(days=14)), id_at(next_first - MILLISECOND)]
+        assert {partition_of(session, action_id) for action_id in inside} == {name}
+    assert partition_of(session, value(session, "SELECT provenance.uuid_v7()")) == f"actions_{datetime.now(UTC):%Y_%m}"
+    assert partition_of(session, ids.new_id()) == f"actions_{datetime.now(UTC):%Y_%m}"
+
+
+def test_partitions_meet_without_gap_or_overlap(session: Connection) -> None:
+    """Where one month ends the next begins, and names grow with time, December to January included."""
+    made = [row[0] for row in session.execute("SELECT provenance.ensure_partitions(25)").fetchall()]
+    assert made == [f"actions_{first_of_month(ahead):%Y_%m}" for ahead in range(7, 26)]
+    bounds = [
+        value(session, "SELECT pg_get_expr(relpartbound, oid) FROM pg_class WHERE relname = %s", name) for name in made
+    ]
+    floors = [value(session, "SELECT provenance.uuid_floor(%s)", first_of_month(ahead)) for ahead in range(7, 27)]
+    assert bounds == [f"FOR VALUES FROM ('{low}') TO ('{high}')" for low, high in pairwise(floors)]
+
+
+@pytest.mark.parametrize("moment", [datetime(2001, 2, 3, tzinfo=UTC), datetime(2099, 1, 1, tzinfo=UTC)])
+def test_a_month_without_partition_has_the_default(session: Connection, moment: datetime) -> None:
+    """A missed chore, or a clock far off, never fails the user's work."""
+    assert partition_of(session, id_at(moment)) == "actions_default"
+
+
+def test_an_id_that_carries_no_time_has_the_default(session: Connection) -> None:
+    """Whatever the id is, there is a place for it."""
+    assert partition_of(session, UUID("ffffffff-ffff-4fff-bfff-ffffffffffff")) == "actions_default"
+    assert partition_of(session, UUID(int=0)) == "actions_default"
+
+
+def test_making_partitions_again_makes_none(session: Connection) -> None:
+    """Only what is missing is made; looking back makes nothing."""
+    assert session.execute("SELECT provenance.ensure_partitions()").fetchall() == []
+    assert session.execute("SELECT provenance.ensure_partitions(-5)").fetchall() == []
+    assert len(session.execute("SELECT provenance.ensure_partitions(7)").fetchall()) == 1
+
+
+def test_rows_in_the_default_partition_do_not_stop_the_other_months(session: Connection) -> None:
+    """The month that has rows there already is warned about and left out, and they stay readable."""
+    stranded = id_at(first_of_month(8) + timedelta(days=3))
+    assert partition_of(session, stranded) == "actions_default"
+    notices: list[tuple[str | None, str | None, str | None]] = []
+
+    def notice(diag: errors.Diagnostic) -> None:
+        notices.append((diag.severity, diag.message_primary, diag.message_hint))
+
+    session.add_notice_handler(notice)
+    made = session.execute("SELECT provenance.ensure_partitions(9)").fetchall()
+    session.remove_notice_handler(notice)
+    assert made == [(f"actions_{first_of_month(7):%Y_%m}",), (f"actions_{first_of_month(9):%Y_%m}",)]
+    assert notices == [
+        (
+            "WARNING",
+            f"no partition for {first_of_month(8):%Y-%m}: actions_default already holds rows of that month",
+            "They stay readable there; the next month gets its partition as usual.",
+        )
+    ]
+    assert logged(session, stranded)["status"] == "completed"
+    assert partition_of(session, id_at(first_of_month(8))) == "actions_default"
+    assert schema.verify(session) == []
+
+
+@pytest.mark.parametrize("zone", ["UTC", "Pacific/Kiritimati", "America/Los_Angeles"])
+def test_months_are_utc_whatever_the_sessions_time_zone(session: Connection, zone: str) -> None:
+    """The bounds are the same wherever the operator sits."""
+    session.execute("SELECT set_config('TimeZone', %s, true)", (zone,))
+    (name,) = session.execute("SELECT provenance.ensure_partitions(7)").fetchone() or ("",)
+    assert name == f"actions_{first_of_month(7):%Y_%m}"
+    assert partition_of(session, id_at(first_of_month(7))) == name
+    assert partition_of(session, id_at(first_of_month(8) - MILLISECOND)) == name
+
+
+def test_a_partition_made_later_is_like_the_others(session: Connection) -> None:
+    """Indexes, constraints, defaults and guards, compared with those of the default partition."""
+    session.execute("SELECT provenance.ensure_partitions(12)")
+    assert schema.verify(session) == []
+
+
+def test_making_partitions_at_once(connect: Callable[..., Connection]) -> None:
+    """Two jobs that start together both succeed, and each month is made once."""
+    for months in range(10, 40, 10):
+        sessions = [connect() for _ in range(4)]
+        barrier = threading.Barrier(4)
+
+        def make(connection: Connection, months: int = months, barrier: threading.Barrier = barrier) -> int:
+            barrier.wait(timeout=30)
+            return len(connection.execute("SELECT provenance.ensure_partitions(%s)", (months,)).fetchall())
+
+        with ThreadPoolExecutor(4) as executor:
+            made = list(executor.map(make, sessions))
+        assert sum(made) == (4 if months == 10 else 10)
+    assert schema.verify(connect()) == []
+
+
+def test_making_partitions_waits_for_no_writer(connect: Callable[..., Connection]) -> None:
+    """A transaction that has recorded something, and one that has read one month, may stay open."""
+    writer, reader, maker = connect(), connect(), connect()
+    with writer.transaction(), reader.transaction():
+        insert(writer, ids.new_id())
+        since, before = ids.floor_id(first_of_month(0)), ids.floor_id(first_of_month(1))
+        reader.execute("SELECT FROM provenance.actions WHERE id >= %s AND id < %s", (since, before))
+        assert len(maker.execute("SELECT provenance.ensure_partitions(7)").fetchall()) == 1
+
+
+def test_making_partitions_holds_nobody_up(connect: Callable[..., Connection]) -> None:
+    """While a long transaction reads everything, a new month waits a moment, gives up with a warning, and users go on."""
+    reader, maker, user = connect(), connect(), connect()
+    notices: list[tuple[str | None, str | None]] = []
+    maker.add_notice_handler(lambda diag: notices.append((diag.message_primary, diag.message_hint)))
+    with ThreadPoolExecutor(1) as executor, closing(reader):
+        reader.execute("BEGIN")
+        reader.execute("SELECT count(*) FROM provenance.action_log")
+        making = executor.submit(lambda: maker.execute("SELECT provenance.ensure_partitions(9)").fetchall())
+        until(lambda: waiting(user, maker))
+        user.execute("SET lock_timeout = '500ms'")
+        insert(user, ids.new_id())
+        action_id = record(user)
+        complete(user, action_id)
+        assert not making.done()
+        assert making.result(timeout=30) == []
+        assert notices == [
+            (
+                f"no partition for {first_of_month(7):%Y-%m} yet: a long transaction is using actions_default",
+                "Nothing is lost meanwhile; run it again later.",
+            )
+        ]
+        assert value(user, "SELECT to_regclass(%s)", f"provenance.actions_{first_of_month(7):%Y_%m}") is None
+        assert schema.verify(user) == []
+        reader.execute("ROLLBACK")
+    assert len(maker.execute("SELECT provenance.ensure_partitions(9)").fetchall()) == 3
