@@ -7,6 +7,7 @@ directory ends. It is no place for data you need.
 
 from __future__ import annotations
 
+import shutil
 import tempfile
 import warnings
 from pathlib import Path
@@ -41,7 +42,12 @@ class EmbeddedPostgres:
                 "of a server"
             ) from error
         home = directory or Path(tempfile.mkdtemp(prefix="provenance-pg-"))
-        self._server = get_server(home, cleanup_mode="stop" if directory else "delete")
+        try:
+            self._server = get_server(home, cleanup_mode="stop" if directory else "delete")
+        except BaseException:
+            if directory is None:
+                shutil.rmtree(home, ignore_errors=True)
+            raise
         self.conninfo: str = self._server.get_uri()
         """The address of its database ``postgres``, as a superuser."""
         if not durable:

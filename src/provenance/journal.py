@@ -23,6 +23,7 @@ from provenance import drivers
 from provenance.errors import TrailUnavailable
 from provenance.statements import Statement, recording
 from provenance.statements.recording import ActionRow
+from provenance.translation import unavailable
 
 logger = logging.getLogger("provenance")
 
@@ -53,12 +54,6 @@ _BEGIN = recording.begin(psycopg.IsolationLevel.READ_COMMITTED, read_only=False,
 
 def _transaction(*work: Statement[Any]) -> tuple[Statement[Any], ...]:
     return (_BEGIN, *recording.journal_settings(DEADLINE), *work, recording.COMMIT)
-
-
-def _unreachable(error: psycopg.Error) -> TrailUnavailable:
-    return TrailUnavailable(
-        f"the journal cannot be reached ({type(error).__name__}); check that the database is up and its address right"
-    )
 
 
 class Journal:
@@ -97,11 +92,11 @@ class Journal:
             TrailUnavailable: no connection can be had.
             psycopg.Error: the server refused a statement.
         """
-        self._pool.open()
         try:
+            self._pool.open()
             connection = self._pool.getconn()
         except psycopg.OperationalError as error:
-            raise _unreachable(error) from error
+            raise unavailable(error, "the journal") from error
         try:
             answers = drivers.run_together(connection, _transaction(*work))
         finally:
@@ -166,11 +161,11 @@ class AsyncJournal:
 
     async def run(self, *work: Statement[Any]) -> list[Any]:
         """Run statements in one durable transaction of their own and return their answers; see :meth:`Journal.run`."""
-        await self._pool.open()
         try:
+            await self._pool.open()
             connection = await self._pool.getconn()
         except psycopg.OperationalError as error:
-            raise _unreachable(error) from error
+            raise unavailable(error, "the journal") from error
         try:
             answers = await drivers.arun_together(connection, _transaction(*work))
         finally:

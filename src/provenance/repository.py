@@ -17,6 +17,7 @@ from provenance.ids import parse_request_id
 from provenance.models import Action, ActionTree, ChainLink, Page, Status
 from provenance.statements import Statement, reading
 from provenance.statements.reading import Filter
+from provenance.translation import translated
 from provenance.values import identifier
 
 T = TypeVar("T")
@@ -46,6 +47,9 @@ class Filters(TypedDict, total=False):
 
 
 def _filter(**given: Unpack[Filters]) -> Filter:
+    # A misspelt filter would otherwise ask for nothing, and find everything.
+    if unknown := given.keys() - Filters.__annotations__.keys():
+        raise TypeError(f"unknown filter {', '.join(sorted(unknown))}; expected {', '.join(Filters.__annotations__)}")
     for what, value in given.items():
         # None is what a caller without a user or a tenant would pass; leaving the condition out would show it everything.
         if value is None:
@@ -53,7 +57,7 @@ def _filter(**given: Unpack[Filters]) -> Filter:
     return Filter(
         action_type=_text(given.get("action_type"), "action_type"),
         concept=_text(given.get("concept"), "concept"),
-        status=Status(given["status"]) if "status" in given else None,
+        status=_status(given["status"]) if "status" in given else None,
         user_id=_text(given.get("user_id"), "user_id"),
         # Rows of no tenant carry the empty text.
         tenant_id="" if given.get("tenant_id") == "" else _text(given.get("tenant_id"), "tenant_id"),
@@ -64,6 +68,13 @@ def _filter(**given: Unpack[Filters]) -> Filter:
         since=given.get("since"),
         until=given.get("until"),
     )
+
+
+def _status(value: Status | str) -> Status:
+    try:
+        return Status(value)
+    except ValueError:
+        raise InvalidAction(f"status: expected one of {', '.join(Status)}") from None
 
 
 def _text(value: Identifier | None, what: str) -> str | None:
@@ -88,7 +99,7 @@ class ActionRepository:
         self._connect = connect
 
     def _run(self, statement: Statement[T]) -> T:
-        with self._connect() as connection:
+        with translated("reading the trail"), self._connect() as connection:
             return drivers.run(connection, statement)
 
     def get(self, action_id: UUID) -> Action | None:
@@ -155,8 +166,9 @@ class AsyncActionRepository:
         self._connect = connect
 
     async def _run(self, statement: Statement[T]) -> T:
-        async with self._connect() as connection:
-            return await drivers.arun(connection, statement)
+        with translated("reading the trail"):
+            async with self._connect() as connection:
+                return await drivers.arun(connection, statement)
 
     async def get(self, action_id: UUID) -> Action | None:
         """Return an action, or ``None``."""

@@ -14,7 +14,7 @@ from psycopg import capabilities
 from psycopg_pool import AsyncConnectionPool, ConnectionPool
 
 from provenance import drivers, tracking
-from provenance.errors import ActionNotPending, SchemaNotReady, TrailUnavailable
+from provenance.errors import SchemaNotReady
 from provenance.failures import Failure, describe
 from provenance.journal import AsyncJournal, Journal
 from provenance.models import Status
@@ -25,6 +25,7 @@ from provenance.statements import Statement
 from provenance.statements import recording as statements
 from provenance.statements.recording import ActionRow, Intent
 from provenance.tracking import track_action
+from provenance.translation import not_pending, translated, unavailable
 from provenance.values import Redactor, message, to_json
 
 SCHEMA_VERSION = 1
@@ -32,6 +33,10 @@ SCHEMA_VERSION = 1
 
 DEFAULT_EXPIRY = timedelta(days=1)
 """How long the outcome of a begun action is waited for, unless said otherwise."""
+
+
+# Seconds that a block waits for a connection of the trail's own pool.
+_PATIENCE = 10.0
 
 
 class _Setup:
@@ -73,33 +78,6 @@ class _Setup:
         )
 
 
-@contextmanager
-def _translated(action_id: UUID | None = None) -> Generator[None]:
-    """Say in terms of the trail what the server refused."""
-    try:
-        yield
-    except (psycopg.errors.NoDataFound, psycopg.errors.UniqueViolation) as error:
-        raise ActionNotPending(
-            f"action {action_id} is not pending: it was never begun here, or it already has an outcome; "
-            "look it up with trail.actions.get()"
-        ) from error
-    except psycopg.errors.InsufficientPrivilege as error:
-        raise SchemaNotReady(
-            "this database role may not write the trail; run `provenance migrate grant --writer ROLE` as the owner"
-        ) from error
-    except (psycopg.errors.UndefinedFunction, psycopg.errors.InvalidSchemaName) as error:
-        raise SchemaNotReady(
-            "the provenance schema is missing in this database; run `provenance migrate up`"
-        ) from error
-
-
-def _no_connection(error: Exception) -> TrailUnavailable:
-    return TrailUnavailable(
-        f"no database connection for the action ({type(error).__name__}: {error}); nothing has been done yet; check that "
-        "the pool is open and large enough, and that the database is up"
-    )
-
-
 class Trail(_Setup):
     """Records and reads actions with blocking I/O.
 
@@ -127,7 +105,7 @@ class Trail(_Setup):
         super().__init__(redactor)
         self._own_pool = isinstance(pool, str)
         self.pool: ConnectionPool[Any] = (
-            ConnectionPool(pool, min_size=0, max_size=max_size, open=False, name="provenance")
+            ConnectionPool(pool, min_size=0, max_size=max_size, timeout=_PATIENCE, open=False, name="provenance")
             if isinstance(pool, str)
             else pool
         )
@@ -171,7 +149,7 @@ class Trail(_Setup):
             self._open()
             connection: drivers.SyncConnection = self.pool.getconn()
         except psycopg.OperationalError as error:
-            raise _no_connection(error) from error
+            raise unavailable(error, "the action") from error
         if not connection.autocommit:
             # So that psycopg sends no BEGIN of its own: ours goes out together with the settings.
             connection.autocommit = True
@@ -190,7 +168,7 @@ class Trail(_Setup):
     def _check_schema(self, connection: drivers.SyncConnection | None) -> None:
         if self._schema_checked:
             return
-        with _translated():
+        with translated("recording"):
             if connection is None:
                 (version,) = self._journal.run(statements.SCHEMA_VERSION)
             else:
@@ -220,7 +198,7 @@ class Trail(_Setup):
             SchemaNotReady: it has not been migrated.
         """
         row = _begun_row(self.track_action(action_type, concept=concept, transaction=False, **given), self)
-        with _translated(row.id):
+        with translated("begin()", row.id):
             self._journal.run(statements.begin_action(row, expires_in))
         return row.id
 
@@ -257,7 +235,7 @@ class Trail(_Setup):
         self._finish(action_id, self._failure(action_id, error), connection)
 
     def _finish(self, action_id: UUID, statement: Statement[None], connection: drivers.SyncConnection | None) -> None:
-        with _translated(action_id):
+        with translated("a begun action", action_id):
             if connection is None:
                 self._journal.run(statement)
             else:
@@ -275,7 +253,7 @@ class Trail(_Setup):
         Raises:
             ActionNotPending: it was never begun, or already has an outcome.
         """
-        with _translated(action_id):
+        with translated("a begun action", action_id):
             (intent,) = self._journal.run(statements.pending_action(action_id))
         return self.track_action.resuming(_pending(intent, action_id), connection)
 
@@ -316,7 +294,7 @@ class AsyncTrail(_Setup):
         super().__init__(redactor)
         self._own_pool = isinstance(pool, str)
         self.pool: AsyncConnectionPool[Any] = (
-            AsyncConnectionPool(pool, min_size=0, max_size=max_size, open=False, name="provenance")
+            AsyncConnectionPool(pool, min_size=0, max_size=max_size, timeout=_PATIENCE, open=False, name="provenance")
             if isinstance(pool, str)
             else pool
         )
@@ -360,7 +338,7 @@ class AsyncTrail(_Setup):
             await self._open()
             connection: drivers.AsyncConnection = await self.pool.getconn()
         except psycopg.OperationalError as error:
-            raise _no_connection(error) from error
+            raise unavailable(error, "the action") from error
         if not connection.autocommit:
             # So that psycopg sends no BEGIN of its own: ours goes out together with the settings.
             await connection.set_autocommit(True)
@@ -379,7 +357,7 @@ class AsyncTrail(_Setup):
     async def _check_schema(self, connection: drivers.AsyncConnection | None) -> None:
         if self._schema_checked:
             return
-        with _translated():
+        with translated("recording"):
             if connection is None:
                 (version,) = await self._journal.run(statements.SCHEMA_VERSION)
             else:
@@ -409,7 +387,7 @@ class AsyncTrail(_Setup):
             SchemaNotReady: it has not been migrated.
         """
         row = _begun_row(self.track_action(action_type, concept=concept, transaction=False, **given), self)
-        with _translated(row.id):
+        with translated("begin()", row.id):
             await self._journal.run(statements.begin_action(row, expires_in))
         return row.id
 
@@ -448,7 +426,7 @@ class AsyncTrail(_Setup):
     async def _finish(
         self, action_id: UUID, statement: Statement[None], connection: drivers.AsyncConnection | None
     ) -> None:
-        with _translated(action_id):
+        with translated("a begun action", action_id):
             if connection is None:
                 await self._journal.run(statement)
             else:
@@ -466,7 +444,7 @@ class AsyncTrail(_Setup):
         Raises:
             ActionNotPending: it was never begun, or already has an outcome.
         """
-        with _translated(action_id):
+        with translated("a begun action", action_id):
             (intent,) = await self._journal.run(statements.pending_action(action_id))
         return self.track_action.resuming(_pending(intent, action_id), connection)
 
@@ -502,8 +480,5 @@ def _begun_row(action: track_action, setup: Trail | AsyncTrail) -> ActionRow:
 
 def _pending(intent: Intent | None, action_id: UUID) -> Intent:
     if intent is None:
-        raise ActionNotPending(
-            f"action {action_id} is not pending: it was never begun here, or it already has an outcome; "
-            "look it up with trail.actions.get()"
-        )
+        raise not_pending(action_id)
     return intent

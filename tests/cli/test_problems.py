@@ -96,10 +96,7 @@ def test_a_database_without_the_schema(run: Run, empty_dsn: str, command: list[s
     assert (
         4,
         "",
-        (
-            "Error: the provenance schema is missing in this database, or older than this command; "
-            "run `provenance migrate up`\n"
-        ),
+        "Error: the provenance schema is missing in this database, or too old; run `provenance migrate up`\n",
     ) == (result.exit_code, result.stdout, result.stderr)
 
 
@@ -109,8 +106,8 @@ def test_a_role_that_may_not_read(run: Run, powerless: str) -> None:
     assert (
         4,
         (
-            "Error: the database refused: permission denied for schema provenance; connect as another role, or have the "
-            "owner of the schema run `provenance migrate grant`\n"
+            "Error: this database role lacks a right that reading the trail needs (permission denied for schema provenance); "
+            "connect as another role, or have the owner of the schema run `provenance migrate grant`\n"
         ),
     ) == (result.exit_code, result.stderr)
 

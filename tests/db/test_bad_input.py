@@ -6,6 +6,7 @@ import asyncio
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
+from datetime import timedelta
 from pathlib import Path
 from typing import Any
 from uuid import uuid4
@@ -18,7 +19,7 @@ from psycopg.types.json import Jsonb
 from psycopg_pool import AsyncConnectionPool, ConnectionPool
 
 import provenance
-from provenance import AsyncTrail, Trail, current_action, track_action
+from provenance import AsyncTrail, Trail, current_action, journal, track_action
 from provenance.errors import (
     InvalidAction,
     MisusedAction,
@@ -33,7 +34,7 @@ from provenance.errors import (
 from provenance.testing import RecordedActions
 
 INSERT = "INSERT INTO work (id) VALUES (%s)"
-SECRET = "hunter2"
+LEAKED = "hunter2"
 
 
 @pytest.fixture
@@ -234,16 +235,15 @@ def test_configured_with_nothing_or_with_too_much(given: dict[str, Any]) -> None
 def dead(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Trail]:
     """A trail whose server is down, with little patience."""
     address = make_conninfo(host=str(tmp_path), port=5499, dbname="app", user="nobody")
-    monkeypatch.setattr("psycopg_pool.base.BasePool._RECONNECT_DELAY", 1, raising=False)
+    monkeypatch.setattr(journal, "DEADLINE", timedelta(milliseconds=200))
     with ConnectionPool(address, min_size=0, max_size=1, timeout=0.2, open=True) as pool, Trail(pool) as trail:
-        trail._journal._pool.timeout = 0.2
         yield trail
 
 
 @pytest.mark.parametrize("use", ENTRANCES)
 def test_server_down(dead: Trail, use: Callable[[Trail], None]) -> None:
     """One ConnectionError that says what to look at, before the work begins, and soon."""
-    with pytest.raises(TrailUnavailable, match="check that .*the database is up") as caught:
+    with pytest.raises(TrailUnavailable, match=r"check that .*the database is up") as caught:
         use(dead)
     assert isinstance(caught.value, ConnectionError)
     assert isinstance(caught.value.__cause__, psycopg.OperationalError)
@@ -406,7 +406,7 @@ def test_role_that_may_only_write(
 
 def test_with_when_only_an_async_pool_is_configured(provenance_dsn: str, trail: Trail) -> None:
     """The error names the colour there is, and what to pass for the other."""
-    pool = AsyncConnectionPool(provenance_dsn, min_size=0, open=False)
+    pool = AsyncConnectionPool(provenance_dsn, min_size=0, max_size=1, open=False)
     provenance.configure(async_pool=pool)
     with pytest.raises(NotConfigured, match=r"only `async with` is configured; use `async with`, or pass pool="):
         enter(provenance)  # type: ignore[arg-type]
@@ -419,7 +419,7 @@ def test_async_with_when_only_a_pool_is_configured(provenance_dsn: str, trail: T
         async with track_action("add", concept="work"):
             pytest.fail("entered")
 
-    with ConnectionPool(provenance_dsn, min_size=0, open=True) as pool:
+    with ConnectionPool(provenance_dsn, min_size=0, max_size=1, open=True) as pool:
         provenance.configure(pool=pool)
         with pytest.raises(NotConfigured, match=r"only `with` is configured; use `with`, or pass async_pool="):
             asyncio.run(main())
@@ -452,10 +452,12 @@ def test_blocks_of_two_colours_in_one_task(
                     track_action("add", concept="work"),
                 ):
                     pytest.fail("entered")
-            with track_action("blocking", concept="work"):
-                with pytest.raises(WrongColour, match=r"`async with` inside an open `with` of the same task"):
-                    async with track_action("add", concept="work"):
-                        pytest.fail("entered")
+            with (
+                track_action("blocking", concept="work"),
+                pytest.raises(WrongColour, match=r"`async with` inside an open `with` of the same task"),
+            ):
+                async with track_action("add", concept="work"):
+                    pytest.fail("entered")
 
     asyncio.run(main())
     recorded_actions.expect("""
@@ -769,7 +771,8 @@ def test_settings_reset_by_the_body(
     with pytest.raises(NotCommitted), single.track_action("add", concept="work") as action:
         action.connection.execute(INSERT, (1,))
         action.connection.execute("RESET ALL")
-    assert ([], "completed") == (present(eye), "completed" if recorded_actions.outline() != "add completed" else "?")
+    assert [] == present(eye)
+    assert recorded_actions.outline() in {"add failed", "add unknown"}
 
 
 # --- Errors of COMMIT ------------------------------------------------------------------------------------------------
@@ -779,10 +782,10 @@ def test_deferred_constraint(single: Trail, recorded_actions: RecordedActions, e
     """COMMIT's own error comes out as it is, with a failed row that does not quote the key."""
     with (
         pytest.raises(psycopg.errors.UniqueViolation) as caught,
-        single.track_action("outer", concept="work") as action,
+        single.track_action("outer", concept="work"),
+        single.track_action("inner", concept="work") as action,
     ):
-        with single.track_action("inner", concept="work"):
-            action.connection.execute("INSERT INTO work (id, secret) VALUES (1, 'hunter2'), (2, 'hunter2')")
+        action.connection.execute("INSERT INTO work (id, secret) VALUES (1, 'hunter2'), (2, 'hunter2')")
     assert caught.value.diag.constraint_name == "late"
     recorded_actions.expect("""
         outer failed
@@ -888,7 +891,7 @@ def quoted(trail: Trail, recorded: RecordedActions, statements: dict[str, str]) 
     rows = recorded.all()
     assert [(case, "failed") for case in statements] == [(row.entity_id, row.status) for row in rows]
     assert all(row.error_message and row.error_code for row in rows)
-    return [row.entity_id or "" for row in rows if SECRET in repr(row)]
+    return [row.entity_id or "" for row in rows if LEAKED in repr(row)]
 
 
 def test_database_errors_do_not_quote_the_row(
@@ -956,10 +959,9 @@ def represented(error: psycopg.Error) -> None:
 
 
 def two_levels_up(error: psycopg.Error) -> None:
-    try:
-        raise KeyError(str(error)) from error
-    except KeyError as caught:
-        raise ServiceError(caught) from caught
+    between = KeyError(str(error))
+    between.__cause__ = error
+    raise ServiceError(between) from between
 
 
 def on_one_line(error: psycopg.Error) -> None:
@@ -972,7 +974,7 @@ def embedded_wrapper(error: psycopg.Error) -> None:
 
 
 def cut_short(error: psycopg.Error) -> None:
-    raise ServiceError(str(error)[:110]) from error
+    raise ServiceError(str(error)[:120]) from error
 
 
 def unchained(error: psycopg.Error) -> None:
@@ -1005,18 +1007,17 @@ def test_other_errors_do_not_quote_the_row(
 ) -> None:
     """Nor does an exception of the application that is made of one, whatever the application does with its text."""
     found: list[psycopg.Error] = []
-    with pytest.raises(Exception, match=r"(?s).*") as caught, track_action("add", concept="work") as action:
-        with suppress(psycopg.Error):
-            try:
-                action.connection.execute(QUOTING["not null"])
-            except psycopg.Error as error:
-                found.append(error)
-                raise
+    errors = (psycopg.Error, WrapperError, ServiceError, ExceptionGroup)
+    with pytest.raises(errors) as caught, track_action("add", concept="work") as action:
+        try:
+            action.connection.execute(QUOTING["not null"])
+        except psycopg.Error as error:
+            found.append(error)
         raise_(found[0])
-    assert SECRET in f"{caught.value} {getattr(caught.value, 'orig', '')}"
+    assert LEAKED in f"{caught.value} {getattr(caught.value, 'orig', '')}"
     row = recorded_actions.one()
     assert "failed" == row.status
-    assert SECRET not in repr(row)
+    assert LEAKED not in repr(row)
 
 
 def test_secrets_of_the_payload_are_hidden(trail: Trail, recorded_actions: RecordedActions) -> None:
@@ -1024,13 +1025,13 @@ def test_secrets_of_the_payload_are_hidden(trail: Trail, recorded_actions: Recor
     with track_action(
         "add",
         concept="work",
-        payload={"user": {"secretKey": SECRET, "password_confirmation": SECRET, "monkey": "visible"}},
-        metadata={"authorization": SECRET},
+        payload={"user": {"secretKey": LEAKED, "password_confirmation": LEAKED, "monkey": "visible"}},
+        metadata={"authorization": LEAKED},
     ) as action:
-        action.result = [{"api_token": SECRET}]
+        action.result = [{"api_token": LEAKED}]
         action.connection.execute("INSERT INTO work (id, secret) VALUES (1, %s)", (str(Jsonb({})),))
     row = recorded_actions.one()
-    assert SECRET not in repr(row)
+    assert LEAKED not in repr(row)
     assert {
         "user": {"secretKey": "[redacted]", "password_confirmation": "[redacted]", "monkey": "visible"}
     } == row.payload

@@ -501,7 +501,7 @@ def test_search_by_status(bench: Bench, status: Status) -> None:
 
 def test_search_by_an_unknown_status(bench: Bench) -> None:
     """A word that is no status is an error."""
-    with pytest.raises(ValueError, match="'done' is not a valid Status"):
+    with pytest.raises(ValueError, match="status: expected one of pending, completed"):
         bench.actions.search(status="done")
 
 
@@ -810,3 +810,9 @@ def test_a_repository_gives_its_connection_back(database: str) -> None:
             with pytest.raises(ValueError, match="limit"):
                 repository.search(limit=0)
     assert pool.get_stats().get("requests_errors", 0) == 0
+
+
+def test_search_by_something_unknown(bench: Bench) -> None:
+    """A misspelt filter must not find everything."""
+    with pytest.raises(TypeError, match="unknown filter user; expected action_type, concept"):
+        bench.actions.search(user="ada")  # type: ignore[call-arg]

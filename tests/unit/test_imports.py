@@ -17,7 +17,7 @@ SOURCE = Path(provenance.__file__).parent
 # A module may import those of its own layer that stand before it, and any layer below.
 LAYERS = [
     ["errors", "models", "values", "ids", "context"],
-    ["failures"],
+    ["failures", "translation"],
     ["statements", "statements.recording", "statements.reading"],
     ["drivers"],
     ["recording.steps", "recording.blocks", "recording.entering", "recording.leaving", "recording"],

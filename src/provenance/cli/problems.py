@@ -85,8 +85,7 @@ def _problem(error: ProvenanceError | psycopg.Error) -> Problem:
             | psycopg.errors.UndefinedFunction()
         ):
             return SchemaTrouble(
-                "the provenance schema is missing in this database, or older than this command; "
-                "run `provenance migrate up`"
+                "the provenance schema is missing in this database, or too old; run `provenance migrate up`"
             )
         case psycopg.errors.InsufficientPrivilege():
             return SchemaTrouble(

@@ -253,9 +253,12 @@ def _unwritten(block: Block, error: psycopg.Error) -> Exception:
     if (error.sqlstate or "").startswith("40"):
         # Serialization failures and deadlocks go out as they are: callers retry on them.
         return error
+    reason = failures.describe(error).error_message
+    if isinstance(error, psycopg.errors.UniqueViolation) and error.diag.schema_name == "provenance":
+        # The primary key is the fence: of several that work on the same action one can commit.
+        reason = f"action {block.ref.id} has been given an outcome elsewhere"
     refusal = NotCommitted(
-        f"{block.label}: the row of the action could not be written, so its work is rolled back: "
-        f"{failures.describe(error).error_message}"
+        f"{block.label}: the row of the action could not be written, so its work is rolled back: {reason}"
     )
     refusal.__cause__ = error
     return refusal

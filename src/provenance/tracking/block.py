@@ -297,7 +297,8 @@ class track_action:
         """Track every call of *function*; of a generator function, the whole iteration."""
         if isinstance(function, (staticmethod, classmethod, property)):
             raise InvalidAction(
-                f"track_action() was put above @{type(function).__name__}; put it below, next to the function"
+                f"track_action() was put above @{type(cast('object', function)).__name__}; put it below, next to the "
+                "function"
             )
         if inspect.isasyncgenfunction(function):
             decorated: Any = self._around_async_generator(function)

@@ -1,0 +1,59 @@
+"""Says in terms of the trail what the driver or the server refused: the one place where their errors are translated."""
+
+from __future__ import annotations
+
+from collections.abc import Generator
+from contextlib import contextmanager
+from uuid import UUID
+
+import psycopg
+
+from provenance.errors import ActionNotPending, SchemaNotReady, TrailUnavailable
+
+
+def not_pending(action_id: UUID | None) -> ActionNotPending:
+    """Return what to raise when an action is not waiting for an outcome."""
+    return ActionNotPending(
+        f"action {action_id} is not pending: it was never begun here, or it already has an outcome; "
+        "look it up with trail.actions.get()"
+    )
+
+
+def unavailable(error: Exception, what: str) -> TrailUnavailable:
+    """Return what to raise when there is no connection for *what*."""
+    return TrailUnavailable(
+        f"no database connection for {what} ({type(error).__name__}: {error}); nothing has been done yet; check that the "
+        "pool is open and large enough, and that the database is up"
+    )
+
+
+@contextmanager
+def translated(what: str, action_id: UUID | None = None) -> Generator[None]:
+    """Translate what a statement of ours outside any block of the caller's may raise.
+
+    Raises:
+        ActionNotPending: *action_id* was never begun, or already has an outcome.
+        SchemaNotReady: the schema is missing, or the role lacks a right.
+        TrailUnavailable: there is no connection, or it broke.
+    """
+    try:
+        yield
+    except (psycopg.errors.NoDataFound, psycopg.errors.UniqueViolation) as error:
+        raise not_pending(action_id) from error
+    except psycopg.errors.InsufficientPrivilege as error:
+        raise SchemaNotReady(
+            f"this database role lacks a right that {what} needs ({error.diag.message_primary}); connect as another role, "
+            "or have the owner of the schema run `provenance migrate grant`"
+        ) from error
+    except (
+        psycopg.errors.UndefinedFunction,
+        psycopg.errors.UndefinedTable,
+        psycopg.errors.InvalidSchemaName,
+    ) as error:
+        raise SchemaNotReady(
+            "the provenance schema is missing in this database, or too old; run `provenance migrate up`"
+        ) from error
+    except psycopg.OperationalError as error:
+        if error.sqlstate is not None and not error.sqlstate.startswith(("08", "57P", "53")):
+            raise
+        raise unavailable(error, what) from error
