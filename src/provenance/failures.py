@@ -10,10 +10,16 @@ import psycopg
 
 from provenance.values import message
 
-# How far down the chain of causes a database error is looked for.
-_DEPTH = 8
-# Class 22 (data exception) quotes the offending value between double quotes: invalid input syntax for type integer: "…".
-_QUOTED = re.compile(r'".*"', re.DOTALL)
+# How many exceptions of a chain or group are looked at.
+_BREADTH = 32
+# Data exceptions (class 22) and syntax errors (42601, also raised by to_tsquery) quote the offending value, in the
+# quotation marks of the server's language: invalid input syntax for type integer: "…".
+_QUOTING = ("22", "42601")
+_QUOTED = re.compile("[\"'\xab\xbb\u2018-\u201f\u300c].*[\"'\xab\xbb\u2018-\u201f\u300d]", re.DOTALL)
+# Where the text of a database error, as psycopg or SQLAlchemy print it, begins to quote rows, parameters and SQL.
+_ROW = re.compile(
+    r"\s*(?:DETAIL:|CONTEXT:|QUERY:|LINE \d+:|Failing row contains|Key \([^)]*\)=|\[SQL:|\[parameters:).*", re.DOTALL
+)
 
 
 @attrs.frozen(kw_only=True)
@@ -30,16 +36,28 @@ def _qualified_name(error: BaseException) -> str:
     return cls.__qualname__ if cls.__module__ == "builtins" else f"{cls.__module__}.{cls.__qualname__}"
 
 
-def _chain(error: BaseException) -> Iterator[BaseException]:
-    """Yield the error and what it was raised from or wraps, nearest first."""
-    current: BaseException | None = error
-    for _ in range(_DEPTH):
-        if current is None:
-            return
+def _wrapped(error: BaseException) -> BaseException | None:
+    """Return the driver's error that SQLAlchemy keeps in its own."""
+    try:
+        wrapped = getattr(error, "orig", None)
+    except Exception:  # noqa: BLE001 - a hostile property must not replace the error that is being recorded
+        return None
+    return wrapped if isinstance(wrapped, BaseException) else None
+
+
+def _related(error: BaseException) -> Iterator[BaseException]:
+    """Yield the error and all it was raised from, wraps or groups, nearest first."""
+    waiting: list[BaseException | None] = [error]
+    seen: set[int] = set()
+    while waiting and len(seen) < _BREADTH:
+        current = waiting.pop(0)
+        if current is None or id(current) in seen:
+            continue
+        seen.add(id(current))
         yield current
-        # SQLAlchemy keeps the driver's error in .orig; Django and most others chain it.
-        wrapped = getattr(current, "orig", None)
-        current = wrapped if isinstance(wrapped, BaseException) else current.__cause__ or current.__context__
+        waiting += [_wrapped(current), current.__cause__, current.__context__]
+        if isinstance(current, BaseExceptionGroup):
+            waiting += current.exceptions
 
 
 def _text(error: BaseException) -> str:
@@ -53,25 +71,24 @@ def _primary(error: psycopg.Error) -> str:
     """Return the server's one-line message; the full text would quote the row ("Failing row contains …")."""
     primary = error.diag.message_primary
     if primary is None:
-        return _text(error)
-    if (error.sqlstate or "").startswith("22"):
+        # Raised by psycopg itself, which quotes the value it cannot convert.
+        return "a value could not be converted" if isinstance(error, psycopg.DataError) else _text(error)
+    if (error.sqlstate or "").startswith(_QUOTING):
         return _QUOTED.sub('"…"', primary)
     return primary
 
 
 def describe(error: BaseException) -> Failure:
     """Return what to store about *error*. Never raises."""
-    text = _text(error)
-    wrapped = getattr(error, "orig", None)
-    if isinstance(wrapped, psycopg.Error):
-        # SQLAlchemy's own text goes on with the SQL and its parameters.
-        text = _primary(wrapped)
+    wrapped = _wrapped(error)
+    # SQLAlchemy's own text goes on with the SQL and its parameters.
+    text = _primary(wrapped) if isinstance(wrapped, psycopg.Error) else _text(error)
     code: str | None = None
-    for link in _chain(error):
-        if isinstance(link, psycopg.Error):
-            code = code or link.sqlstate
-            text = _without_row(text, link)
-    return Failure(error_type=_qualified_name(error), error_code=code, error_message=message(text))
+    for related in _related(error):
+        if isinstance(related, psycopg.Error):
+            code = code or related.sqlstate
+            text = _without_row(text, related)
+    return Failure(error_type=_qualified_name(error), error_code=code, error_message=message(_ROW.sub(" …", text)))
 
 
 def _without_row(text: str, error: psycopg.Error) -> str:

@@ -14,7 +14,7 @@ from psycopg import capabilities
 from psycopg_pool import AsyncConnectionPool, ConnectionPool
 
 from provenance import drivers, tracking
-from provenance.errors import SchemaNotReady
+from provenance.errors import SchemaNotReady, TrailUnavailable
 from provenance.failures import Failure, describe
 from provenance.journal import AsyncJournal, Journal
 from provenance.models import Status
@@ -25,6 +25,7 @@ from provenance.statements import Statement
 from provenance.statements import recording as statements
 from provenance.statements.recording import ActionRow, Intent
 from provenance.tracking import track_action
+from provenance.tracking.block import check_colour
 from provenance.translation import not_pending, translated, unavailable
 from provenance.values import Redactor, message, to_json
 
@@ -47,6 +48,7 @@ class _Setup:
         capabilities.has_pipeline(check=True)
         self.redactor = redactor or Redactor()
         self._schema_checked = False
+        self._closed = False
         # Pooled connections that were not in autocommit mode before they were borrowed.
         self._switched: WeakSet[drivers.AnyConnection] = WeakSet()
 
@@ -152,7 +154,12 @@ class Trail(_Setup):
             raise unavailable(error, "the action") from error
         if not connection.autocommit:
             # So that psycopg sends no BEGIN of its own: ours goes out together with the settings.
-            connection.autocommit = True
+            try:
+                connection.autocommit = True
+            except psycopg.ProgrammingError as error:
+                # Somebody used it after giving it back; the pool cleans it up.
+                self.pool.putconn(connection)
+                raise unavailable(error, "the action") from error
             self._switched.add(connection)
         return connection
 
@@ -166,6 +173,8 @@ class Trail(_Setup):
         self.pool.putconn(connection)
 
     def _check_schema(self, connection: drivers.SyncConnection | None) -> None:
+        if self._closed:
+            raise TrailUnavailable("this trail is closed; nothing has been done yet")
         if self._schema_checked:
             return
         with translated("recording"):
@@ -239,6 +248,7 @@ class Trail(_Setup):
             if connection is None:
                 self._journal.run(statement)
             else:
+                check_colour(connection, self.colour)
                 drivers.run(connection, statement)
 
     def resume(self, action_id: UUID, *, connection: drivers.SyncConnection | None = None) -> track_action:
@@ -259,6 +269,7 @@ class Trail(_Setup):
 
     def close(self) -> None:
         """Close what the trail opened: its journal, and its pool unless that was handed in."""
+        self._closed = True
         self._journal.close()
         if self._own_pool:
             self.pool.close()
@@ -341,7 +352,11 @@ class AsyncTrail(_Setup):
             raise unavailable(error, "the action") from error
         if not connection.autocommit:
             # So that psycopg sends no BEGIN of its own: ours goes out together with the settings.
-            await connection.set_autocommit(True)
+            try:
+                await connection.set_autocommit(True)
+            except psycopg.ProgrammingError as error:
+                await self.pool.putconn(connection)
+                raise unavailable(error, "the action") from error
             self._switched.add(connection)
         return connection
 
@@ -355,6 +370,8 @@ class AsyncTrail(_Setup):
         await self.pool.putconn(connection)
 
     async def _check_schema(self, connection: drivers.AsyncConnection | None) -> None:
+        if self._closed:
+            raise TrailUnavailable("this trail is closed; nothing has been done yet")
         if self._schema_checked:
             return
         with translated("recording"):
@@ -430,6 +447,7 @@ class AsyncTrail(_Setup):
             if connection is None:
                 await self._journal.run(statement)
             else:
+                check_colour(connection, self.colour)
                 await drivers.arun(connection, statement)
 
     async def resume(self, action_id: UUID, *, connection: drivers.AsyncConnection | None = None) -> track_action:
@@ -450,6 +468,7 @@ class AsyncTrail(_Setup):
 
     async def close(self) -> None:
         """Close what the trail opened: its journal, and its pool unless that was handed in."""
+        self._closed = True
         await self._journal.close()
         if self._own_pool:
             await self.pool.close()
@@ -475,7 +494,7 @@ class Begun(TypedDict, total=False):
 
 
 def _begun_row(action: track_action, setup: Trail | AsyncTrail) -> ActionRow:
-    return action.prepare(setup.colour, setup.redactor).row(Status.PENDING)
+    return action.prepare(setup).row(Status.PENDING)
 
 
 def _pending(intent: Intent | None, action_id: UUID) -> Intent:

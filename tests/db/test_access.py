@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import asyncio
 import secrets
 from collections.abc import Callable, Iterator
@@ -438,7 +439,10 @@ def test_the_view_shows_no_more_than_the_tables(owner: Connection, log_in: Calla
 
 # --- Roles that may not ----------------------------------------------------------------------------------------------
 
-REMEDY = "this database role may not write the trail; run `provenance migrate grant --writer ROLE` as the owner"
+REMEDY = re.compile(
+    r"this database role lacks a right that .* needs \(permission denied for .*\); connect as another role, or have the "
+    r"owner of the schema run `provenance migrate grant`"
+)
 
 
 @pytest.mark.parametrize("rights", ["nothing", "reader"])
@@ -480,14 +484,14 @@ def test_who_may_not_write_learns_it_before_the_work_begins(
         for attempt in attempts(trail):
             with pytest.raises(SchemaNotReady) as caught:
                 attempt()
-            assert str(caught.value) == REMEDY
+            assert REMEDY.fullmatch(str(caught.value))
 
     async def work() -> None:
         async with AsyncTrail(address) as trail:
             with pytest.raises(SchemaNotReady) as caught:
                 async with trail.track_action("own", concept="work"):
                     ran.append("async")
-            assert str(caught.value) == REMEDY
+            assert REMEDY.fullmatch(str(caught.value))
             with pytest.raises(SchemaNotReady):
                 await trail.begin("begun", concept="work")
 
@@ -524,5 +528,5 @@ def test_ids_of_a_writer_are_unknown_to_it_afterwards(writing: Trail) -> None:
     with writing.track_action("add", concept="work") as action:
         pass
     assert isinstance(action.id, UUID)
-    with pytest.raises(errors.InsufficientPrivilege):
+    with pytest.raises(SchemaNotReady, match="reading the trail"):
         writing.actions.get(action.id)

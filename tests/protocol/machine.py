@@ -94,7 +94,7 @@ class Blocking:
     """Runs the machine with blocking connections."""
 
     def __init__(self, dsn: str) -> None:
-        self.pool = ConnectionPool(dsn, min_size=1, max_size=4, open=True)
+        self.pool = ConnectionPool(dsn, min_size=1, max_size=4, timeout=1, open=True)
         self.trail = Trail(self.pool)
 
     def run(self, operation: Coroutine[Any, Any, T]) -> T:
@@ -144,7 +144,7 @@ class Awaiting:
         self.pool, self.trail = self.loop.run_until_complete(self._open(dsn))
 
     async def _open(self, dsn: str) -> tuple[AsyncConnectionPool[Any], AsyncTrail]:
-        pool = AsyncConnectionPool(dsn, min_size=1, max_size=4, open=False)
+        pool = AsyncConnectionPool(dsn, min_size=1, max_size=4, timeout=1, open=False)
         await pool.open()
         return pool, AsyncTrail(pool)
 

@@ -25,11 +25,15 @@ class Line:
         self._started = False
 
     def cut(self) -> None:
-        """Close both ends at once."""
+        """End the traffic both ways. Closing is left to the thread that pumps: it would not notice if another one did."""
         for end in (self.client, self.server):
             with suppress(OSError):
                 end.shutdown(socket.SHUT_RDWR)
-            end.close()
+
+    def close(self) -> None:
+        self.cut()
+        self.client.close()
+        self.server.close()
 
     def messages(self, data: bytes) -> list[tuple[bytes, bytes]]:
         """Return the complete messages that *data* from the client brings, as type and body."""
@@ -135,7 +139,7 @@ class Proxy:
             except (OSError, ValueError):
                 return
             finally:
-                line.cut()
+                line.close()
 
     def _watch(self, line: Line, data: bytes) -> None:
         for kind, body in line.messages(data):

@@ -129,6 +129,7 @@ class Block(CurrentAction):
         "failure",
         "handle",
         "height",
+        "host",
         "interruption",
         "metadata",
         "owner",
@@ -150,6 +151,7 @@ class Block(CurrentAction):
         self,
         spec: ActionSpec,
         *,
+        host: object,
         colour: Colour,
         frame: RequestFrame | None,
         around: Block | None,
@@ -167,6 +169,7 @@ class Block(CurrentAction):
         self.started_at = ids.moment(now_ns)
         self.started_ns = time.monotonic_ns()
         self.resumed = False
+        self.host = host
         self.colour = colour
         self.owner = owner_here()
         # What the enclosing action was told explicitly holds inside it too.
@@ -191,7 +194,7 @@ class Block(CurrentAction):
         """What the body sees of the block; set by the tracking layer."""
 
     @classmethod
-    def resuming(cls, intent: Intent, *, colour: Colour, frame: RequestFrame | None) -> Block:
+    def resuming(cls, intent: Intent, *, host: object, colour: Colour, frame: RequestFrame | None) -> Block:
         """Return a block that goes on with an action begun elsewhere, under its identity."""
         spec = ActionSpec(
             action_type=intent.action_type,
@@ -203,7 +206,14 @@ class Block(CurrentAction):
             request_id=intent.request_id,
         )
         block = cls(
-            spec, colour=colour, frame=frame, around=None, parent=None, payload=intent.payload, metadata=intent.metadata
+            spec,
+            host=host,
+            colour=colour,
+            frame=frame,
+            around=None,
+            parent=None,
+            payload=intent.payload,
+            metadata=intent.metadata,
         )
         # The duration counts from the beginning, on another machine perhaps, so here it is by the wall clock.
         waited = max(block.started_at - intent.started_at, timedelta())

@@ -16,7 +16,9 @@ from provenance.statements import recording as statements
 from provenance.statements.recording import Settings
 
 
-def enclosing_block(around: Block | None, colour: Colour, connection: AnyConnection | None) -> Block | None:
+def enclosing_block(
+    around: Block | None, *, host: object, colour: Colour, connection: AnyConnection | None
+) -> Block | None:
     """Return the block in whose transaction a new one belongs, or ``None``.
 
     Only code of the same thread and task may share a connection: two tasks that interleave savepoints would record work
@@ -42,7 +44,8 @@ def enclosing_block(around: Block | None, colour: Colour, connection: AnyConnect
             f"`{colour.value}` inside an open `{around.colour.value}` of the same task would work on another connection "
             f"and commit apart from {around.label}; use `{around.colour.value}` here too, or pass connection="
         )
-    return around.unit.open_blocks[-1]
+    # A block of another trail belongs in another database.
+    return around.unit.open_blocks[-1] if around.host is host else None
 
 
 def enter(block: Block, *, connection: AnyConnection | None, transaction: bool, savepoint: bool) -> Steps[None]:
@@ -88,7 +91,8 @@ def _enter_own(block: Block, connection: AnyConnection, *, pooled: bool) -> Step
             yield Giveback(connection, True)
         elif drivers.transaction_status(connection) in (TransactionStatus.INTRANS, TransactionStatus.INERROR):
             yield Run(connection, (statements.ROLLBACK,), insist=True)
-        raise _unavailable(block, error) from error
+        _refuse(block, error)
+        raise
     _open_unit(block, connection, joined=False, pooled=pooled, before=None)
 
 
@@ -104,7 +108,8 @@ def _enter_joined(block: Block, connection: AnyConnection) -> Steps[None]:
         _, settings, _ = yield Run(connection, opening)
     except BaseException as error:
         yield from _back_out(block, connection, None)
-        raise _unavailable(block, error) from error
+        _refuse(block, error)
+        raise
     try:
         yield CheckSchema(connection)
     except BaseException:
@@ -113,13 +118,12 @@ def _enter_joined(block: Block, connection: AnyConnection) -> Steps[None]:
     _open_unit(block, connection, joined=True, pooled=False, before=settings.action_id)
 
 
-def _unavailable(block: Block, error: BaseException) -> BaseException:
-    """Return what to raise when opening the transaction failed."""
+def _refuse(block: Block, error: BaseException) -> None:
+    """Say in words of ours that the connection does not work; other errors go on as they are."""
     if isinstance(error, (psycopg.OperationalError, psycopg.InterfaceError)):
-        return TrailUnavailable(
+        raise TrailUnavailable(
             f"{block.label}: the connection is not usable ({type(error).__name__}: {error}); nothing has been done yet"
-        )
-    return error
+        ) from error
 
 
 def _back_out(block: Block, connection: AnyConnection, before: UUID | None) -> Steps[None]:
@@ -153,7 +157,8 @@ def _enter_nested(block: Block, enclosing: Block, *, savepoint: bool) -> Steps[N
         settings, *_ = yield Run(unit.connection, tuple(opening))
     except BaseException as error:
         yield from _back_out(block, unit.connection, enclosing.ref.id)
-        raise _unavailable(block, error) from error
+        _refuse(block, error)
+        raise
     if settings.action_id is None:
         unit.meddle(enclosing, f"the body of {enclosing.label} ended its transaction and began another")
         raise MisusedAction(f"{block.label}: {enclosing.doomed}; let the enclosing block end first")

@@ -24,7 +24,7 @@ from provenance.statements.recording import Intent
 from provenance.tracking.driving import adrive, drive, shielded
 from provenance.tracking.handles import ActionHandle, AsyncTrackedAction, TrackedAction
 from provenance.tracking.hosts import AsyncHost, Host, default_host
-from provenance.values import Redactor, identifier, name, to_json
+from provenance.values import identifier, name, to_json
 
 logger = logging.getLogger("provenance")
 
@@ -69,6 +69,15 @@ def _parent_ref(parent: Parent | None) -> ActionRef | UUID | None:
     return parent.ref if isinstance(parent, (Action, ActionHandle)) else parent
 
 
+def check_colour(connection: AnyConnection, colour: Colour) -> None:
+    """Refuse a connection that belongs to the other colour."""
+    if isinstance(connection, psycopg.Connection) != (colour is Colour.SYNC):
+        raise WrongColour(
+            f"`{colour.value}` was given a connection of the other colour; "
+            "psycopg.Connection goes with `with`, psycopg.AsyncConnection with `async with`"
+        )
+
+
 def _check_connection(connection: object, *, transaction: bool) -> None:
     if not transaction:
         raise InvalidAction("transaction=False holds no connection; leave connection= out")
@@ -96,7 +105,8 @@ class track_action:
         user_id: who does it, instead of the request's user.
         tenant_id: for which tenant, instead of the request's.
         request_id: under which request, instead of the current one: a UUID or a text :func:`parse_request_id` accepts.
-        parent: which action caused it, instead of the enclosing one.
+        parent: which action caused it, instead of the enclosing one. Of a bare id the tree is looked up among recorded
+            actions; to hang a child below one that is still open, pass the action itself or its ``ref``.
         connection: a psycopg connection to work on. If it has a transaction open, or autocommit off, its transaction is
             joined and never committed or rolled back here; an idle one in autocommit mode gets a transaction.
         transaction: ``False`` for work outside Postgres: no connection is held, and the row is written at the end.
@@ -171,34 +181,37 @@ class track_action:
             raise NotConfigured(
                 f"this track_action belongs to a trail of the other colour; use `{host.colour.value}` with it"
             )
-        if self._connection is not None and isinstance(self._connection, psycopg.Connection) != (colour is Colour.SYNC):
-            raise WrongColour(
-                f"`{colour.value}` was given a connection of the other colour; "
-                "psycopg.Connection goes with `with`, psycopg.AsyncConnection with `async with`"
-            )
+        if self._connection is not None:
+            check_colour(self._connection, colour)
         with _entry_lock:
             if self._run is not None:
                 raise MisusedAction(
                     f"track_action({self._spec.action_type!r}): this object is open already; call track_action() anew "
                     "for every block"
                 )
-            self._run = run = _Run(self.prepare(colour, host.redactor), host)
+            self._run = run = _Run(self.prepare(host), host)
         return run
 
-    def prepare(self, colour: Colour, redactor: Redactor) -> Block:
+    def prepare(self, host: Host | AsyncHost) -> Block:
         """Return the block that entering now would open; no I/O."""
+        colour, redactor = host.colour, host.redactor
         if self._intent is not None:
-            return Block.resuming(self._intent, colour=colour, frame=live_frame())
+            return Block.resuming(self._intent, host=host, colour=colour, frame=live_frame())
         frame = live_frame()
         found = innermost_action()
         # After its request is over, code may still run in its context: what it does is not part of that request.
         around = found if isinstance(found, Block) and not (found.frame is not None and found.frame.closed) else None
-        enclosing = recording.enclosing_block(around, colour, self._connection) if self._transaction else None
+        enclosing = (
+            recording.enclosing_block(around, host=host, colour=colour, connection=self._connection)
+            if self._transaction
+            else None
+        )
         # The innermost block on the connection is not the parent when it is a generator that is suspended meanwhile.
         shared = enclosing is not None and around is not None and around.unit is enclosing.unit
         nearest = around if shared or enclosing is None else enclosing
         block = Block(
             self._spec,
+            host=host,
             colour=colour,
             frame=frame,
             around=nearest,

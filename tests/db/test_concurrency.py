@@ -1,0 +1,484 @@
+"""Many at once: no row has another's request, actor or parent, and every action is there exactly once."""
+
+from __future__ import annotations
+
+import asyncio
+import contextvars
+import threading
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
+from typing import Any
+from uuid import UUID, uuid4
+
+import attrs
+import psycopg
+import pytest
+
+import provenance
+from provenance import Action, AsyncTrail, Trail, current_action, request_scope, set_actor, track_action
+from provenance.errors import NoCurrentAction
+from provenance.testing import RecordedActions
+
+TASKS = 200
+THREADS = 32
+INSERT = "INSERT INTO work (id) VALUES (%s)"
+
+
+@pytest.fixture
+def eye(provenance_dsn: str) -> Iterator[psycopg.Connection[Any]]:
+    """A connection that looks."""
+    with psycopg.connect(provenance_dsn, autocommit=True) as connection:
+        yield connection
+
+
+def present(eye: psycopg.Connection[Any]) -> list[int]:
+    """Return the work that is committed."""
+    return [row[0] for row in eye.execute("SELECT id FROM work ORDER BY id").fetchall()]
+
+
+class Boom(Exception):
+    """What some of them raise."""
+
+
+# --- Requests --------------------------------------------------------------------------------------------------------
+
+
+@attrs.frozen
+class Job:
+    """One request: an action with two inside it, one of which has one inside; some of them fail, decided by its number."""
+
+    number: int
+    request_id: UUID = attrs.field(factory=uuid4)
+
+    @property
+    def actor(self) -> tuple[str, str]:
+        return f"user-{self.number}", f"tenant-{self.number}"
+
+    @property
+    def outer_fails(self) -> bool:
+        return self.number % 5 == 0
+
+    @property
+    def second_fails(self) -> bool:
+        return self.number % 3 == 0
+
+    def work(self, place: int) -> int:
+        return self.number * 10 + place
+
+    def expected(self) -> dict[str, tuple[str, str | None]]:
+        """Return the status and the parent of each action."""
+        finished = "rolled_back" if self.outer_fails else "completed"
+        return {
+            "outer": ("failed" if self.outer_fails else "completed", None),
+            "first": (finished, "outer"),
+            "second": ("failed" if self.second_fails else finished, "outer"),
+            "third": ("rolled_back" if self.second_fails else finished, "second"),
+        }
+
+    def expected_work(self) -> list[int]:
+        if self.outer_fails:
+            return []
+        return [self.work(place) for place in ((0, 1) if self.second_fails else (0, 1, 2, 3))]
+
+    def run(self, trail: Trail) -> None:
+        with request_scope(self.request_id):
+            set_actor(user_id=self.actor[0], tenant_id=self.actor[1])
+            with suppress(Boom), trail.track_action("outer", concept="work", entity_id=self.number) as outer:
+                outer.connection.execute(INSERT, (self.work(0),))
+                with trail.track_action("first", concept="work", entity_id=self.number) as first:
+                    first.connection.execute(INSERT, (self.work(1),))
+                with suppress(Boom), trail.track_action("second", concept="work", entity_id=self.number) as second:
+                    second.connection.execute(INSERT, (self.work(2),))
+                    with trail.track_action("third", concept="work", entity_id=self.number) as third:
+                        third.connection.execute(INSERT, (self.work(3),))
+                    assert current_action() is second
+                    if self.second_fails:
+                        raise Boom
+                assert current_action() is outer
+                if self.outer_fails:
+                    raise Boom
+
+    async def arun(self, trail: AsyncTrail) -> None:
+        with request_scope(self.request_id):
+            set_actor(user_id=self.actor[0], tenant_id=self.actor[1])
+            with suppress(Boom):
+                async with trail.track_action("outer", concept="work", entity_id=self.number) as outer:
+                    await outer.connection.execute(INSERT, (self.work(0),))
+                    async with trail.track_action("first", concept="work", entity_id=self.number) as first:
+                        await first.connection.execute(INSERT, (self.work(1),))
+                    with suppress(Boom):
+                        async with trail.track_action("second", concept="work", entity_id=self.number) as second:
+                            await second.connection.execute(INSERT, (self.work(2),))
+                            async with trail.track_action("third", concept="work", entity_id=self.number) as third:
+                                await asyncio.sleep(0)
+                                await third.connection.execute(INSERT, (self.work(3),))
+                            assert current_action() is second
+                            if self.second_fails:
+                                raise Boom
+                    assert current_action() is outer
+                    if self.outer_fails:
+                        raise Boom
+
+
+def facts(jobs: list[Job], rows: list[Action]) -> dict[UUID, dict[str, tuple[str, str | None]]]:
+    """Return what is recorded of each request, after checking that each row belongs to one job only."""
+    by_id = {row.id: row for row in rows}
+    assert len(by_id) == len(rows)
+    by_request: dict[UUID, dict[str, tuple[str, str | None]]] = {job.request_id: {} for job in jobs}
+    numbers = {job.request_id: job for job in jobs}
+    for row in rows:
+        assert row.request_id is not None
+        job = numbers[row.request_id]
+        assert (str(job.number), *job.actor) == (row.entity_id, row.user_id, row.tenant_id)
+        parent = None if row.parent_action_id is None else by_id[row.parent_action_id]
+        assert parent is None or (parent.request_id, parent.root_id) == (row.request_id, row.root_id)
+        found = by_request[row.request_id]
+        assert row.action_type not in found
+        found[row.action_type] = (row.status.value, parent and parent.action_type)
+    return by_request
+
+
+def assert_all_recorded(jobs: list[Job], recorded: RecordedActions, eye: psycopg.Connection[Any]) -> None:
+    """Fail unless the trail and the work are exactly what the jobs did."""
+    rows: list[Action] = []
+    for job in jobs:
+        rows += recorded.all(request_id=job.request_id)
+    assert [(4 * len(jobs),)] == eye.execute("SELECT count(*) FROM provenance.action_log").fetchall()
+    assert {job.request_id: job.expected() for job in jobs} == facts(jobs, rows)
+    assert sorted(id_ for job in jobs for id_ in job.expected_work()) == present(eye)
+    # Each row of work carries the action that did it.
+    stamped = eye.execute(
+        """SELECT w.id, a.action_type, a.request_id FROM work w JOIN provenance.actions a ON a.id = w.action_id"""
+    ).fetchall()
+    places = ("outer", "first", "second", "third")
+    assert {
+        (job.work(place), places[place], job.request_id)
+        for job in jobs
+        for place in range(4)
+        if job.work(place) in job.expected_work()
+    } == set(stamped)
+
+
+def test_tasks(provenance_dsn: str, recorded_actions: RecordedActions, eye: psycopg.Connection[Any]) -> None:
+    """200 tasks at once, each a request with its own actor."""
+    jobs = [Job(number) for number in range(TASKS)]
+
+    async def main() -> None:
+        async with AsyncTrail(provenance_dsn, max_size=16) as trail:
+            await asyncio.gather(*(job.arun(trail) for job in jobs))
+
+    asyncio.run(main())
+    assert_all_recorded(jobs, recorded_actions, eye)
+
+
+def test_threads(provenance_dsn: str, recorded_actions: RecordedActions, eye: psycopg.Connection[Any]) -> None:
+    """32 threads at once, each with several requests after one another."""
+    jobs = [Job(number) for number in range(THREADS * 4)]
+    together = threading.Barrier(THREADS)
+
+    with Trail(provenance_dsn, max_size=16) as trail, ThreadPoolExecutor(THREADS) as threads:
+
+        def serve(first: int) -> None:
+            together.wait(30)
+            for job in jobs[first::THREADS]:
+                job.run(trail)
+
+        list(threads.map(serve, range(THREADS)))
+    assert_all_recorded(jobs, recorded_actions, eye)
+
+
+def test_tasks_and_threads_together(
+    provenance_dsn: str, recorded_actions: RecordedActions, eye: psycopg.Connection[Any]
+) -> None:
+    """An event loop whose tasks work themselves and in threads, with blocks of both colours."""
+    jobs = [Job(number) for number in range(64)]
+
+    async def main() -> None:
+        async with AsyncTrail(provenance_dsn, max_size=8) as atrail:
+            with Trail(provenance_dsn, max_size=8) as trail:
+                await asyncio.gather(
+                    *(
+                        job.arun(atrail)
+                        if job.number % 2
+                        else asyncio.to_thread(contextvars.Context().run, job.run, trail)
+                        for job in jobs
+                    )
+                )
+
+    asyncio.run(main())
+    assert_all_recorded(jobs, recorded_actions, eye)
+
+
+# --- Concurrency inside one block ------------------------------------------------------------------------------------
+
+
+def outline_as_sets(recorded: RecordedActions) -> dict[str, set[tuple[str, str]]]:
+    """Return, for every parent by type, the types and statuses of what it caused; ``""`` for no parent."""
+    rows = recorded.all()
+    types = {row.id: row.action_type for row in rows}
+    found: dict[str, set[tuple[str, str]]] = {}
+    for row in rows:
+        parent = types[row.parent_action_id] if row.parent_action_id else ""
+        found.setdefault(parent, set()).add((row.action_type, row.status.value))
+    return found
+
+
+@pytest.mark.parametrize("outer_fails", [False, True])
+def test_gather_inside_a_block(
+    provenance_dsn: str, recorded_actions: RecordedActions, eye: psycopg.Connection[Any], outer_fails: bool
+) -> None:
+    """The children have a connection and a transaction each, and nothing of the parent but its id."""
+    connections: list[object] = []
+
+    async def main() -> None:
+        async with AsyncTrail(provenance_dsn) as trail:
+            all_open = asyncio.Barrier(3)
+
+            async def child(number: int) -> None:
+                async with trail.track_action(f"child-{number}", concept="work") as action:
+                    connections.append(action.connection)
+                    await all_open.wait()
+                    await action.connection.execute(INSERT, (number,))
+                    async with trail.track_action(f"grandchild-{number}", concept="work") as inner:
+                        assert inner.connection is action.connection
+                    if number == 2:
+                        raise Boom
+
+            async with trail.track_action("outer", concept="work") as outer:
+                connections.append(outer.connection)
+                await outer.connection.execute(INSERT, (10,))
+                await asyncio.gather(*map(child, (1, 2, 3)), return_exceptions=True)
+                assert current_action() is outer
+                if outer_fails:
+                    raise Boom
+
+    with suppress(Boom):
+        asyncio.run(main())
+    assert 4 == len({id(connection) for connection in connections})
+    assert {
+        "": {("outer", "failed" if outer_fails else "completed")},
+        "outer": {("child-1", "completed"), ("child-2", "failed"), ("child-3", "completed")},
+        "child-1": {("grandchild-1", "completed")},
+        "child-2": {("grandchild-2", "rolled_back")},
+        "child-3": {("grandchild-3", "completed")},
+    } == outline_as_sets(recorded_actions)
+    assert ([1, 3] if outer_fails else [1, 3, 10]) == present(eye)
+    assert {recorded_actions.one(action_type="outer").id} == {row.root_id for row in recorded_actions.all()}
+
+
+def test_task_group_inside_a_block(
+    provenance_dsn: str, recorded_actions: RecordedActions, eye: psycopg.Connection[Any]
+) -> None:
+    """One child's failure cancels the others and fails the block; each row says what became of its own work."""
+
+    async def main() -> None:
+        async with AsyncTrail(provenance_dsn) as trail:
+            done = asyncio.Event()
+
+            async def quick() -> None:
+                async with trail.track_action("quick", concept="work") as action:
+                    await action.connection.execute(INSERT, (1,))
+                done.set()
+
+            async def slow() -> None:
+                async with trail.track_action("slow", concept="work") as action:
+                    await action.connection.execute(INSERT, (2,))
+                    await asyncio.Event().wait()
+
+            async def failing() -> None:
+                await done.wait()
+                async with trail.track_action("failing", concept="work") as action:
+                    await action.connection.execute(INSERT, (3,))
+                    raise Boom
+
+            async with trail.track_action("outer", concept="work"), asyncio.TaskGroup() as group:
+                for child in (quick, slow, failing):
+                    group.create_task(child())
+
+    with pytest.raises(ExceptionGroup):
+        asyncio.run(main())
+    assert {
+        "": {("outer", "failed")},
+        "outer": {("quick", "completed"), ("slow", "failed"), ("failing", "failed")},
+    } == outline_as_sets(recorded_actions)
+    assert [1] == present(eye)
+
+
+def child(number: int) -> None:
+    with track_action("child", concept="work") as action:
+        action.connection.execute(INSERT, (number,))
+
+
+def test_executor_with_a_copied_context(
+    trail: Trail, recorded_actions: RecordedActions, eye: psycopg.Connection[Any]
+) -> None:
+    """Blocking code in a thread of the loop's is a child, and commits apart."""
+
+    async def main() -> None:
+        loop = asyncio.get_running_loop()
+        async with provenance.get_async_trail(), track_action("outer", concept="work"):
+            await loop.run_in_executor(None, contextvars.copy_context().run, child, 1)
+            await asyncio.to_thread(child, 2)
+            raise Boom
+
+    with suppress(Boom):
+        asyncio.run(main())
+    recorded_actions.expect("""
+        outer failed
+          child completed
+          child completed
+    """)
+    assert [1, 2] == present(eye)
+
+
+def in_a_thread(work: Callable[[], None]) -> None:
+    thread = threading.Thread(target=work)
+    thread.start()
+    thread.join()
+
+
+@pytest.mark.parametrize("copied", [True, False])
+def test_thread_started_inside_a_block(
+    trail: Trail, recorded_actions: RecordedActions, eye: psycopg.Connection[Any], copied: bool
+) -> None:
+    """With the context of the block it is a child, without it nothing at all; its transaction is its own either way."""
+    with suppress(Boom), track_action("outer", concept="work"):
+        context = contextvars.copy_context() if copied else contextvars.Context()
+        in_a_thread(lambda: context.run(child, 1))
+        raise Boom
+    recorded_actions.expect("outer failed\n  child completed" if copied else "outer failed\nchild completed")
+    assert [1] == present(eye)
+
+
+def test_thread_that_outlives_its_block(
+    trail: Trail, recorded_actions: RecordedActions, eye: psycopg.Connection[Any]
+) -> None:
+    """What it does later is still caused by the block, and it gets no connection of it."""
+    over = threading.Event()
+    refused: list[bool] = []
+
+    def later() -> None:
+        over.wait(10)
+        try:
+            current_action()
+        except NoCurrentAction:
+            refused.append(True)
+        child(1)
+
+    with track_action("outer", concept="work"):
+        context = contextvars.copy_context()
+        thread = threading.Thread(target=lambda: context.run(later))
+        thread.start()
+    over.set()
+    thread.join()
+    assert ([True], "outer completed\n  child completed", [1]) == (refused, recorded_actions.outline(), present(eye))
+
+
+def test_copied_context_in_the_same_thread(
+    trail: Trail, recorded_actions: RecordedActions, eye: psycopg.Connection[Any]
+) -> None:
+    """copy_context().run() is the same thread of control, so what runs in it is part of the block."""
+    with suppress(Boom), track_action("outer", concept="work"):
+        contextvars.copy_context().run(child, 1)
+        raise Boom
+    recorded_actions.expect("""
+        outer failed
+          child rolled_back
+    """)
+    assert [] == present(eye)
+
+
+def test_empty_context_in_the_same_thread(
+    trail: Trail, recorded_actions: RecordedActions, eye: psycopg.Connection[Any]
+) -> None:
+    """In a Context that knows of no block there is none."""
+    with suppress(Boom), track_action("outer", concept="work"):
+        contextvars.Context().run(child, 1)
+        raise Boom
+    recorded_actions.expect("""
+        outer failed
+        child completed
+    """)
+    assert [1] == present(eye)
+
+
+def test_actor_set_in_a_thread_pool(trail: Trail, recorded_actions: RecordedActions) -> None:
+    """Authentication in a thread is seen by the request that asked for it, and by no other."""
+
+    async def serve(number: int) -> None:
+        with request_scope(correlation_id=f"request-{number}"):
+            async with track_action("serve", concept="work"):
+                await asyncio.to_thread(set_actor, user_id=number)
+
+    async def main() -> None:
+        async with provenance.get_async_trail():
+            await asyncio.gather(*map(serve, range(8)))
+
+    asyncio.run(main())
+    assert {(f"request-{number}", str(number)) for number in range(8)} == {
+        (row.correlation_id, row.user_id) for row in recorded_actions.all()
+    }
+
+
+def test_task_that_outlives_its_request(trail: Trail, recorded_actions: RecordedActions) -> None:
+    """What a forgotten task does after the request is over is not part of it, and says where it came from."""
+    request_id = uuid4()
+
+    async def main() -> None:
+        async with provenance.get_async_trail():
+            over = asyncio.Event()
+
+            async def forgotten() -> None:
+                await over.wait()
+                async with track_action("late", concept="work"):
+                    pass
+
+            with request_scope(request_id, user_id="ann"):
+                async with track_action("serve", concept="work"):
+                    task = asyncio.create_task(forgotten())
+            over.set()
+            await task
+
+    asyncio.run(main())
+    late = recorded_actions.one(action_type="late")
+    assert (None, None, None, {"originated_by": {"request_id": str(request_id)}}) == (
+        late.request_id,
+        late.user_id,
+        late.parent_action_id,
+        late.metadata,
+    )
+    assert [late.action_type] != [row.action_type for row in recorded_actions.all(request_id=request_id)]
+
+
+@pytest.mark.parametrize("name", ["itself", "ref"])
+def test_parent_named_in_another_thread(trail: Trail, recorded_actions: RecordedActions, name: str) -> None:
+    """A child hung below an open inner action is in the tree of the outermost one."""
+    with track_action("outer", concept="work") as outer, track_action("inner", concept="work") as inner:
+        parent: Any = inner if name == "itself" else getattr(inner, name)
+
+        def elsewhere() -> None:
+            with track_action("elsewhere", concept="work", parent=parent):
+                pass
+
+        in_a_thread(elsewhere)
+    recorded_actions.expect("""
+        outer completed
+          inner completed
+            elsewhere completed
+    """)
+    tree = trail.actions.tree(outer.id)
+    assert tree is not None
+    assert ["outer", "inner", "elsewhere"] == [action.action_type for _, action in tree.walk()]
+
+
+def test_parent_named_by_its_bare_id(trail: Trail, recorded_actions: RecordedActions) -> None:
+    """The root above it is not recorded yet, so the child is found by following parents, not in the tree."""
+    with track_action("outer", concept="work") as outer, track_action("inner", concept="work") as inner:
+
+        def elsewhere() -> None:
+            with track_action("elsewhere", concept="work", parent=inner.id):
+                pass
+
+        in_a_thread(elsewhere)
+    assert ["outer", "inner", "elsewhere"] == [link.action.action_type for link in trail.actions.chain(outer.id)]
