@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator
+from typing import cast
 
 import attrs
 import psycopg
@@ -57,7 +58,7 @@ def _related(error: BaseException) -> Iterator[BaseException]:
         yield current
         waiting += [_wrapped(current), current.__cause__, current.__context__]
         if isinstance(current, BaseExceptionGroup):
-            waiting += current.exceptions
+            waiting += cast("BaseExceptionGroup[BaseException]", current).exceptions
 
 
 def _text(error: BaseException) -> str:

@@ -106,8 +106,8 @@ def test_a_role_that_may_not_read(run: Run, powerless: str) -> None:
     assert (
         4,
         (
-            "Error: this database role lacks a right that reading the trail needs (permission denied for schema provenance); "
-            "connect as another role, or have the owner of the schema run `provenance migrate grant`\n"
+            "Error: this database role lacks a right that reading the trail needs (permission denied for schema "
+            "provenance); connect as another role, or have the owner of the schema run `provenance migrate grant`\n"
         ),
     ) == (result.exit_code, result.stderr)
 

