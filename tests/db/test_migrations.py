@@ -486,6 +486,22 @@ def test_up_and_down_at_once_never_break_the_schema(connection: Connection, empt
         assert schema.verify(connection) == []
 
 
+def test_what_was_taken_back_meanwhile_gets_no_partitions(
+    connection: Connection, empty_dsn: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Another deploy may take everything back after the last step; the first one has nothing left to do."""
+
+    def known() -> Iterator[Migration]:
+        yield from ORIGINAL
+        with psycopg.connect(empty_dsn, autocommit=True) as other, pytest.MonkeyPatch.context() as patch:
+            patch.setattr(runner, "known_migrations", lambda: ORIGINAL)
+            schema.down(other, to=0)
+
+    monkeypatch.setattr(runner, "known_migrations", known)
+    assert schema.up(connection) == list(ORIGINAL)
+    assert not schema_exists(connection)
+
+
 def test_a_step_waits_for_the_lock_and_then_reads_the_ledger(connection: Connection, empty_dsn: str) -> None:
     """While another deploy holds the lock nothing is looked at; afterwards its work is found done.
 

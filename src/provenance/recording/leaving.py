@@ -387,12 +387,12 @@ def _finish_nested(block: Block, enclosing: Block, unit: Unit) -> Steps[NotCommi
         enclosing.doomed = f"{block.label} inside {enclosing.label} was interrupted at its end"
         unit.standing.append(block.row(Status.FAILED, failures.describe(interruption)))
         raise
-    unit.drop_undone(settings.done)
     if settings.action_id is None:
         # A block without savepoint notices only here that its body ended the transaction.
         unit.meddle(enclosing, f"{block.label} inside {enclosing.label} ended the transaction around it")
         unit.in_doubt.append(block.row(Status.PENDING, Failure(error_type=None, error_code=None, error_message=_ENDED)))
         raise NotCommitted(f"{block.label}: {_ENDED}")
+    unit.drop_undone(settings.done)
     if settings.action_id != block.ref.id:
         return NotCommitted(f"{block.label}: its body rolled back to a savepoint from before the block")
     unit.standing.append(block.row(Status.COMPLETED, ordinal=ordinal))
