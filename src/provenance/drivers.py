@@ -85,7 +85,7 @@ def run_together(connection: SyncConnection, statements: Sequence[Statement[Any]
     """Run statements in one round trip, the later ones only if the earlier ones succeed; return the decoded answers."""
     if (message := _joined(connection, statements)) is not None:
         with _cursor(connection) as cursor:
-            cursor.execute(message)
+            cursor.execute(message, prepare=False)
             answers: list[list[Row]] = []
             for _ in statements:
                 answers.append(_rows(cursor))
@@ -104,7 +104,7 @@ async def arun_together(connection: AsyncConnection, statements: Sequence[Statem
     """Run statements in one round trip, the later ones only if the earlier ones succeed; return the decoded answers."""
     if (message := _joined(connection, statements)) is not None:
         async with _acursor(connection) as cursor:
-            await cursor.execute(message)
+            await cursor.execute(message, prepare=False)
             answers: list[list[Row]] = []
             for _ in statements:
                 answers.append(await _arows(cursor))

@@ -24,9 +24,13 @@ from provenance import current_action, request_scope
 from provenance.errors import ActionNotPending, MisusedAction, NotCommitted
 from provenance.testing import RecordedActions
 from provenance.trail import AsyncTrail, Trail
+from tests.support import databases
 from tests.support.colours import Awaiting, Blocking, done
 
 pytestmark = pytest.mark.anyio
+
+recycler = databases.recycler
+provenance_dsn = databases.provenance_dsn
 
 INSERT = "INSERT INTO work (id) VALUES (%s)"
 CANCELLED = "asyncio.exceptions.CancelledError"

@@ -32,6 +32,10 @@ from provenance.errors import (
     WrongColour,
 )
 from provenance.testing import RecordedActions
+from tests.support import databases
+
+recycler = databases.recycler
+provenance_dsn = databases.provenance_dsn
 
 INSERT = "INSERT INTO work (id) VALUES (%s)"
 LEAKED = "hunter2"

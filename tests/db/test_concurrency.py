@@ -18,7 +18,11 @@ import provenance
 from provenance import AsyncTrail, Trail, current_action, request_scope, set_actor, track_action
 from provenance.errors import NoCurrentAction
 from provenance.testing import RecordedActions
+from tests.support import databases
 from tests.support.jobs import Job, assert_all_recorded
+
+recycler = databases.recycler
+provenance_dsn = databases.provenance_dsn
 
 TASKS = 200
 THREADS = 32

@@ -23,8 +23,12 @@ from provenance import Trail, current_action, request_scope, track_action
 from provenance.errors import MisusedAction, NoCurrentAction, NotCommitted, NotConfigured, ProvenanceError, WrongColour
 from provenance.testing import RecordedActions
 from provenance.trail import AsyncTrail
+from tests.support import databases
 
 T = TypeVar("T")
+
+recycler = databases.recycler
+provenance_dsn = databases.provenance_dsn
 
 INSERT = "INSERT INTO work (id) VALUES (%s)"
 

@@ -16,9 +16,13 @@ import pytest
 from provenance import current_action, request_scope
 from provenance.errors import NotCommitted
 from provenance.testing import RecordedActions
+from tests.support import databases
 from tests.support.colours import Awaiting, Blocking, done
 
 pytestmark = pytest.mark.anyio
+
+recycler = databases.recycler
+provenance_dsn = databases.provenance_dsn
 
 
 @pytest.fixture

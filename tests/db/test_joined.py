@@ -18,6 +18,10 @@ from psycopg.rows import dict_row, namedtuple_row, scalar_row
 from provenance import AsyncTrail, Trail, track_action
 from provenance.errors import InvalidAction, MisusedAction, NotCommitted
 from provenance.testing import RecordedActions
+from tests.support import databases
+
+recycler = databases.recycler
+provenance_dsn = databases.provenance_dsn
 
 INSERT = "INSERT INTO work (id) VALUES (%s)"
 Connection = psycopg.Connection[Any]

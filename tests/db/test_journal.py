@@ -26,7 +26,11 @@ from psycopg_pool import AsyncConnectionPool, ConnectionPool
 from provenance import AsyncTrail, Trail, current_action, journal
 from provenance.errors import NotCommitted, TrailUnavailable
 from provenance.testing import RecordedActions
+from tests.support import databases
 from tests.support.proxy import Line, Proxy
+
+recycler = databases.recycler
+provenance_dsn = databases.provenance_dsn
 
 INSERT = "INSERT INTO work (id) VALUES (%s)"
 PATIENCE = 10.0
@@ -364,9 +368,6 @@ def test_every_write_is_durable_and_bounded(provenance_dsn: str, eye: psycopg.Co
         pytest.param(
             {"prepare_threshold": 0},
             id="prepared at once",
-            marks=pytest.mark.xfail(
-                strict=True, reason="psycopg then prepares the statements that go out together, which Postgres refuses"
-            ),
         ),
         pytest.param({"prepare_threshold": None}, id="never prepared"),
         pytest.param(
@@ -638,33 +639,47 @@ def remote(proxy: Proxy, provenance_dsn: str) -> Iterator[Trail]:
         yield trail
 
 
+class SlowCommit:
+    """Makes every COMMIT that follows work wait for a lock."""
+
+    def __init__(self, eye: psycopg.Connection[Any]) -> None:
+        self._eye = eye
+        eye.execute(
+            """CREATE FUNCTION dawdle() RETURNS trigger LANGUAGE plpgsql
+                   AS 'BEGIN PERFORM pg_advisory_xact_lock_shared(1); RETURN NULL; END'"""
+        )
+        eye.execute(
+            """CREATE CONSTRAINT TRIGGER dawdle AFTER INSERT ON work DEFERRABLE INITIALLY DEFERRED
+                   FOR EACH ROW EXECUTE FUNCTION dawdle()"""
+        )
+        eye.execute("SELECT pg_advisory_lock(1)")
+
+    def wait_for(self, event: str) -> None:
+        """Wait until a session waits for this event."""
+        until(
+            lambda: bool(
+                self._eye.execute(
+                    "SELECT 1 FROM pg_stat_activity WHERE datname = current_database() AND wait_event = %s", (event,)
+                ).fetchall()
+            )
+        )
+
+    def let_go(self) -> None:
+        self._eye.execute("SELECT pg_advisory_unlock(1)")
+
+
 def test_commit_that_takes_its_time(
     remote: Trail, proxy: Proxy, recorded_actions: RecordedActions, eye: psycopg.Connection[Any]
 ) -> None:
     """The answer waits for a COMMIT that the server is still at when the line is cut, and is then known: success."""
-    eye.execute(
-        """CREATE FUNCTION dawdle() RETURNS trigger LANGUAGE plpgsql
-               AS 'BEGIN PERFORM pg_advisory_xact_lock_shared(1); RETURN NULL; END'"""
-    )
-    eye.execute(
-        """CREATE CONSTRAINT TRIGGER dawdle AFTER INSERT ON work DEFERRABLE INITIALLY DEFERRED
-               FOR EACH ROW EXECUTE FUNCTION dawdle()"""
-    )
-    eye.execute("SELECT pg_advisory_lock(1)")
-
-    def waiters(kind: str) -> int:
-        row = eye.execute(
-            "SELECT count(*) FROM pg_stat_activity WHERE datname = current_database() AND wait_event = %s", (kind,)
-        ).fetchone()
-        assert row is not None
-        return int(row[0])
+    commit = SlowCommit(eye)
 
     def cut_while_it_commits() -> None:
-        until(lambda: waiters("advisory") == 1)
+        commit.wait_for("advisory")
         proxy.lines[0].cut()
         # The journal's INSERT waits for the transaction that is still committing.
-        until(lambda: waiters("transactionid") == 1)
-        eye.execute("SELECT pg_advisory_unlock(1)")
+        commit.wait_for("transactionid")
+        commit.let_go()
 
     thread = threading.Thread(target=cut_while_it_commits)
     with remote.track_action("add", concept="work") as action:
@@ -672,6 +687,33 @@ def test_commit_that_takes_its_time(
         thread.start()
     thread.join()
     assert ("add completed", [1]) == (recorded_actions.outline(), present(eye))
+
+
+def test_commit_that_takes_too_long(
+    proxy: Proxy, provenance_dsn: str, recorded_actions: RecordedActions, eye: psycopg.Connection[Any], hurried: None
+) -> None:
+    """When the journal cannot wait for it any longer the caller is told that nobody knows, and the row says it later."""
+    commit = SlowCommit(eye)
+
+    def cut_while_it_commits() -> None:
+        commit.wait_for("advisory")
+        proxy.lines[0].cut()
+
+    thread = threading.Thread(target=cut_while_it_commits)
+    with (
+        ConnectionPool(proxy.address, min_size=1, max_size=1, timeout=PATIENCE, open=True) as pool,
+        Trail(pool, journal=provenance_dsn) as trail,
+        pytest.raises(psycopg.OperationalError) as caught,
+        trail.track_action("add", concept="work") as action,
+    ):
+        action.connection.execute(INSERT, (1,))
+        thread.start()
+    thread.join()
+    assert [f"provenance: whether action {action.id} was committed is not known"] == caught.value.__notes__
+    assert "" == recorded_actions.outline()
+    commit.let_go()
+    until(lambda: present(eye) == [1])
+    assert "add completed" == recorded_actions.outline()
 
 
 def held_back(proxy: Proxy, text: bytes) -> threading.Event:
@@ -698,25 +740,6 @@ def test_row_that_arrives_too_late(
     let_go.set()
     until(lambda: not eye.execute("SELECT 1 FROM pg_stat_activity WHERE pid = %s", (pid,)).fetchall())
     assert ("add failed", []) == (recorded_actions.outline(), present(eye))
-
-
-def test_commit_that_arrives_too_late(
-    proxy: Proxy, provenance_dsn: str, recorded_actions: RecordedActions, eye: psycopg.Connection[Any], hurried: None
-) -> None:
-    """With the row there but not committed nobody can say yet: the caller is told so, and the row says it later."""
-    with (
-        ConnectionPool(proxy.address, min_size=1, max_size=1, timeout=PATIENCE, open=True) as pool,
-        Trail(pool, journal=provenance_dsn) as trail,
-    ):
-        let_go = held_back(proxy, b"COMMIT")
-        with pytest.raises(psycopg.OperationalError) as caught, trail.track_action("add", concept="work") as action:
-            action.connection.execute(INSERT, (1,))
-            pid = action.connection.info.backend_pid
-        assert [f"provenance: whether action {action.id} was committed is not known"] == caught.value.__notes__
-        assert "" == recorded_actions.outline()
-        let_go.set()
-        until(lambda: not eye.execute("SELECT 1 FROM pg_stat_activity WHERE pid = %s", (pid,)).fetchall())
-    assert ("add completed", [1]) == (recorded_actions.outline(), present(eye))
 
 
 @pytest.mark.parametrize("reached", [False, True])

@@ -7,9 +7,10 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime
+from itertools import chain, repeat
 from typing import Any
 
 import attrs
@@ -491,13 +492,13 @@ def test_what_was_taken_back_meanwhile_gets_no_partitions(
 ) -> None:
     """Another deploy may take everything back after the last step; the first one has nothing left to do."""
 
-    def known() -> Iterator[Migration]:
+    def taken_back_at_the_end() -> Iterator[Migration]:
         yield from ORIGINAL
-        with psycopg.connect(empty_dsn, autocommit=True) as other, pytest.MonkeyPatch.context() as patch:
-            patch.setattr(runner, "known_migrations", lambda: ORIGINAL)
+        with psycopg.connect(empty_dsn, autocommit=True) as other:
             schema.down(other, to=0)
 
-    monkeypatch.setattr(runner, "known_migrations", known)
+    answers: Iterator[Iterable[Migration]] = chain([taken_back_at_the_end()], repeat(ORIGINAL))
+    monkeypatch.setattr(runner, "known_migrations", lambda: next(answers))
     assert schema.up(connection) == list(ORIGINAL)
     assert not schema_exists(connection)
 

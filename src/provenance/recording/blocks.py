@@ -85,7 +85,8 @@ class Unit:
 
     def drop_undone(self, done: int) -> None:
         """Settle the finished blocks that a rolled-back savepoint of the caller's took with it."""
-        while self.standing and (self.standing[-1].ordinal or 0) > done:
+        # In a transaction that the body began by itself, the setting says nothing about the one before.
+        while not self.meddled and self.standing and (self.standing[-1].ordinal or 0) > done:
             self.settled.append(_undone(self.standing.pop(), "a savepoint around the finished block was rolled back"))
 
     def drop_above(self, height: int) -> None:

@@ -143,7 +143,7 @@ def _back_out(block: Block, connection: AnyConnection, before: UUID | None) -> S
 def _enter_nested(block: Block, enclosing: Block, *, savepoint: bool) -> Steps[None]:
     unit = enclosing.unit
     assert unit is not None  # noqa: S101 - enclosing_block() returns blocks with a unit only
-    if unit.status != TransactionStatus.INTRANS:
+    if unit.meddled or unit.status != TransactionStatus.INTRANS:
         raise MisusedAction(
             f"{block.label}: the transaction of the enclosing {enclosing.label} is not usable any more: an error aborted "
             "it or the body ended it; let the enclosing block end first"
