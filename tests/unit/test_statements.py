@@ -15,7 +15,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from psycopg import IsolationLevel, sql
 
-from provenance.models import Status
+from provenance.models import ActionRef, Status
 from provenance.statements import Statement, command, reading, recording
 from provenance.statements.reading import Filter
 from provenance.statements.recording import ActionRow, Intent, Settings
@@ -97,6 +97,8 @@ def test_begin_says_what_the_connection_says(
 def test_settings_end_with_the_transaction() -> None:
     """The current action is set with SET LOCAL, and cleared by the empty text."""
     assert text(recording.set_action(ID)) == f'SET LOCAL "provenance"."action_id" = \'{ID}\''
+    assert text(recording.set_block(ActionRef(ID, ID))) == f'SET LOCAL "provenance"."block" = \'{ID} {ID}\''
+    assert text(recording.set_block(None)) == 'SET LOCAL "provenance"."block" = \'\''
     assert text(recording.set_action(None)) == 'SET LOCAL "provenance"."action_id" = \'\''
     assert text(recording.set_done(12)) == 'SET LOCAL "provenance"."done" = \'12\''
 
@@ -111,12 +113,12 @@ def test_savepoint_names_are_quoted() -> None:
 @pytest.mark.parametrize(
     ("row", "expected"),
     [
-        ((None, None), Settings(action_id=None, done=0)),
-        (("", ""), Settings(action_id=None, done=0)),
-        ((str(ID), "7"), Settings(action_id=ID, done=7)),
+        ((None, None, None), Settings(action_id=None, block=None, done=0)),
+        (("", "", ""), Settings(action_id=None, block=None, done=0)),
+        ((str(ID), f"{ID} {ID}", "7"), Settings(action_id=ID, block=ActionRef(ID, ID), done=7)),
     ],
 )
-def test_settings_that_are_not_set_are_none_and_zero(row: tuple[str | None, str | None], expected: Settings) -> None:
+def test_settings_that_are_not_set_are_none_and_zero(row: tuple[str | None, ...], expected: Settings) -> None:
     """A setting nobody has made is null; one that has been reset is the empty text."""
     assert recording.READ_SETTINGS.decode([row]) == expected
 

@@ -19,7 +19,7 @@ from provenance.context import CurrentAction, RequestFrame
 from provenance.drivers import AnyConnection
 from provenance.failures import Failure
 from provenance.models import ActionRef, Status
-from provenance.statements.recording import ActionRow, Intent
+from provenance.statements.recording import ActionRow, Intent, Settings
 
 
 class Colour(Enum):
@@ -64,8 +64,6 @@ class Unit:
     """The transaction is the caller's: it is never committed or rolled back here."""
     pooled: bool
     """The connection goes back to the pool."""
-    before: UUID | None = None
-    """The action the caller's transaction was in before."""
     standing: list[ActionRow] = attrs.field(factory=list[ActionRow])
     """Inner blocks that were left and whose work is still part of the transaction, in the order they were left: finished
     ones, and failed ones without a savepoint, which are undone with the block around them."""
@@ -121,6 +119,7 @@ class Block(CurrentAction):
     """One run of a tracked block: what is known of it, and where it stands."""
 
     __slots__ = (
+        "before",
         "colour",
         "correlation_id",
         "doomed",
@@ -187,6 +186,8 @@ class Block(CurrentAction):
         self.unit: Unit | None = None
         self.enclosing: Block | None = None
         self.savepoint: str | None = None
+        self.before: Settings | None = None
+        """The transaction's settings when the block was entered."""
         self.height = 0
         self.doomed: str | None = None
         self.interruption: BaseException | None = None

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from uuid import UUID
-
 import psycopg
 from psycopg.pq import TransactionStatus
 
@@ -12,6 +10,7 @@ from provenance.drivers import AnyConnection
 from provenance.errors import MisusedAction, TrailUnavailable, WrongColour
 from provenance.recording.blocks import Block, Colour, Unit, owner_here, units
 from provenance.recording.steps import Checkout, CheckSchema, Giveback, Run, Steps
+from provenance.statements import Statement
 from provenance.statements import recording as statements
 from provenance.statements.recording import Settings
 
@@ -74,8 +73,12 @@ def enter(block: Block, *, connection: AnyConnection | None, transaction: bool, 
         yield from _enter_joined(block, connection)
 
 
-def _open_unit(block: Block, connection: AnyConnection, *, joined: bool, pooled: bool, before: UUID | None) -> None:
-    block.unit = Unit(connection=connection, owner=block.owner, joined=joined, pooled=pooled, before=before)
+def _current(block: Block) -> tuple[Statement[None], Statement[None]]:
+    return statements.set_action(block.ref.id), statements.set_block(block.ref)
+
+
+def _open_unit(block: Block, connection: AnyConnection, *, joined: bool, pooled: bool) -> None:
+    block.unit = Unit(connection=connection, owner=block.owner, joined=joined, pooled=pooled)
     block.unit.open_blocks.append(block)
     units[connection] = block.unit
     drivers.hold(connection, block.label)
@@ -85,7 +88,7 @@ def _enter_own(block: Block, connection: AnyConnection, *, pooled: bool) -> Step
     begin = statements.begin(connection.isolation_level, connection.read_only, connection.deferrable)
     try:
         yield CheckSchema(connection)
-        yield Run(connection, (begin, statements.set_action(block.ref.id)))
+        yield Run(connection, (begin, *_current(block)))
     except BaseException as error:
         if pooled:
             yield Giveback(connection, True)
@@ -93,7 +96,7 @@ def _enter_own(block: Block, connection: AnyConnection, *, pooled: bool) -> Step
             yield Run(connection, (statements.ROLLBACK,), insist=True)
         _refuse(block, error)
         raise
-    _open_unit(block, connection, joined=False, pooled=pooled, before=None)
+    _open_unit(block, connection, joined=False, pooled=pooled)
 
 
 def _enter_joined(block: Block, connection: AnyConnection) -> Steps[None]:
@@ -102,12 +105,12 @@ def _enter_joined(block: Block, connection: AnyConnection) -> Steps[None]:
             f"{block.label}: the transaction of the given connection is aborted by an earlier error; roll it back first"
         )
     block.savepoint = f"provenance_{block.ref.id.hex}"
-    opening = (statements.savepoint(block.savepoint), statements.READ_SETTINGS, statements.set_action(block.ref.id))
+    opening = (statements.savepoint(block.savepoint), statements.READ_SETTINGS, *_current(block))
     settings: Settings
     try:
-        _, settings, _ = yield Run(connection, opening)
+        _, settings, *_ = yield Run(connection, opening)
     except BaseException as error:
-        yield from _back_out(block, connection, None)
+        yield from _back_out(block, connection)
         _refuse(block, error)
         raise
     try:
@@ -115,7 +118,8 @@ def _enter_joined(block: Block, connection: AnyConnection) -> Steps[None]:
     except BaseException:
         yield Run(connection, (statements.rollback_to(block.savepoint), statements.release(block.savepoint)))
         raise
-    _open_unit(block, connection, joined=True, pooled=False, before=settings.action_id)
+    _open_unit(block, connection, joined=True, pooled=False)
+    block.before = settings
 
 
 def _refuse(block: Block, error: BaseException) -> None:
@@ -126,18 +130,19 @@ def _refuse(block: Block, error: BaseException) -> None:
         ) from error
 
 
-def _back_out(block: Block, connection: AnyConnection, before: UUID | None) -> Steps[None]:
+def _back_out(block: Block, connection: AnyConnection) -> Steps[None]:
     """Leave the connection as it was after entering was interrupted, which may have been before or after its statements."""
     if drivers.transaction_status(connection) != TransactionStatus.INTRANS:
         return
     settings: Settings
     (settings,) = yield Run(connection, (statements.READ_SETTINGS,), insist=True)
-    if settings.action_id != block.ref.id:
+    if settings.block != block.ref:
         return
-    if block.savepoint is None:
-        yield Run(connection, (statements.set_action(before),), insist=True)
-    else:
+    if block.savepoint is not None:
         yield Run(connection, (statements.rollback_to(block.savepoint),), insist=True)
+    elif block.enclosing is not None:
+        outer = block.enclosing.ref
+        yield Run(connection, (statements.set_action(outer.id), statements.set_block(outer)), insist=True)
 
 
 def _enter_nested(block: Block, enclosing: Block, *, savepoint: bool) -> Steps[None]:
@@ -148,7 +153,7 @@ def _enter_nested(block: Block, enclosing: Block, *, savepoint: bool) -> Steps[N
             f"{block.label}: the transaction of the enclosing {enclosing.label} is not usable any more: an error aborted "
             "it or the body ended it; let the enclosing block end first"
         )
-    opening = [statements.READ_SETTINGS, statements.set_action(block.ref.id)]
+    opening = [statements.READ_SETTINGS, *_current(block)]
     if savepoint:
         block.savepoint = f"provenance_{block.ref.id.hex}"
         opening.insert(1, statements.savepoint(block.savepoint))
@@ -156,12 +161,12 @@ def _enter_nested(block: Block, enclosing: Block, *, savepoint: bool) -> Steps[N
     try:
         settings, *_ = yield Run(unit.connection, tuple(opening))
     except BaseException as error:
-        yield from _back_out(block, unit.connection, enclosing.ref.id)
+        yield from _back_out(block, unit.connection)
         _refuse(block, error)
         raise
-    if settings.action_id is None:
+    if settings.block is None:
         unit.meddle(enclosing, f"the body of {enclosing.label} ended its transaction and began another")
         raise MisusedAction(f"{block.label}: {enclosing.doomed}; let the enclosing block end first")
     unit.drop_undone(settings.done)
-    block.unit, block.height = unit, len(unit.standing)
+    block.unit, block.before, block.height = unit, settings, len(unit.standing)
     unit.open_blocks.append(block)

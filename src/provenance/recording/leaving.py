@@ -16,6 +16,7 @@ from provenance.failures import Failure
 from provenance.models import Status
 from provenance.recording.blocks import Block, Unit, units
 from provenance.recording.steps import ForgetIntent, Giveback, Journal, JournalDoubt, Run, Settle, Steps
+from provenance.statements import Statement
 from provenance.statements import recording as statements
 from provenance.statements.recording import ActionRow, Settings
 
@@ -161,7 +162,7 @@ def _roll_back(block: Block, unit: Unit) -> Steps[bool]:
         if status == TransactionStatus.INTRANS:
             settings: Settings
             settings, _ = yield Run(unit.connection, (statements.READ_SETTINGS, statements.ROLLBACK))
-            return unit.meddled or settings.action_id is None
+            return unit.meddled or settings.block is None
         if status == TransactionStatus.INERROR:
             yield Run(unit.connection, (statements.ROLLBACK,))
     except Exception as error:  # noqa: BLE001 - there is a row to write, whatever this is
@@ -294,7 +295,7 @@ def _leave_joined(block: Block, unit: Unit, verdict: _Verdict) -> Steps[None]:
         closing = (
             statements.insert((block.row(Status.COMPLETED), *unit.standing)),
             statements.release(block.savepoint),
-            statements.set_action(unit.before),
+            *_restored(block),
         )
         try:
             yield Run(unit.connection, closing)
@@ -309,6 +310,14 @@ def _leave_joined(block: Block, unit: Unit, verdict: _Verdict) -> Steps[None]:
     ended = (yield from _undo_savepoint(block, unit)) or unit.meddled
     yield from _record_failure(block, unit, verdict.failure, ended=ended)
     _raise_refusal(block, verdict, ended=ended)
+
+
+def _restored(block: Block) -> tuple[Statement[None], Statement[None]]:
+    """Return the statements that put the settings back as they were when the block was entered."""
+    before = block.before
+    return statements.set_action(before.action_id if before else None), statements.set_block(
+        before.block if before else None
+    )
 
 
 def _journal(rows: tuple[ActionRow, ...]) -> Steps[None]:
@@ -336,7 +345,7 @@ def _undo_savepoint(block: Block, unit: Unit) -> Steps[bool]:
         if unit.status == TransactionStatus.INTRANS:
             settings: Settings
             (settings,) = yield Run(unit.connection, (statements.READ_SETTINGS,), insist=True)
-            if settings.action_id != block.ref.id:
+            if settings.block != block.ref:
                 # It was done when the interruption came.
                 return False
         yield Run(unit.connection, (statements.rollback_to(block.savepoint),), insist=True)
@@ -354,7 +363,7 @@ def _leave_nested(block: Block, enclosing: Block, unit: Unit, verdict: _Verdict)
         # Its work cannot be undone alone.
         enclosing.doomed = f"{block.label} failed inside {enclosing.label} and has no savepoint to go back to"
         if unit.status == TransactionStatus.INTRANS:
-            yield Run(unit.connection, (statements.set_action(enclosing.ref.id),), insist=True)
+            yield Run(unit.connection, _restored(block), insist=True)
         unit.standing.append(row)
     elif (yield from _undo_savepoint(block, unit)):
         unit.meddle(enclosing, f"{block.label} inside {enclosing.label} ended the transaction around it")
@@ -372,7 +381,7 @@ def _leave_nested(block: Block, enclosing: Block, unit: Unit, verdict: _Verdict)
 def _finish_nested(block: Block, enclosing: Block, unit: Unit) -> Steps[NotCommitted | None]:
     """Note that an inner block has finished; return why it cannot count as finished, if so."""
     ordinal = next(_ordinals)
-    closing = [statements.READ_SETTINGS, statements.set_action(enclosing.ref.id), statements.set_done(ordinal)]
+    closing = [statements.READ_SETTINGS, *_restored(block), statements.set_done(ordinal)]
     if block.savepoint is not None:
         closing.insert(1, statements.release(block.savepoint))
     try:
@@ -387,13 +396,13 @@ def _finish_nested(block: Block, enclosing: Block, unit: Unit) -> Steps[NotCommi
         enclosing.doomed = f"{block.label} inside {enclosing.label} was interrupted at its end"
         unit.standing.append(block.row(Status.FAILED, failures.describe(interruption)))
         raise
-    if settings.action_id is None:
+    if settings.block is None:
         # A block without savepoint notices only here that its body ended the transaction.
         unit.meddle(enclosing, f"{block.label} inside {enclosing.label} ended the transaction around it")
         unit.in_doubt.append(block.row(Status.PENDING, Failure(error_type=None, error_code=None, error_message=_ENDED)))
         raise NotCommitted(f"{block.label}: {_ENDED}")
     unit.drop_undone(settings.done)
-    if settings.action_id != block.ref.id:
+    if settings.block != block.ref:
         return NotCommitted(f"{block.label}: its body rolled back to a savepoint from before the block")
     unit.standing.append(block.row(Status.COMPLETED, ordinal=ordinal))
     return None

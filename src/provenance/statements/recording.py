@@ -12,6 +12,7 @@ from uuid import UUID
 import attrs
 from psycopg import IsolationLevel, sql
 
+from provenance.models import ActionRef
 from provenance.statements import Rows, Statement, command, nothing
 
 BEGIN = command("BEGIN")
@@ -25,9 +26,11 @@ _ISOLATION: dict[IsolationLevel, LiteralString] = {
     IsolationLevel.SERIALIZABLE: "ISOLATION LEVEL SERIALIZABLE",
 }
 
-# The transaction-local settings. action_id is what triggers and column defaults read; done is the number of the last
-# inner block that finished and has not been undone since.
+# The transaction-local settings. action_id is what triggers and column defaults read, and SQL may change it: a function may
+# begin an action of its own. block is ours: the id and the root of the innermost tracked block. done is the number of the
+# last inner block that finished and has not been undone since.
 _ACTION = sql.Identifier("provenance", "action_id")
+_BLOCK = sql.Identifier("provenance", "block")
 _DONE = sql.Identifier("provenance", "done")
 
 
@@ -47,6 +50,12 @@ def set_action(action_id: UUID | None) -> Statement[None]:
     """Make an action the current one until the transaction, or the savepoint around this, ends."""
     value = sql.Literal("" if action_id is None else str(action_id))
     return command(sql.SQL("SET LOCAL {} = {}").format(_ACTION, value))
+
+
+def set_block(ref: ActionRef | None) -> Statement[None]:
+    """Make a tracked block the innermost one of the transaction."""
+    value = sql.Literal("" if ref is None else f"{ref.id} {ref.root_id}")
+    return command(sql.SQL("SET LOCAL {} = {}").format(_BLOCK, value))
 
 
 def set_done(ordinal: int) -> Statement[None]:
@@ -71,16 +80,24 @@ class Settings:
     """The transaction-local settings as the server has them."""
 
     action_id: UUID | None
+    block: ActionRef | None
     done: int
 
 
 def _settings(rows: Rows) -> Settings:
-    action_id, done = rows[0]
-    return Settings(action_id=UUID(action_id) if action_id else None, done=int(done or 0))
+    action_id, block, done = rows[0]
+    return Settings(
+        action_id=UUID(action_id) if action_id else None,
+        block=ActionRef(*map(UUID, block.split(" "))) if block else None,
+        done=int(done or 0),
+    )
 
 
 READ_SETTINGS = Statement(
-    "SELECT current_setting('provenance.action_id', true), current_setting('provenance.done', true)", None, _settings
+    "SELECT current_setting('provenance.action_id', true), current_setting('provenance.block', true), "
+    "current_setting('provenance.done', true)",
+    None,
+    _settings,
 )
 
 
@@ -146,7 +163,8 @@ INSERT INTO provenance.actions (
     id, root_id, parent_action_id, action_type, concept, status, tenant_id, user_id, request_id, correlation_id,
     entity_type, entity_id, payload, result, metadata, error_type, error_code, error_message,
     started_at, completed_at, duration_ms)
-SELECT CASE WHEN r.fenced IS NULL OR current_setting('provenance.action_id', true) = r.id::text THEN r.id END,
+SELECT CASE WHEN r.fenced IS NULL OR split_part(current_setting('provenance.block', true), ' ', 1) = r.id::text
+            THEN r.id END,
        COALESCE(r.root_id, provenance.root_of(r.parent_action_id), r.parent_action_id),
        r.parent_action_id, r.action_type, r.concept,
        CASE WHEN u.undone THEN 'rolled_back' ELSE r.status END,

@@ -201,7 +201,11 @@ BEGIN
         id, root_id, parent_action_id, action_type, concept, tenant_id, user_id, request_id, correlation_id,
         entity_type, entity_id, payload, metadata, started_at, expires_at)
     VALUES (
-        new_id, COALESCE(record_action.root_id, provenance.root_of(parent), parent, new_id), parent,
+        new_id, COALESCE(record_action.root_id, provenance.root_of(parent),
+            -- Below a tracked block that is open: its row is not there yet, but it has left its root in the transaction.
+            CASE WHEN split_part(current_setting('provenance.block', true), ' ', 1) = parent::text
+                 THEN split_part(current_setting('provenance.block', true), ' ', 2)::uuid END,
+            parent, new_id), parent,
         record_action.action_type, record_action.concept, COALESCE(record_action.tenant_id, ''), record_action.user_id,
         record_action.request_id, record_action.correlation_id, record_action.entity_type, record_action.entity_id,
         record_action.payload, record_action.metadata, COALESCE(record_action.started_at, clock_timestamp()),
