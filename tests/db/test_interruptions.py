@@ -285,20 +285,7 @@ BODIES = [
 ]
 
 
-LOST = "an interruption that costs the connection, in the rollback of a failed block, costs its row too"
-FAULTS = [
-    *itertools.product([InterruptedBlocking, InterruptedAwaiting], [fails, swallows_an_error]),
-    *itertools.product([InterruptedBlocking], [raises, raises_inside, goes_on_after_an_inner_failure]),
-]
-CASES = [
-    pytest.param(
-        colour,
-        body,
-        disconnects,
-        marks=[pytest.mark.xfail(strict=True, reason=LOST)] if disconnects and (colour, body) in FAULTS else [],
-    )
-    for colour, body, disconnects in itertools.product(COLOURS, BODIES, [False, True])
-]
+CASES = list(itertools.product(COLOURS, BODIES, [False, True]))
 
 
 @pytest.mark.parametrize(("colour", "body", "disconnects"), CASES, indirect=["colour"])

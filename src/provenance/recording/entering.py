@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from contextlib import suppress
+
 import psycopg
 from psycopg.pq import TransactionStatus
 
@@ -93,7 +95,9 @@ def _enter_own(block: Block, connection: AnyConnection, *, pooled: bool) -> Step
         if pooled:
             yield Giveback(connection, True)
         elif drivers.transaction_status(connection) in (TransactionStatus.INTRANS, TransactionStatus.INERROR):
-            yield Run(connection, (statements.ROLLBACK,), insist=True)
+            # Of a connection that is lost the server undoes everything by itself.
+            with suppress(psycopg.Error):
+                yield Run(connection, (statements.ROLLBACK,), insist=True)
         _refuse(block, error)
         raise
     _open_unit(block, connection, joined=False, pooled=pooled)
@@ -110,7 +114,8 @@ def _enter_joined(block: Block, connection: AnyConnection) -> Steps[None]:
     try:
         _, settings, *_ = yield Run(connection, opening)
     except BaseException as error:
-        yield from _back_out(block, connection)
+        with suppress(psycopg.Error):
+            yield from _back_out(block, connection)
         _refuse(block, error)
         raise
     try:
@@ -161,7 +166,8 @@ def _enter_nested(block: Block, enclosing: Block, *, savepoint: bool) -> Steps[N
     try:
         settings, *_ = yield Run(unit.connection, tuple(opening))
     except BaseException as error:
-        yield from _back_out(block, unit.connection)
+        with suppress(psycopg.Error):
+            yield from _back_out(block, unit.connection)
         _refuse(block, error)
         raise
     if settings.block is None:

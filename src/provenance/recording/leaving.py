@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 import logging
 from datetime import timedelta
+from typing import TypeVar, cast
 
 import attrs
 import psycopg
@@ -21,6 +22,8 @@ from provenance.statements import recording as statements
 from provenance.statements.recording import ActionRow, Settings
 
 logger = logging.getLogger("provenance")
+
+T = TypeVar("T")
 
 # Numbers of finished inner blocks. One counter for the process, so that they grow along any one transaction, even over
 # several units in it.
@@ -170,9 +173,20 @@ def _roll_back(block: Block, unit: Unit) -> Steps[bool]:
         logger.warning("provenance: rolling back %s failed: %s", block.label, type(error).__name__)
     except BaseException as interruption:  # noqa: BLE001 - raised at the end, when the row is written
         block.interruption = interruption
-        if unit.status != TransactionStatus.IDLE:
-            yield Run(unit.connection, (statements.ROLLBACK,), insist=True)
+        yield from _attempt(unit, statements.ROLLBACK)
     return unit.meddled or status == TransactionStatus.IDLE
+
+
+def _attempt(unit: Unit, statement: Statement[T]) -> Steps[T | None]:
+    """Run a statement after an interruption, where the transaction is open still; ``None`` if the connection is lost."""
+    if unit.status not in (TransactionStatus.INTRANS, TransactionStatus.INERROR):
+        return None
+    try:
+        (answer,) = yield Run(unit.connection, (statement,), insist=True)
+    except psycopg.Error as error:
+        logger.warning("provenance: going on after an interruption failed: %s", type(error).__name__)
+        return None
+    return cast("T", answer)
 
 
 def _record_failure(block: Block, unit: Unit, failure: Failure | None, *, ended: bool) -> Steps[None]:
@@ -342,13 +356,12 @@ def _undo_savepoint(block: Block, unit: Unit) -> Steps[bool]:
         logger.warning("provenance: rolling back %s failed: %s", block.label, type(error).__name__)
     except BaseException as interruption:  # noqa: BLE001 - raised at the end, when the row is written
         block.interruption = interruption
+        settings: Settings | None = None
         if unit.status == TransactionStatus.INTRANS:
-            settings: Settings
-            (settings,) = yield Run(unit.connection, (statements.READ_SETTINGS,), insist=True)
-            if settings.block != block.ref:
-                # It was done when the interruption came.
-                return False
-        yield Run(unit.connection, (statements.rollback_to(block.savepoint),), insist=True)
+            settings = yield from _attempt(unit, statements.READ_SETTINGS)
+        # Unless it was done when the interruption came.
+        if settings is None or settings.block == block.ref:
+            yield from _attempt(unit, statements.rollback_to(block.savepoint))
     return False
 
 
