@@ -52,6 +52,10 @@ class _Setup:
         # Pooled connections that were not in autocommit mode before they were borrowed.
         self._switched: WeakSet[drivers.AnyConnection] = WeakSet()
 
+    def _check_open(self) -> None:
+        if self._closed:
+            raise TrailUnavailable("this trail is closed; nothing has been done yet")
+
     def _schema_found(self, version: int) -> None:
         if version < SCHEMA_VERSION:
             raise SchemaNotReady(
@@ -132,11 +136,12 @@ class Trail(_Setup):
                 return self._journal.write_doubt(rows)
             case Settle(rows, action_id):
                 return self._journal.settle(rows, action_id)
-            case ForgetIntent(action_id):
+            case ForgetIntent(action_id):  # pragma: no branch - the last kind of step
                 return self._journal.forget(action_id)
 
     def _open(self) -> None:
         """Open the trail's own pool, on first use so that a fork before it does no harm; a given one is left alone."""
+        self._check_open()
         if self._own_pool:
             self.pool.open()
 
@@ -173,8 +178,7 @@ class Trail(_Setup):
         self.pool.putconn(connection)
 
     def _check_schema(self, connection: drivers.SyncConnection | None) -> None:
-        if self._closed:
-            raise TrailUnavailable("this trail is closed; nothing has been done yet")
+        self._check_open()
         if self._schema_checked:
             return
         with translated("recording"):
@@ -330,11 +334,12 @@ class AsyncTrail(_Setup):
                 return await self._journal.write_doubt(rows)
             case Settle(rows, action_id):
                 return await self._journal.settle(rows, action_id)
-            case ForgetIntent(action_id):
+            case ForgetIntent(action_id):  # pragma: no branch - the last kind of step
                 return await self._journal.forget(action_id)
 
     async def _open(self) -> None:
         """Open the trail's own pool, on first use because that needs an event loop; a given one is left alone."""
+        self._check_open()
         if self._own_pool:
             await self.pool.open()
 
@@ -370,8 +375,7 @@ class AsyncTrail(_Setup):
         await self.pool.putconn(connection)
 
     async def _check_schema(self, connection: drivers.AsyncConnection | None) -> None:
-        if self._closed:
-            raise TrailUnavailable("this trail is closed; nothing has been done yet")
+        self._check_open()
         if self._schema_checked:
             return
         with translated("recording"):

@@ -153,3 +153,10 @@ def test_a_bug_is_not_dressed_up() -> None:
     """Other exceptions keep their traceback."""
     with pytest.raises(KeyError), translated():
         raise KeyError("bug")
+
+
+def test_a_role_that_may_not_grant(run: Run, powerless: str) -> None:
+    """It is code 4 too, and the server's reason is passed on."""
+    result = run("migrate", "grant", "--reader", "postgres", dsn=powerless)
+    assert 4 == result.exit_code
+    assert "`provenance migrate grant`" in result.stderr

@@ -99,10 +99,7 @@ def _not_committed(reason: str) -> _Verdict:
 
 def _pop(unit: Unit, block: Block) -> None:
     """Close the block, and with it blocks inside that were never left: abandoned generators."""
-    while unit.open_blocks:
-        top = unit.open_blocks.pop()
-        if top is block:
-            return
+    while (top := unit.open_blocks.pop()) is not block:
         block.doomed = f"{top.label} inside {block.label} was still open at its end"
 
 
@@ -178,13 +175,13 @@ def _roll_back(block: Block, unit: Unit) -> Steps[bool]:
 
 
 def _attempt(unit: Unit, statement: Statement[T]) -> Steps[T | None]:
-    """Run a statement after an interruption, where the transaction is open still; ``None`` if the connection is lost."""
+    """Run a clean-up statement where the transaction is open still; ``None`` if the connection is lost."""
     if unit.status not in (TransactionStatus.INTRANS, TransactionStatus.INERROR):
         return None
     try:
         (answer,) = yield Run(unit.connection, (statement,), insist=True)
     except psycopg.Error as error:
-        logger.warning("provenance: going on after an interruption failed: %s", type(error).__name__)
+        logger.warning("provenance: cleaning up failed: %s", type(error).__name__)
         return None
     return cast("T", answer)
 
@@ -248,10 +245,7 @@ def _not_acknowledged(block: Block, unit: Unit, error: BaseException) -> Steps[N
     failure = failures.describe(error)
     if unit.status in (TransactionStatus.INTRANS, TransactionStatus.INERROR):
         # Not committed for certain: the COMMIT was never reached.
-        try:
-            yield Run(unit.connection, (statements.ROLLBACK,), insist=True)
-        except psycopg.Error:
-            logger.warning("provenance: rolling back %s failed", block.label)
+        yield from _attempt(unit, statements.ROLLBACK)
         yield from _record_failure(block, unit, failure, ended=_fence_down(error))
         if _fence_down(error):
             raise NotCommitted(f"{block.label}: {_ENDED}; let the block commit, or raise to roll back") from error
