@@ -374,6 +374,12 @@ async def until(condition: Callable[[], bool]) -> None:
             await asyncio.sleep(0.005)
 
 
+async def once_it_sleeps(eye: psycopg.Connection[Any], act: Callable[[], object]) -> None:
+    """Act when the server is at a query: one that is just on its way there would miss the request to cancel it."""
+    await until(lambda: waiting(eye, "PgSleep"))
+    act()
+
+
 async def unless_given_up(eye: psycopg.Connection[Any]) -> None:
     """Give a write that waits for a lock the time to be given up, which it must not be."""
     deadline = time.monotonic() + 0.3
@@ -676,7 +682,7 @@ async def test_timeout_of_an_inner_block(
         with pytest.raises(TimeoutError):
             async with asyncio.timeout(None) as limit, atrail.track_action("ask", concept="work"):
                 await order.connection.execute(INSERT, (2,))
-                limit.reschedule(loop.time())
+                asyncio.create_task(once_it_sleeps(eye, lambda: limit.reschedule(loop.time())))  # noqa: RUF006
                 await order.connection.execute("SELECT pg_sleep(60)")
         await order.connection.execute(INSERT, (3,))
     recorded_actions.expect("""
@@ -707,7 +713,7 @@ async def test_move_on_after(
     with anyio.move_on_after(PATIENCE) as scope:
         async with atrail.track_action("add", concept="work") as action:
             await action.connection.execute(INSERT, (1,))
-            scope.deadline = anyio.current_time()
+            asyncio.create_task(once_it_sleeps(eye, lambda: setattr(scope, "deadline", anyio.current_time())))  # noqa: RUF006
             await action.connection.execute("SELECT pg_sleep(60)")
     assert scope.cancelled_caught
     await assert_one_cancelled(atrail, recorded_actions, eye)

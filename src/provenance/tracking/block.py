@@ -200,7 +200,10 @@ class track_action:
         frame = live_frame()
         found = innermost_action()
         # After its request is over, code may still run in its context: what it does is not part of that request.
-        around = found if isinstance(found, Block) and not (found.frame is not None and found.frame.closed) else None
+        # Nor is a block of this very task around anything once it has ended: blocks left out of order leave it behind.
+        stale = isinstance(found, Block) and not found.open and found.owner == recording.owner_here()
+        over = found is not None and found.frame is not None and found.frame.closed
+        around = found if isinstance(found, Block) and not stale and not over else None
         enclosing = (
             recording.enclosing_block(around, host=host, colour=colour, connection=self._connection)
             if self._transaction
