@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import signal
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -13,6 +14,11 @@ from provenance import tracking
 from provenance.recording import Colour
 from provenance.trail import Trail
 from tests.support import pages
+
+# A shell that starts the suite in the background lets it ignore Ctrl-C, and every server that the tests start would inherit
+# that; they are ended by Ctrl-C, as a person would.
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 pytest_plugins = ["provenance.testing", "pytester"]
 

@@ -87,6 +87,15 @@ def test_a_timeout_is_no_lost_connection(provenance_dsn: str) -> None:
             connection.execute("SELECT pg_sleep(10)")
 
 
+def test_a_connection_lost_in_the_middle(trail: Trail, provenance_dsn: str) -> None:
+    """An error of ours that names the remedy."""
+    begun = trail.begin("ship", concept="work")
+    connection = psycopg.connect(provenance_dsn)
+    connection.close()
+    with pytest.raises(TrailUnavailable, match="a begun action"):
+        trail.complete(begun, connection=connection)
+
+
 def row() -> ActionRow:
     made = ids.new_id()
     moment = "2026-01-01T00:00:00+00:00"
@@ -213,6 +222,27 @@ def test_an_inner_body_that_commits_by_text(trail: Trail, recorded_actions: Reco
         with suppress(NotCommitted), trail.track_action("inner", concept="work", savepoint=savepoint) as inner:
             inner.connection.execute(INSERT, (2,))
             inner.connection.execute("COMMIT")
+    recorded_actions.expect("""
+        outer unknown
+          inner unknown
+    """)
+
+
+@pytest.mark.parametrize("savepoint", [True, False])
+def test_an_inner_body_that_commits_by_text_and_raises(
+    trail: Trail, recorded_actions: RecordedActions, savepoint: bool
+) -> None:
+    """Its exception goes on as it is; what became of the work cannot be known."""
+    error = ValueError("mine")
+    with (
+        pytest.raises(ValueError, match="mine") as caught,
+        trail.track_action("outer", concept="work") as outer,
+        trail.track_action("inner", concept="work", savepoint=savepoint) as inner,
+    ):
+        outer.connection.execute(INSERT, (1,))
+        inner.connection.execute("COMMIT")
+        raise error
+    assert caught.value is error
     recorded_actions.expect("""
         outer unknown
           inner unknown

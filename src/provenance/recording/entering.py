@@ -145,9 +145,10 @@ def _back_out(block: Block, connection: AnyConnection) -> Steps[None]:
         return
     if block.savepoint is not None:
         yield Run(connection, (statements.rollback_to(block.savepoint),), insist=True)
-    elif block.enclosing is not None:
-        outer = block.enclosing.ref
-        yield Run(connection, (statements.set_action(outer.id), statements.set_block(outer)), insist=True)
+        return
+    assert block.enclosing is not None  # noqa: S101 - only an inner block may do without a savepoint
+    outer = block.enclosing.ref
+    yield Run(connection, (statements.set_action(outer.id), statements.set_block(outer)), insist=True)
 
 
 def _enter_nested(block: Block, enclosing: Block, *, savepoint: bool) -> Steps[None]:
