@@ -7,6 +7,7 @@ import functools
 import inspect
 import logging
 import threading
+import traceback
 from collections.abc import AsyncGenerator, Awaitable, Callable, Generator, Mapping
 from types import TracebackType
 from typing import Any, ClassVar, ParamSpec, TypeVar, cast
@@ -86,6 +87,14 @@ def _check_connection(connection: object, *, transaction: bool) -> None:
             f"connection: expected a psycopg connection, got {type(connection).__name__}; with SQLAlchemy, pass "
             "session.connection().connection.driver_connection"
         )
+
+
+def _log_unrecorded(block: Block, error: Exception) -> None:
+    # Where it happened without what was said: the messages, of the body's exception too, may quote rows.
+    frames = "".join(traceback.format_tb(error.__traceback__))
+    logger.error(
+        "provenance: recording the failure of %s failed (%s) at\n%s", block.label, type(error).__name__, frames
+    )
 
 
 class track_action:
@@ -265,11 +274,11 @@ class track_action:
         run = self._take()
         try:
             drive(recording.leave(run.block, exc), run.host.perform)
-        except Exception:
+        except Exception as error:
             if exc is None:
                 raise
             # The body's own exception goes on, whatever happened to its row.
-            logger.exception("provenance: recording the failure of %s failed", run.block.label)
+            _log_unrecorded(run.block, error)
         finally:
             run.block.open = False
 
@@ -294,10 +303,10 @@ class track_action:
         try:
             # After an exception the task may be cancelled already, and would be again at every await.
             await (leaving if exc is None else shielded(leaving))
-        except Exception:
+        except Exception as error:
             if exc is None:
                 raise
-            logger.exception("provenance: recording the failure of %s failed", run.block.label)
+            _log_unrecorded(run.block, error)
         finally:
             run.block.open = False
 

@@ -1,0 +1,137 @@
+"""What is easily got right for one colour only, said once for both."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+from contextlib import suppress
+from typing import Any
+
+import psycopg
+import pytest
+
+from provenance import ActionRef, AsyncTrail, Trail
+from provenance.errors import NotCommitted, TrailUnavailable
+from provenance.recording import steps
+from provenance.testing import RecordedActions
+from tests.support import databases
+from tests.support.colours import Awaiting, Blocking, done
+
+pytestmark = pytest.mark.anyio
+
+recycler = databases.recycler
+provenance_dsn = databases.provenance_dsn
+
+INSERT = "INSERT INTO work (id) VALUES (%s)"
+
+
+@pytest.fixture
+def anyio_backend() -> str:
+    """The only event loop psycopg knows."""
+    return "asyncio"
+
+
+@pytest.fixture(params=[Blocking, Awaiting])
+async def colour(request: pytest.FixtureRequest, provenance_dsn: str) -> AsyncIterator[Blocking]:
+    """A trail of either colour, on a pool with one connection."""
+    opened: Blocking = request.param()
+    await opened.open(provenance_dsn)
+    yield opened
+    await opened.close()
+
+
+async def test_a_finished_inner_block_is_undone_inside_a_joined_one(
+    colour: Blocking, recorded_actions: RecordedActions
+) -> None:
+    """The caller's savepoint took it back. Once that is noticed it is durable, whatever the caller's transaction becomes."""
+    connection = await colour.connect()
+    async with colour.track("outer", connection=connection):
+        await done(connection.execute("SAVEPOINT mine"))
+        async with colour.track("inner"):
+            await done(connection.execute(INSERT, (1,)))
+        await done(connection.execute("ROLLBACK TO SAVEPOINT mine"))
+        async with colour.track("next"):
+            await done(connection.execute(INSERT, (1,)))
+    assert recorded_actions.outline() == "inner rolled_back"
+    await done(connection.commit())
+    await done(connection.close())
+    recorded_actions.expect("""
+        outer completed
+          inner rolled_back
+          next completed
+    """)
+
+
+@pytest.mark.parametrize("savepoint", [True, False])
+async def test_a_transaction_ended_by_text(
+    colour: Blocking, recorded_actions: RecordedActions, savepoint: bool
+) -> None:
+    """What became of the work cannot be known, and the trail says so."""
+    with suppress(NotCommitted):
+        async with colour.track("outer") as outer:
+            async with colour.track("inner", savepoint=savepoint) as inner:
+                await done(inner.connection.execute(INSERT, (1,)))
+                await done(inner.connection.execute("COMMIT"))
+            await done(outer.connection.execute(INSERT, (2,)))
+    recorded_actions.expect("""
+        outer unknown
+          inner unknown
+    """)
+
+
+async def test_recording_a_failure_that_fails(
+    colour: Blocking, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """The body's own exception goes on as it is, and the log says what happened."""
+    perform = colour.trail.perform
+
+    def broken(step: Any) -> Any:
+        return 1 / 0 if isinstance(step, steps.Journal) else perform(step)
+
+    monkeypatch.setattr(colour.trail, "perform", broken)
+    error = ValueError("mine")
+    with pytest.raises(ValueError, match="mine") as caught:
+        async with colour.track("ship", transaction=False):
+            raise error
+    assert caught.value is error
+    (record,) = caplog.records
+    assert record.message.startswith(
+        "provenance: recording the failure of track_action('ship') failed (ZeroDivisionError) at"
+    )
+    assert "mine" not in caplog.text
+
+
+@pytest.mark.parametrize(("trail", "colour"), [(Trail, Blocking), (AsyncTrail, Awaiting)])
+async def test_a_trail_with_a_pool_of_its_own_reads_what_it_began(
+    provenance_dsn: str, trail: Any, colour: type[Blocking]
+) -> None:
+    """Begun, read as pending, resumed, and read as completed with its place in the tree."""
+    opened = trail(provenance_dsn)
+    begun = await done(opened.begin("ship", concept="order"))
+    pending = await done(opened.actions.get(begun))
+    async with colour().entering(await done(opened.resume(begun))) as action:
+        await done(action.connection.execute("SELECT 1"))
+    ended = await done(opened.actions.get(begun))
+    await done(opened.close())
+    assert ("pending", "completed") == (pending.status, ended.status)
+    assert ActionRef(begun, begun) == ended.ref
+
+
+async def test_the_pools_connection_comes_back_as_it_was(colour: Blocking) -> None:
+    """A pool whose connections are not in autocommit mode gets them back so, after success and failure."""
+    for work in ("SELECT 1", "SELECT 1/0"):
+        with suppress(psycopg.Error):
+            async with colour.track("add") as action:
+                await done(action.connection.execute(work))
+        connection = await done(colour.pool.getconn())
+        assert connection.autocommit is False
+        await done(colour.pool.putconn(connection))
+
+
+async def test_a_pool_without_a_free_connection(colour: Blocking) -> None:
+    """An error of ours that says what to look at, before the work begins."""
+    taken = await done(colour.pool.getconn())
+    colour.pool.timeout = 0.05
+    with pytest.raises(TrailUnavailable, match="large enough"):
+        async with colour.track("add"):
+            pytest.fail("entered")
+    await done(colour.pool.putconn(taken))
