@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import inspect
+import json
 import re
 import secrets
 from collections.abc import AsyncIterator, Callable, Iterator, Mapping
@@ -254,12 +255,21 @@ def test_bodies_do_not_depend_on_the_applications_json(database: str) -> None:
             bench.close()
 
 
-@pytest.mark.parametrize("body", ["1e6000", "[" * 3_000 + "]" * 3_000], ids=["digits", "depth"])
+@pytest.mark.parametrize("body", ["1e6000", "[" * 3_000 + "]" * 3_000, '{"a":' * 201 + "1" + "}" * 201])
 def test_a_body_that_python_cannot_read_does_not_hide_the_others(bench: Bench, body: str) -> None:
     """Anybody who may write could otherwise make a listing fail for everybody who reads."""
     for n in (1, 2, 3):
         ended(bench, n, payload=body if n == 2 else '"fine"')
     assert [action.payload for action in bench.actions.search(limit=10)] == ["fine", {"$unreadable": "value"}, "fine"]
+
+
+@pytest.mark.parametrize(
+    "body", ["[" * 200 + "]" * 200, '["' + "[" * 300 + '"]', "[" + "[[]," * 150 + "1" + "]" * 151, '{"\\"[": "{"}']
+)
+def test_a_body_is_judged_by_its_depth_alone(bench: Bench, body: str) -> None:
+    """Brackets side by side, and those in texts, are no depth."""
+    ended(bench, 1, payload=body)
+    assert json.loads(body) == bench.actions.get(number(1)).payload
 
 
 @pytest.mark.parametrize("colour", COLOURS)

@@ -11,6 +11,7 @@ is, and one body that Python cannot parse must not hide the page it is on.
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Iterable
 from datetime import UTC, datetime, timedelta
 from typing import Any, LiteralString
@@ -39,13 +40,34 @@ _SKEW = timedelta(days=1)
 
 
 _UNREADABLE: JSONValue = {"$unreadable": "value"}
+# What the library writes is at most 32 levels deep. How deep Python can read, and write again, depends on its version.
+_DEEPEST = 200
+_BRACKETS = re.compile(r'"(?:[^"\\]|\\.)*"|([\[{])|[\]}]')
+
+
+def _too_deep(text: str) -> bool:
+    if text.count("[") + text.count("{") <= _DEEPEST:
+        return False
+    depth = 0
+    for found in _BRACKETS.finditer(text):
+        if found[1]:
+            depth += 1
+            if depth > _DEEPEST:
+                return True
+        elif found[0][0] != '"':
+            depth -= 1
+    return False
 
 
 def _body(text: str | None) -> JSONValue:
     """Parse the text of a JSON column. An integer of 5,000 digits is valid there, and more than Python accepts."""
+    if text is None:
+        return None
+    if _too_deep(text):
+        return _UNREADABLE
     try:
-        value: JSONValue = None if text is None else json.loads(text)
-    except (ValueError, RecursionError):
+        value: JSONValue = json.loads(text)
+    except ValueError:
         return _UNREADABLE
     return value
 
