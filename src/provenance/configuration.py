@@ -56,7 +56,7 @@ def configure(
         return either later.
 
     Raises:
-        NotConfigured: neither an address nor a pool is given, or both are.
+        NotConfigured: neither an address nor a pool is given, or both are; or the address is malformed.
     """
     if (conninfo is None) == (pool is None and async_pool is None):
         raise NotConfigured("configure() takes either an address or the pools of the application")

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Sequence
+from contextlib import suppress
 from typing import Any, TypeVar
 
 import psycopg
@@ -137,6 +139,22 @@ def hold(connection: AnyConnection, owner: str) -> None:
             )
 
         setattr(connection, method, refuse)
+
+
+def cut(connection: AnyConnection) -> None:
+    """Close the connection at once, whatever it is doing; the server rolls its transaction back."""
+    connection.pgconn.finish()
+
+
+def quiesce(connection: SyncConnection) -> None:
+    """Do nothing: whoever has a query in progress on the connection is suspended in this very thread."""
+
+
+async def aquiesce(connection: AsyncConnection) -> None:
+    """Wait up to a second for a query in progress, an abandoned stream() that the event loop is about to close."""
+    with suppress(TimeoutError):
+        async with asyncio.timeout(1), connection.lock:
+            pass
 
 
 def release(connection: AnyConnection) -> None:

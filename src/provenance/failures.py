@@ -9,6 +9,7 @@ from typing import cast
 import attrs
 import psycopg
 
+from provenance.errors import InvalidAction
 from provenance.values import message
 
 # How many exceptions of a chain or group are looked at.
@@ -79,8 +80,30 @@ def _primary(error: psycopg.Error) -> str:
     return primary
 
 
+def stated(reason: str | BaseException) -> Failure:
+    """Return what to store of the reason that somebody gives for a failure.
+
+    Raises:
+        InvalidAction: it is neither text nor an exception.
+    """
+    if isinstance(reason, BaseException):
+        return describe(reason)
+    if not isinstance(reason, str):  # pyright: ignore[reportUnnecessaryIsInstance]
+        raise InvalidAction(f"the reason of a failure: expected text or an exception, got {type(reason).__name__}")
+    return Failure(error_type=None, error_code=None, error_message=message(reason))
+
+
 def describe(error: BaseException) -> Failure:
-    """Return what to store about *error*. Never raises."""
+    """Return what to store about *error*. Never raises, whatever the error's own code does; Ctrl-C apart."""
+    try:
+        return _described(error)
+    except KeyboardInterrupt:
+        raise
+    except BaseException:  # noqa: BLE001 - a property or __str__ that exits must not replace the error that is recorded
+        return Failure(error_type=_qualified_name(error), error_code=None, error_message="")
+
+
+def _described(error: BaseException) -> Failure:
     wrapped = _wrapped(error)
     # SQLAlchemy's own text goes on with the SQL and its parameters.
     text = _primary(wrapped) if isinstance(wrapped, psycopg.Error) else _text(error)

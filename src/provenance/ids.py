@@ -14,7 +14,7 @@ from uuid import UUID
 
 import attrs
 
-from provenance.errors import InvalidRequestID
+from provenance.errors import InvalidAction, InvalidRequestID
 
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 _NS_PER_MS = 1_000_000
@@ -157,6 +157,20 @@ def as_request_id(value: UUID | str | None) -> UUID | None:
     if isinstance(value, str):  # pyright: ignore[reportUnnecessaryIsInstance]
         return parse_request_id(value)
     raise InvalidRequestID(f"request_id: expected a UUID or a text, got {type(value).__name__}")
+
+
+def as_action_id(value: object, what: str) -> UUID:
+    """Return an action's id that a caller gave as an argument: a UUID, or the text of one.
+
+    Raises:
+        InvalidAction: it is neither.
+    """
+    if isinstance(value, UUID):
+        return value
+    try:
+        return UUID(value if isinstance(value, str) else None)
+    except (TypeError, ValueError):
+        raise InvalidAction(f"{what}: expected the UUID of an action") from None
 
 
 @attrs.frozen(kw_only=True)

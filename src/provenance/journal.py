@@ -82,6 +82,9 @@ class Journal:
     @staticmethod
     def _configure(connection: drivers.SyncConnection) -> None:
         connection.autocommit = True
+        if connection.info.encoding != "utf-8":
+            # The rows may hold what the application's encoding cannot. Transaction poolers keep track of this setting.
+            connection.execute("SET client_encoding = 'UTF8'")
         # Nothing here runs often enough to gain from it, and behind an old transaction pooler it fails.
         connection.prepare_threshold = None
 
@@ -111,13 +114,16 @@ class Journal:
         """Write evidence of actions whose outcome nobody can know. Never raises."""
         self._attempt(rows, recording.insert_doubt(rows))
 
-    def settle(self, rows: Iterable[ActionRow], action_id: UUID) -> str | None:
+    def settle(self, rows: Iterable[ActionRow], action_id: UUID, xid: str | None) -> str | None:
         """Write rows unless the transaction in doubt wrote them first, and return what is recorded of *action_id*.
 
         The INSERT comes first because it waits for a transaction that is still committing; a SELECT would not see it.
+        Several processes may work on a resumed action, so its row counts only if it is that of *xid*.
         """
-        _, status = self.run(recording.insert_missing(rows), recording.outcome(action_id))
-        return None if status is None else str(status)
+        _, status, committed = self.run(
+            recording.insert_missing(rows), recording.outcome(action_id), recording.committed(xid)
+        )
+        return status if committed else None
 
     def forget(self, action_id: UUID) -> None:
         """Drop the evidence that an action was begun. Never raises: with its outcome recorded, nobody sees it."""
@@ -157,6 +163,8 @@ class AsyncJournal:
     @staticmethod
     async def _configure(connection: drivers.AsyncConnection) -> None:
         await connection.set_autocommit(True)
+        if connection.info.encoding != "utf-8":
+            await connection.execute("SET client_encoding = 'UTF8'")
         connection.prepare_threshold = None
 
     async def run(self, *work: Statement[Any]) -> list[Any]:
@@ -180,10 +188,12 @@ class AsyncJournal:
         """Write evidence of actions whose outcome nobody can know. Never raises."""
         await self._attempt(rows, recording.insert_doubt(rows))
 
-    async def settle(self, rows: Iterable[ActionRow], action_id: UUID) -> str | None:
+    async def settle(self, rows: Iterable[ActionRow], action_id: UUID, xid: str | None) -> str | None:
         """Write rows unless the transaction in doubt wrote them first; see :meth:`Journal.settle`."""
-        _, status = await self.run(recording.insert_missing(rows), recording.outcome(action_id))
-        return None if status is None else str(status)
+        _, status, committed = await self.run(
+            recording.insert_missing(rows), recording.outcome(action_id), recording.committed(xid)
+        )
+        return status if committed else None
 
     async def forget(self, action_id: UUID) -> None:
         """Drop the evidence that an action was begun; see :meth:`Journal.forget`."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import AsyncGenerator, Generator, Mapping
 from contextlib import asynccontextmanager, contextmanager
 from datetime import timedelta
@@ -11,15 +12,16 @@ from weakref import WeakSet
 
 import psycopg
 from psycopg import capabilities
+from psycopg.conninfo import conninfo_to_dict
 from psycopg_pool import AsyncConnectionPool, ConnectionPool
 
-from provenance import drivers, tracking
-from provenance.errors import SchemaNotReady, TrailUnavailable
-from provenance.failures import Failure, describe
+from provenance import drivers, ids, tracking
+from provenance.errors import InvalidAction, NotConfigured, SchemaNotReady, TrailUnavailable
+from provenance.failures import stated
 from provenance.journal import AsyncJournal, Journal
 from provenance.models import Status
-from provenance.recording import Colour, Step, steps
-from provenance.recording.steps import Checkout, CheckSchema, ForgetIntent, Giveback, Run, Settle
+from provenance.recording import Block, Colour, Step, bury, steps
+from provenance.recording.steps import Checkout, CheckSchema, ForgetIntent, Giveback, Quiesce, Run, Settle
 from provenance.repository import ActionRepository, AsyncActionRepository
 from provenance.statements import Statement
 from provenance.statements import recording as statements
@@ -27,7 +29,7 @@ from provenance.statements.recording import ActionRow, Intent
 from provenance.tracking import track_action
 from provenance.tracking.block import check_colour
 from provenance.translation import not_pending, translated, unavailable
-from provenance.values import Redactor, message, to_json
+from provenance.values import Redactor, to_json
 
 SCHEMA_VERSION = 1
 """The schema this version of the library writes."""
@@ -40,6 +42,18 @@ DEFAULT_EXPIRY = timedelta(days=1)
 _PATIENCE = 10.0
 
 
+def _address(given: str) -> str:
+    """Return a conninfo string or URL, checked: a pool would try a malformed one again and again."""
+    try:
+        conninfo_to_dict(given)
+    except psycopg.ProgrammingError:
+        # libpq quotes the malformed part, which may be a piece of the password.
+        raise NotConfigured(
+            "the database address is malformed; expected postgresql://user@host/database, or host=... dbname=..."
+        ) from None
+    return given
+
+
 class _Setup:
     """What both colours have in common."""
 
@@ -49,6 +63,8 @@ class _Setup:
         self.redactor = redactor or Redactor()
         self._schema_checked = False
         self._closed = False
+        self.abandoned: deque[Block] = deque()
+        """Blocks that nobody can leave any more; what they hold is given back when the next one is entered."""
         # Pooled connections that were not in autocommit mode before they were borrowed.
         self._switched: WeakSet[drivers.AnyConnection] = WeakSet()
 
@@ -70,10 +86,7 @@ class _Setup:
         )
 
     def _failure(self, action_id: UUID, error: str | BaseException) -> Statement[None]:
-        if isinstance(error, str):
-            failure = Failure(error_type=None, error_code=None, error_message=message(error))
-        else:
-            failure = describe(error)
+        failure = stated(error)
         return statements.complete_action(
             action_id,
             status=Status.FAILED.value,
@@ -96,6 +109,9 @@ class Trail(_Setup):
             two connections for rows that must outlive the work they tell of.
         redactor: which keys of payloads, results and metadata are hidden.
         max_size: the size of the trail's own pool, where it makes one.
+
+    Raises:
+        NotConfigured: an address is malformed.
     """
 
     colour = Colour.SYNC
@@ -111,11 +127,15 @@ class Trail(_Setup):
         super().__init__(redactor)
         self._own_pool = isinstance(pool, str)
         self.pool: ConnectionPool[Any] = (
-            ConnectionPool(pool, min_size=0, max_size=max_size, timeout=_PATIENCE, open=False, name="provenance")
+            ConnectionPool(
+                _address(pool), min_size=0, max_size=max_size, timeout=_PATIENCE, open=False, name="provenance"
+            )
             if isinstance(pool, str)
             else pool
         )
-        self._journal = Journal(journal or self.pool.conninfo, kwargs=None if journal else self.pool.kwargs)
+        self._journal = Journal(
+            _address(journal) if journal else self.pool.conninfo, kwargs=None if journal else self.pool.kwargs
+        )
         self.actions = ActionRepository(self._connection)
         self.track_action = tracking.bound(self)
 
@@ -134,8 +154,10 @@ class Trail(_Setup):
                 return self._journal.write(rows)
             case steps.JournalDoubt(rows):
                 return self._journal.write_doubt(rows)
-            case Settle(rows, action_id):
-                return self._journal.settle(rows, action_id)
+            case Quiesce(connection):
+                return drivers.quiesce(connection)
+            case Settle(rows, action_id, xid):
+                return self._journal.settle(rows, action_id, xid)
             case ForgetIntent(action_id):  # pragma: no branch - the last kind of step
                 return self._journal.forget(action_id)
 
@@ -151,7 +173,12 @@ class Trail(_Setup):
         with self.pool.connection() as connection:
             yield connection
 
+    def _bury(self) -> None:
+        while self.abandoned:
+            tracking.drive(bury(self.abandoned.popleft()), self.perform)
+
     def _checkout(self) -> drivers.SyncConnection:
+        self._bury()
         try:
             self._open()
             connection: drivers.SyncConnection = self.pool.getconn()
@@ -210,6 +237,7 @@ class Trail(_Setup):
             TrailUnavailable: the database cannot be reached.
             SchemaNotReady: it has not been migrated.
         """
+        expires_in = _expiry(expires_in)
         row = _begun_row(self.track_action(action_type, concept=concept, transaction=False, **given), self)
         with translated("begin()", row.id):
             self._journal.run(statements.begin_action(row, expires_in))
@@ -228,8 +256,10 @@ class Trail(_Setup):
 
         Raises:
             ActionNotPending: it was never begun, or already has an outcome.
+            InvalidAction: *action_id* is no UUID.
             UnserializableValue: *result* has no JSON form.
         """
+        action_id = ids.as_action_id(action_id, "action_id")
         self._finish(action_id, self._completion(action_id, result), connection)
 
     def fail(
@@ -245,6 +275,7 @@ class Trail(_Setup):
         Raises:
             ActionNotPending: it was never begun, or already has an outcome.
         """
+        action_id = ids.as_action_id(action_id, "action_id")
         self._finish(action_id, self._failure(action_id, error), connection)
 
     def _finish(self, action_id: UUID, statement: Statement[None], connection: drivers.SyncConnection | None) -> None:
@@ -267,12 +298,14 @@ class Trail(_Setup):
         Raises:
             ActionNotPending: it was never begun, or already has an outcome.
         """
+        action_id = ids.as_action_id(action_id, "action_id")
         with translated("a begun action", action_id):
             (intent,) = self._journal.run(statements.pending_action(action_id))
         return self.track_action.resuming(_pending(intent, action_id), connection)
 
     def close(self) -> None:
         """Close what the trail opened: its journal, and its pool unless that was handed in."""
+        self._bury()
         self._closed = True
         self._journal.close()
         if self._own_pool:
@@ -294,6 +327,9 @@ class AsyncTrail(_Setup):
         journal: as for :class:`Trail`.
         redactor: as for :class:`Trail`.
         max_size: as for :class:`Trail`.
+
+    Raises:
+        NotConfigured: an address is malformed.
     """
 
     colour = Colour.ASYNC
@@ -309,11 +345,15 @@ class AsyncTrail(_Setup):
         super().__init__(redactor)
         self._own_pool = isinstance(pool, str)
         self.pool: AsyncConnectionPool[Any] = (
-            AsyncConnectionPool(pool, min_size=0, max_size=max_size, timeout=_PATIENCE, open=False, name="provenance")
+            AsyncConnectionPool(
+                _address(pool), min_size=0, max_size=max_size, timeout=_PATIENCE, open=False, name="provenance"
+            )
             if isinstance(pool, str)
             else pool
         )
-        self._journal = AsyncJournal(journal or self.pool.conninfo, kwargs=None if journal else self.pool.kwargs)
+        self._journal = AsyncJournal(
+            _address(journal) if journal else self.pool.conninfo, kwargs=None if journal else self.pool.kwargs
+        )
         self.actions = AsyncActionRepository(self._connection)
         self.track_action = tracking.bound(self)
 
@@ -332,8 +372,10 @@ class AsyncTrail(_Setup):
                 return await self._journal.write(rows)
             case steps.JournalDoubt(rows):
                 return await self._journal.write_doubt(rows)
-            case Settle(rows, action_id):
-                return await self._journal.settle(rows, action_id)
+            case Quiesce(connection):
+                return await drivers.aquiesce(connection)
+            case Settle(rows, action_id, xid):
+                return await self._journal.settle(rows, action_id, xid)
             case ForgetIntent(action_id):  # pragma: no branch - the last kind of step
                 return await self._journal.forget(action_id)
 
@@ -349,7 +391,12 @@ class AsyncTrail(_Setup):
         async with self.pool.connection() as connection:
             yield connection
 
+    async def _bury(self) -> None:
+        while self.abandoned:
+            await tracking.adrive(bury(self.abandoned.popleft()), self.perform)
+
     async def _checkout(self) -> drivers.AsyncConnection:
+        await self._bury()
         try:
             await self._open()
             connection: drivers.AsyncConnection = await self.pool.getconn()
@@ -407,6 +454,7 @@ class AsyncTrail(_Setup):
             TrailUnavailable: the database cannot be reached.
             SchemaNotReady: it has not been migrated.
         """
+        expires_in = _expiry(expires_in)
         row = _begun_row(self.track_action(action_type, concept=concept, transaction=False, **given), self)
         with translated("begin()", row.id):
             await self._journal.run(statements.begin_action(row, expires_in))
@@ -425,8 +473,10 @@ class AsyncTrail(_Setup):
 
         Raises:
             ActionNotPending: it was never begun, or already has an outcome.
+            InvalidAction: *action_id* is no UUID.
             UnserializableValue: *result* has no JSON form.
         """
+        action_id = ids.as_action_id(action_id, "action_id")
         await self._finish(action_id, self._completion(action_id, result), connection)
 
     async def fail(
@@ -442,6 +492,7 @@ class AsyncTrail(_Setup):
         Raises:
             ActionNotPending: it was never begun, or already has an outcome.
         """
+        action_id = ids.as_action_id(action_id, "action_id")
         await self._finish(action_id, self._failure(action_id, error), connection)
 
     async def _finish(
@@ -466,12 +517,14 @@ class AsyncTrail(_Setup):
         Raises:
             ActionNotPending: it was never begun, or already has an outcome.
         """
+        action_id = ids.as_action_id(action_id, "action_id")
         with translated("a begun action", action_id):
             (intent,) = await self._journal.run(statements.pending_action(action_id))
         return self.track_action.resuming(_pending(intent, action_id), connection)
 
     async def close(self) -> None:
         """Close what the trail opened: its journal, and its pool unless that was handed in."""
+        await self._bury()
         self._closed = True
         await self._journal.close()
         if self._own_pool:
@@ -495,6 +548,13 @@ class Begun(TypedDict, total=False):
     tenant_id: str | int | UUID | None
     request_id: UUID | str | None
     parent: tracking.Parent | None
+
+
+def _expiry(expires_in: timedelta) -> timedelta:
+    given: object = expires_in
+    if not isinstance(given, timedelta) or given <= timedelta():  # pyright: ignore[reportUnnecessaryIsInstance]
+        raise InvalidAction("expires_in: expected a timedelta above zero")
+    return expires_in
 
 
 def _begun_row(action: track_action, setup: Trail | AsyncTrail) -> ActionRow:

@@ -278,7 +278,7 @@ async def test_begun_and_failed(
 
 async def test_begun_and_expired(colour: Blocking, recorded_actions: RecordedActions) -> None:
     """Without an outcome in time it is unknown, and a late one still counts."""
-    action_id = await done(colour.trail.begin("import", concept="file", expires_in=timedelta(seconds=-1)))
+    action_id = await done(colour.trail.begin("import", concept="file", expires_in=timedelta(microseconds=1)))
     assert "import unknown" == recorded_actions.outline()
     await done(colour.trail.complete(action_id))
     assert "import completed" == recorded_actions.outline()

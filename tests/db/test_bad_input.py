@@ -90,6 +90,76 @@ def test_bad_argument(given: dict[str, Any], said: str) -> None:
     assert len(str(caught.value)) < 200
 
 
+@pytest.mark.parametrize("wrong", ["zz", 5, "", b"0" * 16])
+def test_bad_action_id(trail: Trail, recorded_actions: RecordedActions, wrong: Any) -> None:
+    """Whatever takes an action's id says so, before any SQL."""
+    uses: list[Callable[[], object]] = [
+        lambda: trail.complete(wrong),
+        lambda: trail.fail(wrong, "reason"),
+        lambda: trail.resume(wrong),
+        lambda: trail.actions.get(wrong),
+        lambda: trail.actions.chain(wrong),
+        lambda: trail.actions.ancestors(wrong),
+        lambda: trail.actions.tree(wrong),
+        lambda: trail.actions.search(before=wrong),
+        lambda: trail.track_action("add", concept="work", parent=wrong),
+    ]
+    for use in uses:
+        with pytest.raises(InvalidAction, match="expected the UUID of an action"):
+            use()
+    assert recorded_actions.all() == []
+
+
+def test_an_action_id_as_text(trail: Trail) -> None:
+    """It may come out of a URL or a message."""
+    begun = trail.begin("add", concept="work")
+    trail.complete(str(begun))  # type: ignore[arg-type]
+    found = trail.actions.get(str(begun))  # type: ignore[arg-type]
+    assert found is not None
+    assert found.status == "completed"
+
+
+@pytest.mark.parametrize("wrong", [5, None, timedelta(), timedelta(seconds=-1)])
+def test_bad_expiry(trail: Trail, recorded_actions: RecordedActions, wrong: Any) -> None:
+    """An action that expires at once would never be pending."""
+    with pytest.raises(InvalidAction, match="a timedelta above zero"):
+        trail.begin("add", concept="work", expires_in=wrong)
+    assert recorded_actions.all() == []
+
+
+def test_bad_reason(trail: Trail) -> None:
+    """A reason is text or an exception."""
+    begun = trail.begin("add", concept="work")
+    wrong: Any = 5
+    with pytest.raises(InvalidAction, match="got int"):
+        trail.fail(begun, wrong)
+    with trail.track_action("add", concept="work") as action, pytest.raises(InvalidAction, match="got int"):
+        action.fail(wrong)
+
+
+def test_an_exception_as_reason(trail: Trail, recorded_actions: RecordedActions) -> None:
+    """It is recorded as if it had been raised."""
+    with trail.track_action("add", concept="work") as action:
+        action.fail(ValueError("taken"))
+    row = recorded_actions.one()
+    assert ("failed", "ValueError", "taken") == (row.status, row.error_type, row.error_message)
+
+
+@pytest.mark.parametrize("address", ["foo bar", "postgresql://u:hunter2@[/x", "nonsense=1"])
+def test_malformed_address(address: str) -> None:
+    """Refused where it is given, and not quoted: a part of it may be the password."""
+    uses: list[Callable[[], object]] = [
+        lambda: Trail(address),
+        lambda: AsyncTrail(address),
+        lambda: provenance.configure(address),
+        lambda: Trail("dbname=x", journal=address),
+    ]
+    for use in uses:
+        with pytest.raises(NotConfigured, match="malformed") as caught:
+            use()
+        assert LEAKED not in str(caught.value)
+
+
 def test_bad_request_id() -> None:
     """At the call, naming the accepted forms."""
     with pytest.raises(ValueError, match="UUID"):

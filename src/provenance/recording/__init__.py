@@ -15,9 +15,23 @@ The rules, in short:
 * What became of a transaction that the body itself ended cannot be known here. It is recorded as exactly that.
 """
 
-from provenance.recording.blocks import ActionSpec, Block, Colour, owner_here
-from provenance.recording.entering import enclosing_block, enter
-from provenance.recording.leaving import leave
+from provenance.recording.blocks import ActionSpec, Block, Colour, live_action, owner_here
+from provenance.recording.entering import enclosing_block, enter, refuse_open_unit
+from provenance.recording.leaving import bury, cut_off, leave
 from provenance.recording.steps import Step, Steps
 
-__all__ = ["ActionSpec", "Block", "Colour", "Step", "Steps", "enclosing_block", "enter", "leave", "owner_here"]
+__all__ = [
+    "ActionSpec",
+    "Block",
+    "Colour",
+    "Step",
+    "Steps",
+    "bury",
+    "cut_off",
+    "enclosing_block",
+    "enter",
+    "leave",
+    "live_action",
+    "owner_here",
+    "refuse_open_unit",
+]

@@ -9,7 +9,7 @@ from datetime import timedelta
 from enum import Enum
 from typing import Any
 from uuid import UUID
-from weakref import WeakKeyDictionary
+from weakref import ReferenceType, WeakKeyDictionary
 
 import attrs
 from psycopg.pq import TransactionStatus
@@ -81,6 +81,17 @@ class Unit:
     def status(self) -> TransactionStatus:
         return drivers.transaction_status(self.connection)
 
+    @property
+    def innermost(self) -> Block | None:
+        """The innermost block that somebody can still leave, or ``None`` when the unit is over."""
+        return next((block for block in reversed(self.open_blocks) if not block.abandoned), None)
+
+    def end(self) -> None:
+        """Let go of the connection: no block is open on it any more."""
+        self.ended = True
+        units.pop(self.connection, None)
+        drivers.release(self.connection)
+
     def drop_undone(self, done: int) -> None:
         """Settle the finished blocks that a rolled-back savepoint of the caller's took with it."""
         # In a transaction that the body began by itself, the setting says nothing about the one before.
@@ -119,6 +130,7 @@ class Block(CurrentAction):
     """One run of a tracked block: what is known of it, and where it stands."""
 
     __slots__ = (
+        "around",
         "before",
         "colour",
         "correlation_id",
@@ -127,6 +139,7 @@ class Block(CurrentAction):
         "entity_id",
         "entity_type",
         "failure",
+        "guard",
         "handle",
         "height",
         "host",
@@ -145,6 +158,7 @@ class Block(CurrentAction):
         "started_ns",
         "tenant_id",
         "unit",
+        "xid",
     )
 
     def __init__(
@@ -182,8 +196,14 @@ class Block(CurrentAction):
         self.payload = payload
         self.metadata = metadata
         self.result: str | None = None
-        self.failure: str | None = None
+        self.failure: Failure | None = None
         self.unit: Unit | None = None
+        self.around = around
+        """The block this one was opened in, whatever connection that is on."""
+        self.guard: ReferenceType[Any] | None = None
+        """What will leave the block: gone when nobody can any more, ``None`` when it has."""
+        self.xid: str | None = None
+        """The transaction, where its receipt may be somebody else's: of resumed actions."""
         self.enclosing: Block | None = None
         self.savepoint: str | None = None
         self.before: Settings | None = None
@@ -227,6 +247,25 @@ class Block(CurrentAction):
         block.resumed = True
         return block
 
+    def close(self) -> None:
+        """Note that the block has been left."""
+        self.open = False
+        self.guard = None
+
+    @property
+    def abandoned(self) -> bool:
+        """Whether the block has not been left, and nobody can leave it any more."""
+        return self.guard is not None and self.guard() is None
+
+    @property
+    def stale(self) -> bool:
+        """Whether the block is not around what runs here, though the context says so."""
+        if self.abandoned:
+            return True
+        over = not self.open or (self.unit is not None and self.unit.ended)
+        # Another task may have been started inside a block that has ended since: that is what caused it.
+        return over and self.owner == owner_here()
+
     @property
     def label(self) -> str:
         return f"track_action({self.spec.action_type!r})"
@@ -258,6 +297,17 @@ class Block(CurrentAction):
             duration_ms=elapsed_ns / 1_000_000,
             ordinal=ordinal,
         )
+
+
+def live_action(action: CurrentAction | None) -> CurrentAction | None:
+    """Return the nearest action, from this one outwards, that is really around what runs here.
+
+    A block of this very task is not once it has ended, or once nobody can leave it any more: blocks that were left out of
+    order, or in a hurry, are left behind in the context.
+    """
+    while isinstance(action, Block) and action.stale:
+        action = action.around
+    return action
 
 
 def _inherit(spec: ActionSpec, outer: ActionSpec) -> ActionSpec:

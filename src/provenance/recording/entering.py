@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from contextlib import suppress
+from typing import Any
 
 import psycopg
 from psycopg.pq import TransactionStatus
@@ -37,7 +38,10 @@ def enclosing_block(
             raise MisusedAction(
                 "this connection is inside an action that another task or thread has open; give each its own connection"
             )
-        return unit.open_blocks[-1]
+        return unit.innermost
+    # Work outside the database has no transaction; what is done inside it belongs to the one around it.
+    while around is not None and around.unit is None:
+        around = around.around
     if around is None or not around.open or around.unit is None or around.unit.owner != owner_here():
         return None
     if around.colour is not colour:
@@ -46,7 +50,20 @@ def enclosing_block(
             f"and commit apart from {around.label}; use `{around.colour.value}` here too, or pass connection="
         )
     # A block of another trail belongs in another database.
-    return around.unit.open_blocks[-1] if around.host is host else None
+    return around.unit.innermost if around.host is host else None
+
+
+def refuse_open_unit(connection: AnyConnection) -> None:
+    """Refuse a connection that an open block is working on.
+
+    Raises:
+        MisusedAction: it is inside one.
+    """
+    if connection in units:
+        raise MisusedAction(
+            "a begun action cannot be resumed on a connection that is inside an open action; leave connection= out, or give "
+            "it another one"
+        )
 
 
 def enter(block: Block, *, connection: AnyConnection | None, transaction: bool, savepoint: bool) -> Steps[None]:
@@ -79,6 +96,14 @@ def _current(block: Block) -> tuple[Statement[None], Statement[None]]:
     return statements.set_action(block.ref.id), statements.set_block(block.ref)
 
 
+def _refuse_bytes(block: Block, connection: AnyConnection) -> None:
+    if connection.info.parameter_status("client_encoding") == "SQL_ASCII":
+        raise MisusedAction(
+            f"{block.label}: the connection's client_encoding is SQL_ASCII, so that no text can be read from it; connect "
+            "with client_encoding=utf8"
+        )
+
+
 def _open_unit(block: Block, connection: AnyConnection, *, joined: bool, pooled: bool) -> None:
     block.unit = Unit(connection=connection, owner=block.owner, joined=joined, pooled=pooled)
     block.unit.open_blocks.append(block)
@@ -88,9 +113,13 @@ def _open_unit(block: Block, connection: AnyConnection, *, joined: bool, pooled:
 
 def _enter_own(block: Block, connection: AnyConnection, *, pooled: bool) -> Steps[None]:
     begin = statements.begin(connection.isolation_level, connection.read_only, connection.deferrable)
+    opening: list[Statement[Any]] = [begin, *_current(block)]
+    if block.resumed:
+        opening.append(statements.CURRENT_XID)
     try:
+        _refuse_bytes(block, connection)
         yield CheckSchema(connection)
-        yield Run(connection, (begin, *_current(block)))
+        answers = yield Run(connection, tuple(opening))
     except BaseException as error:
         if pooled:
             yield Giveback(connection, True)
@@ -100,6 +129,8 @@ def _enter_own(block: Block, connection: AnyConnection, *, pooled: bool) -> Step
                 yield Run(connection, (statements.ROLLBACK,), insist=True)
         _refuse(block, error)
         raise
+    if block.resumed:
+        block.xid = answers[-1]
     _open_unit(block, connection, joined=False, pooled=pooled)
 
 
@@ -112,6 +143,7 @@ def _enter_joined(block: Block, connection: AnyConnection) -> Steps[None]:
     opening = (statements.savepoint(block.savepoint), statements.READ_SETTINGS, *_current(block))
     settings: Settings
     try:
+        _refuse_bytes(block, connection)
         _, settings, *_ = yield Run(connection, opening)
     except BaseException as error:
         with suppress(psycopg.Error):

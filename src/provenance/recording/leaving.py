@@ -15,8 +15,8 @@ from provenance import drivers, failures
 from provenance.errors import NotCommitted
 from provenance.failures import Failure
 from provenance.models import Status
-from provenance.recording.blocks import Block, Unit, units
-from provenance.recording.steps import ForgetIntent, Giveback, Journal, JournalDoubt, Run, Settle, Steps
+from provenance.recording.blocks import Block, Unit
+from provenance.recording.steps import ForgetIntent, Giveback, Journal, JournalDoubt, Quiesce, Run, Settle, Steps
 from provenance.statements import Statement
 from provenance.statements import recording as statements
 from provenance.statements.recording import ActionRow, Settings
@@ -63,13 +63,13 @@ def _leave(block: Block, error: BaseException | None) -> Steps[None]:
         yield from _leave_late(block, error)
         return
     _pop(unit, block)
+    if unit.status == TransactionStatus.ACTIVE:
+        yield Quiesce(unit.connection)
     verdict = _verdict(block, unit, error)
     if block.enclosing is not None:
         yield from _leave_nested(block, block.enclosing, unit, verdict)
         return
-    unit.ended = True
-    units.pop(unit.connection, None)
-    drivers.release(unit.connection)
+    unit.end()
     if unit.joined:
         yield from _leave_joined(block, unit, verdict)
         return
@@ -107,12 +107,17 @@ def _verdict(block: Block, unit: Unit, error: BaseException | None) -> _Verdict:
     if error is not None:
         return _Verdict(raised=True, failure=failures.describe(error))
     if block.failure is not None:
-        return _Verdict(failure=Failure(error_type=None, error_code=None, error_message=block.failure))
+        return _Verdict(failure=block.failure)
     if block.doomed is not None:
         return _not_committed(block.doomed)
     if unit.status == TransactionStatus.INERROR:
         return _not_committed(
             f"{block.label}: a database error inside the block was swallowed and left the transaction aborted"
+        )
+    if unit.status == TransactionStatus.ACTIVE:
+        return _not_committed(
+            f"{block.label}: a query is still in progress on the connection, a stream() that was not read to its end "
+            "perhaps; close it inside the block"
         )
     if unit.status not in (TransactionStatus.INTRANS, TransactionStatus.IDLE):
         return _not_committed(f"{block.label}: the connection was lost inside the block")
@@ -123,7 +128,7 @@ def _leave_detached(block: Block, error: BaseException | None) -> Steps[None]:
     if error is not None:
         row = block.row(Status.FAILED, failures.describe(error))
     elif block.failure is not None:
-        row = block.row(Status.FAILED, Failure(error_type=None, error_code=None, error_message=block.failure))
+        row = block.row(Status.FAILED, block.failure)
     else:
         row = block.row(Status.COMPLETED)
     yield Journal((row,))
@@ -165,6 +170,8 @@ def _roll_back(block: Block, unit: Unit) -> Steps[bool]:
             return unit.meddled or settings.block is None
         if status == TransactionStatus.INERROR:
             yield Run(unit.connection, (statements.ROLLBACK,))
+        elif status == TransactionStatus.ACTIVE:
+            _cut(block, unit)
     except Exception as error:  # noqa: BLE001 - there is a row to write, whatever this is
         # The server undoes the work when it notices that the connection is gone.
         logger.warning("provenance: rolling back %s failed: %s", block.label, type(error).__name__)
@@ -172,6 +179,12 @@ def _roll_back(block: Block, unit: Unit) -> Steps[bool]:
         block.interruption = interruption
         yield from _attempt(unit, statements.ROLLBACK)
     return unit.meddled or status == TransactionStatus.IDLE
+
+
+def _cut(block: Block, unit: Unit) -> None:
+    """Close a connection that cannot be told to roll back, because a query is in progress on it: the server will do it."""
+    logger.warning("provenance: closing the connection of %s, on which a query is still in progress", block.label)
+    drivers.cut(unit.connection)
 
 
 def _attempt(unit: Unit, statement: Statement[T]) -> Steps[T | None]:
@@ -263,6 +276,8 @@ def _unwritten(block: Block, error: psycopg.Error) -> Exception:
         # Serialization failures and deadlocks go out as they are: callers retry on them.
         return error
     reason = failures.describe(error).error_message
+    if _fence_down(error):
+        reason = "the settings that mark the block were reset inside it"
     if isinstance(error, psycopg.errors.UniqueViolation) and error.diag.schema_name == "provenance":
         # The primary key is the fence: of several that work on the same action one can commit.
         reason = f"action {block.ref.id} has been given an outcome elsewhere"
@@ -281,7 +296,7 @@ def _settle(block: Block, unit: Unit, error: BaseException, failure: Failure) ->
         unit.pooled = False
     rows = (block.row(Status.FAILED, failure), *unit.take_all_undone())
     try:
-        status = yield Settle(rows, block.ref.id)
+        status = yield Settle(rows, block.ref.id, block.xid)
     except Exception as unreachable:  # noqa: BLE001 - whatever keeps the answer away, the caller gets its own error
         logger.error(  # noqa: TRY400 - a traceback could quote the row
             "provenance: the outcome of %s %s is not known: its COMMIT was not acknowledged (%s) and the journal cannot "
@@ -300,8 +315,9 @@ def _settle(block: Block, unit: Unit, error: BaseException, failure: Failure) ->
 def _leave_joined(block: Block, unit: Unit, verdict: _Verdict) -> Steps[None]:
     assert block.savepoint is not None  # noqa: S101 - a joined block always has one
     if verdict.failure is None:
+        row = attrs.evolve(block.row(Status.COMPLETED), fenced=True)
         closing = (
-            statements.insert((block.row(Status.COMPLETED), *unit.standing)),
+            statements.insert((row, *unit.standing)),
             statements.release(block.savepoint),
             *_restored(block),
         )
@@ -341,6 +357,9 @@ def _undo_savepoint(block: Block, unit: Unit) -> Steps[bool]:
     assert block.savepoint is not None  # noqa: S101 - called for blocks with a savepoint only
     if unit.status == TransactionStatus.IDLE:
         return True
+    if unit.status == TransactionStatus.ACTIVE:
+        _cut(block, unit)
+        return False
     try:
         yield Run(unit.connection, (statements.rollback_to(block.savepoint), statements.release(block.savepoint)))
     except psycopg.errors.InvalidSavepointSpecification:
@@ -413,3 +432,35 @@ def _finish_nested(block: Block, enclosing: Block, unit: Unit) -> Steps[NotCommi
         return NotCommitted(f"{block.label}: its body rolled back to a savepoint from before the block")
     unit.standing.append(block.row(Status.COMPLETED, ordinal=ordinal))
     return None
+
+
+_ABANDONED = "an interruption hit the end of the block before anything could be done about it"
+
+
+def cut_off(block: Block) -> None:
+    """Make sure that the work of a block nobody can leave any more is not committed by anybody. No I/O that waits."""
+    unit = block.unit
+    if unit is not None and block.enclosing is None and not unit.joined and not unit.ended:
+        drivers.cut(unit.connection)
+
+
+def bury(block: Block) -> Steps[None]:
+    """Record what became of a block nobody can leave any more, and give back what it held."""
+    unit = block.unit
+    logger.error("provenance: %s: %s", block.label, _ABANDONED)
+    failure = Failure(error_type=None, error_code=None, error_message=_ABANDONED)
+    if unit is None:
+        yield JournalDoubt((block.row(Status.PENDING, failure),))
+    elif block.enclosing is not None or unit.ended:
+        # A block around it cannot commit either: it finds this one still open.
+        yield Journal((block.row(Status.FAILED, failure),))
+    elif unit.joined:
+        # Its transaction is the caller's, who may commit it or not.
+        unit.end()
+        yield JournalDoubt((block.row(Status.PENDING, failure), *unit.standing))
+        yield from _journal(unit.take_settled())
+    else:
+        unit.end()
+        if unit.pooled:
+            yield Giveback(unit.connection, True)
+        yield Journal((block.row(Status.FAILED, failure), *unit.take_all_undone()))

@@ -50,6 +50,13 @@ class Run:
 
 
 @attrs.frozen
+class Quiesce(_Insisting):
+    """Wait briefly for a query that is still in progress on the connection. Answer: nothing; never raises."""
+
+    connection: Any
+
+
+@attrs.frozen
 class CheckSchema(_Passing):
     """Make sure, once per trail, that the schema is there. Answer: nothing."""
 
@@ -73,10 +80,14 @@ class JournalDoubt(_Insisting):
 
 @attrs.frozen
 class Settle(_Insisting):
-    """Write rows unless the transaction in doubt wrote them first. Answer: the recorded status of *action_id*."""
+    """Write rows unless the transaction in doubt wrote them first. Answer: the recorded status of *action_id*.
+
+    With *xid*, that of the transaction in doubt, the answer is ``None`` unless that very transaction is committed.
+    """
 
     rows: tuple[ActionRow, ...]
     action_id: UUID
+    xid: str | None
 
 
 @attrs.frozen
@@ -86,5 +97,5 @@ class ForgetIntent(_Insisting):
     action_id: UUID
 
 
-Step = Checkout | Giveback | Run | CheckSchema | Journal | JournalDoubt | Settle | ForgetIntent
+Step = Checkout | Giveback | Run | Quiesce | CheckSchema | Journal | JournalDoubt | Settle | ForgetIntent
 Steps = Generator[Step, Any, T]

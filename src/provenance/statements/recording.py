@@ -238,6 +238,24 @@ def outcome(action_id: UUID) -> Statement[str | None]:
     return Statement("SELECT provenance.outcome(%(id)s)", {"id": action_id}, _optional_text)
 
 
+def _text(rows: Rows) -> str:
+    return str(rows[0][0])
+
+
+CURRENT_XID = Statement("SELECT pg_current_xact_id()::text", None, _text)
+
+
+def _truth(rows: Rows) -> bool:
+    return bool(rows[0][0])
+
+
+def committed(xid: str | None) -> Statement[bool]:
+    """Ask whether a transaction is committed; of none in particular, yes."""
+    return Statement(
+        "SELECT %(xid)s::xid8 IS NULL OR pg_xact_status(%(xid)s::xid8) = 'committed'", {"xid": xid}, _truth
+    )
+
+
 def _version(rows: Rows) -> int:
     return int(rows[0][0])
 
@@ -266,37 +284,31 @@ class Intent:
 
 
 def _intent(rows: Rows) -> Intent | None:
-    if (found := rows[0][0]) is None:
+    (found,) = rows
+    if found[0] is None:
         return None
-    return Intent(
-        id=UUID(found["id"]),
-        root_id=UUID(found["root_id"]),
-        parent_action_id=_uuid(found["parent_action_id"]),
-        action_type=found["action_type"],
-        concept=found["concept"],
-        tenant_id=found["tenant_id"],
-        user_id=found["user_id"],
-        request_id=_uuid(found["request_id"]),
-        correlation_id=found["correlation_id"],
-        entity_type=found["entity_type"],
-        entity_id=found["entity_id"],
-        payload=_json(found["payload"]),
-        metadata=_json(found["metadata"]),
-        started_at=datetime.fromisoformat(found["started_at"]).astimezone(UTC),
-    )
+    fields = dict(zip(_INTENT, found, strict=True))
+    return Intent(**{**fields, "started_at": fields["started_at"].astimezone(UTC)})
 
 
-def _uuid(text: str | None) -> UUID | None:
-    return None if text is None else UUID(text)
-
-
-def _json(value: object) -> str | None:
-    return None if value is None else json.dumps(value)
+_INTENT = tuple(field.name for field in attrs.fields(Intent))
 
 
 def pending_action(action_id: UUID) -> Statement[Intent | None]:
-    """Ask what was recorded when an action was begun; ``None`` unless it is pending."""
-    return Statement("SELECT provenance.pending_action(%(id)s)", {"id": action_id}, _intent)
+    """Ask what was recorded when an action was begun; ``None`` unless it is pending.
+
+    Taken apart by the server: connections of the application's may have their own idea of what a JSON column is.
+    """
+    return Statement(
+        """SELECT (p ->> 'id')::uuid, (p ->> 'root_id')::uuid, (p ->> 'parent_action_id')::uuid, p ->> 'action_type',
+                  p ->> 'concept', p ->> 'tenant_id', p ->> 'user_id', (p ->> 'request_id')::uuid,
+                  p ->> 'correlation_id', p ->> 'entity_type', p ->> 'entity_id',
+                  NULLIF(p -> 'payload', 'null')::text, NULLIF(p -> 'metadata', 'null')::text,
+                  (p ->> 'started_at')::timestamptz
+             FROM provenance.pending_action(%(id)s) AS p""",
+        {"id": action_id},
+        _intent,
+    )
 
 
 def forget_intent(action_id: UUID) -> Statement[None]:

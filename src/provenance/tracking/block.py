@@ -6,8 +6,8 @@ import copy
 import functools
 import inspect
 import logging
-import threading
 import traceback
+import weakref
 from collections.abc import AsyncGenerator, Awaitable, Callable, Generator, Mapping
 from types import TracebackType
 from typing import Any, ClassVar, ParamSpec, TypeVar, cast
@@ -35,18 +35,17 @@ T = TypeVar("T")
 
 Identifier = str | int | UUID
 
-_entry_lock = threading.Lock()
-
 
 class _Run:
     """One entry of a block: what to put back when it is left."""
 
-    __slots__ = ("before", "block", "host")
+    __slots__ = ("before", "block", "host", "unit_owner")
 
     def __init__(self, block: Block, host: Any) -> None:
         self.block = block
         self.host = host
         self.before = innermost_action()
+        self.unit_owner = block.owner
 
     def resume(self) -> None:
         """Make the block the innermost action here, in whatever thread, task or Context this is."""
@@ -54,12 +53,14 @@ class _Run:
         set_innermost_action(self.block)
         self.block.owner = recording.owner_here()
         if self.block.unit is not None:
-            self.block.unit.owner = self.block.owner
+            self.unit_owner, self.block.unit.owner = self.block.unit.owner, self.block.owner
 
     def suspend(self) -> None:
         """Put back what was the innermost action before; by value, and only where this block still is it."""
         if innermost_action() is self.block:
-            set_innermost_action(self.before)
+            set_innermost_action(recording.live_action(self.before))
+        if self.block.unit is not None:
+            self.block.unit.owner = self.unit_owner
 
 
 Parent = Action | ActionRef | TrackedAction | AsyncTrackedAction | UUID
@@ -67,7 +68,9 @@ Parent = Action | ActionRef | TrackedAction | AsyncTrackedAction | UUID
 
 
 def _parent_ref(parent: Parent | None) -> ActionRef | UUID | None:
-    return parent.ref if isinstance(parent, (Action, ActionHandle)) else parent
+    if parent is None or isinstance(parent, ActionRef):
+        return parent
+    return parent.ref if isinstance(parent, (Action, ActionHandle)) else ids.as_action_id(parent, "parent")
 
 
 def check_colour(connection: AnyConnection, colour: Colour) -> None:
@@ -172,7 +175,6 @@ class track_action:
         self._transaction = transaction
         self._savepoint = savepoint
         self._intent: Intent | None = None
-        self._run: _Run | None = None
 
     @classmethod
     def resuming(cls, intent: Intent, connection: AnyConnection | None) -> track_action:
@@ -192,34 +194,38 @@ class track_action:
             )
         if self._connection is not None:
             check_colour(self._connection, colour)
-        with _entry_lock:
-            if self._run is not None:
-                raise MisusedAction(
-                    f"track_action({self._spec.action_type!r}): this object is open already; call track_action() anew "
-                    "for every block"
-                )
-            self._run = run = _Run(self.prepare(host), host)
+        run = _Run(self.prepare(host), host)
+        # In one step, so that of two threads one is refused. A lock would be held while the payload is converted, which
+        # runs code of the caller's.
+        reserved: object = vars(self).setdefault("_run", run)
+        if reserved is not run:
+            raise MisusedAction(
+                f"track_action({self._spec.action_type!r}): this object is open already; call track_action() anew "
+                "for every block"
+            )
+        run.block.guard = weakref.ref(self)
         return run
 
     def prepare(self, host: Host | AsyncHost) -> Block:
         """Return the block that entering now would open; no I/O."""
         colour, redactor = host.colour, host.redactor
         if self._intent is not None:
+            if self._connection is not None:
+                recording.refuse_open_unit(self._connection)
             return Block.resuming(self._intent, host=host, colour=colour, frame=live_frame())
         frame = live_frame()
-        found = innermost_action()
+        found = recording.live_action(innermost_action())
+        around = found if isinstance(found, Block) else None
         # After its request is over, code may still run in its context: what it does is not part of that request.
-        # Nor is a block of this very task around anything once it has ended: blocks left out of order leave it behind.
-        stale = isinstance(found, Block) and not found.open and found.owner == recording.owner_here()
-        over = found is not None and found.frame is not None and found.frame.closed
-        around = found if isinstance(found, Block) and not stale and not over else None
+        if around is not None and around.frame is not None and around.frame.closed:
+            around = None
         enclosing = (
             recording.enclosing_block(around, host=host, colour=colour, connection=self._connection)
             if self._transaction
             else None
         )
         # The innermost block on the connection is not the parent when it is a generator that is suspended meanwhile.
-        shared = enclosing is not None and around is not None and around.unit is enclosing.unit
+        shared = enclosing is not None and around is not None and around.unit in (enclosing.unit, None)
         nearest = around if shared or enclosing is None else enclosing
         block = Block(
             self._spec,
@@ -245,15 +251,25 @@ class track_action:
             block, connection=self._connection, transaction=self._transaction, savepoint=self._savepoint
         )
 
-    def _abandon(self) -> None:
-        self._run = None
+    def _forget(self) -> None:
+        run: _Run | None = vars(self).pop("_run", None)
+        if run is not None:
+            run.block.close()
 
-    def _take(self) -> _Run:
-        run, self._run = self._run, None
+    def _running(self) -> _Run:
+        run: _Run | None = vars(self).get("_run")
         if run is None:
             raise MisusedAction(f"track_action({self._spec.action_type!r}): left without having been entered")
-        run.suspend()
         return run
+
+    def __del__(self) -> None:
+        # An exception that a signal handler raises may hit between the end of the body and the first line of __exit__; then
+        # nobody leaves the block any more. What is to be done about it is done later: this may run anywhere.
+        run: _Run | None = vars(self).get("_run")
+        if run is not None and run.block.open:
+            run.block.open = False
+            recording.cut_off(run.block)
+            run.host.abandoned.append(run.block)
 
     # -- with --
 
@@ -262,7 +278,7 @@ class track_action:
         try:
             drive(self._enter(run.block), run.host.perform)
         except BaseException:
-            self._abandon()
+            self._forget()
             raise
         action = run.block.handle = TrackedAction(run.block, run.host.redactor)
         run.resume()
@@ -271,8 +287,9 @@ class track_action:
     def __exit__(
         self, exc_type: type[BaseException] | None, exc: BaseException | None, tb: TracebackType | None
     ) -> None:
-        run = self._take()
+        run = self._running()
         try:
+            run.suspend()
             drive(recording.leave(run.block, exc), run.host.perform)
         except Exception as error:
             if exc is None:
@@ -280,7 +297,7 @@ class track_action:
             # The body's own exception goes on, whatever happened to its row.
             _log_unrecorded(run.block, error)
         finally:
-            run.block.open = False
+            self._forget()
 
     # -- async with --
 
@@ -289,7 +306,7 @@ class track_action:
         try:
             await adrive(self._enter(run.block), run.host.perform)
         except BaseException:
-            self._abandon()
+            self._forget()
             raise
         action = run.block.handle = AsyncTrackedAction(run.block, run.host.redactor)
         run.resume()
@@ -298,9 +315,10 @@ class track_action:
     async def __aexit__(
         self, exc_type: type[BaseException] | None, exc: BaseException | None, tb: TracebackType | None
     ) -> None:
-        run = self._take()
-        leaving = adrive(recording.leave(run.block, exc), run.host.perform)
+        run = self._running()
         try:
+            run.suspend()
+            leaving = adrive(recording.leave(run.block, exc), run.host.perform)
             # After an exception the task may be cancelled already, and would be again at every await.
             await (leaving if exc is None else shielded(leaving))
         except Exception as error:
@@ -308,14 +326,14 @@ class track_action:
                 raise
             _log_unrecorded(run.block, error)
         finally:
-            run.block.open = False
+            self._forget()
 
     # -- decorator --
 
     def _again(self) -> track_action:
         """Return a block like this one that nobody has entered."""
         again = copy.copy(self)
-        again._run = None
+        vars(again).pop("_run", None)
         return again
 
     def __call__(self, function: Callable[P, R]) -> Callable[P, R]:
@@ -339,7 +357,8 @@ class track_action:
         def tracked(*args: Any, **kwargs: Any) -> T:
             with self._again():
                 answer = function(*args, **kwargs)
-                if inspect.isawaitable(answer):
+                # By its type: a proxy may do anything when it is asked for an attribute.
+                if hasattr(type(answer), "__await__"):
                     if inspect.iscoroutine(answer):
                         answer.close()
                     raise WrongColour(
@@ -411,8 +430,7 @@ class track_action:
         return tracked
 
     def _suspended(self) -> _Run:
-        run = self._run
-        assert run is not None  # noqa: S101 - called inside the block only
+        run = self._running()
         run.suspend()
         return run
 

@@ -9,12 +9,13 @@ from uuid import UUID
 
 import psycopg
 
+from provenance import failures
 from provenance.context import innermost_action
 from provenance.drivers import AnyConnection
 from provenance.errors import MisusedAction, NoCurrentAction
 from provenance.models import ActionRef, JSONValue
 from provenance.recording import Block
-from provenance.values import Redactor, identifier, message, name, to_json_marked
+from provenance.values import Redactor, identifier, name, to_json_marked
 
 logger = logging.getLogger("provenance")
 
@@ -85,12 +86,15 @@ class ActionHandle:
     def metadata(self, value: object) -> None:
         self._block.metadata = self._converted(value, "metadata")
 
-    def fail(self, reason: str) -> None:
+    def fail(self, reason: str | BaseException) -> None:
         """Make the action a failed one without raising: its work is rolled back when the block ends.
 
         For a view that answers 409 instead of raising. Code after it still runs; the last reason given is stored.
+
+        Raises:
+            InvalidAction: the reason is neither text nor an exception.
         """
-        self._block.failure = message(reason)
+        self._block.failure = failures.stated(reason)
 
     def _converted(self, value: object, what: str) -> str | None:
         text, warning = to_json_marked(value, self._redactor, what=what)
@@ -148,6 +152,8 @@ def current_action() -> TrackedAction | AsyncTrackedAction:
         NoCurrentAction: there is none.
     """
     block = innermost_action()
+    while isinstance(block, Block) and block.abandoned:
+        block = block.around
     if isinstance(block, Block) and block.open and isinstance(block.handle, (TrackedAction, AsyncTrackedAction)):
         return block.handle
     raise NoCurrentAction("no action is open here; call this inside a track_action block")

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+from collections import deque
 from typing import Any, Protocol
 
 from provenance.errors import NotConfigured
-from provenance.recording import Colour, Step
+from provenance.recording import Block, Colour, Step
 from provenance.values import Redactor
 
 
@@ -16,6 +17,11 @@ class Host(Protocol):
     def colour(self) -> Colour: ...
     @property
     def redactor(self) -> Redactor: ...
+    @property
+    def abandoned(self) -> deque[Block]:
+        """Where a block is put that nobody can leave any more."""
+        ...
+
     def perform(self, step: Step) -> Any: ...
 
 
@@ -26,6 +32,8 @@ class AsyncHost(Protocol):
     def colour(self) -> Colour: ...
     @property
     def redactor(self) -> Redactor: ...
+    @property
+    def abandoned(self) -> deque[Block]: ...
     async def perform(self, step: Step) -> Any: ...
 
 
