@@ -9,7 +9,7 @@ from typing import Any
 import psycopg
 import pytest
 
-from provenance import ActionRef, AsyncTrail, Trail
+from provenance import ActionRef, AsyncTrackedAction, AsyncTrail, Trail
 from provenance.errors import NotCommitted, TrailUnavailable
 from provenance.recording import steps
 from provenance.testing import RecordedActions
@@ -135,3 +135,79 @@ async def test_a_pool_without_a_free_connection(colour: Blocking) -> None:
         async with colour.track("add"):
             pytest.fail("entered")
     await done(colour.pool.putconn(taken))
+
+
+async def test_a_stream_that_is_broken_off(colour: Blocking, recorded_actions: RecordedActions) -> None:
+    """Nobody keeps it, so it is closed, by the event loop a moment later; what it leaves behind decides."""
+    with suppress(NotCommitted):
+        async with colour.track("add") as action:
+            await done(action.connection.execute(INSERT, (1,)))
+            stream = action.connection.cursor().stream("SELECT generate_series(1, 100000)")
+            if isinstance(action, AsyncTrackedAction):
+                async for _ in stream:
+                    break
+            else:
+                for _ in stream:
+                    break
+            del stream
+    async with colour.track("next") as action:
+        cursor = await done(action.connection.execute("SELECT count(*) FROM work"))
+        (there,) = await done(cursor.fetchone())
+    assert [there == 1, True] == [
+        recorded_actions.one(action_type="add").status == "completed",
+        recorded_actions.one(action_type="next").status == "completed",
+    ]
+
+
+async def test_a_stream_kept_open(colour: Blocking, recorded_actions: RecordedActions) -> None:
+    """The connection is closed after a moment, and nothing is committed."""
+    with pytest.raises(NotCommitted, match="still in progress"):
+        async with colour.track("add") as action:
+            await done(action.connection.execute(INSERT, (1,)))
+            stream = action.connection.cursor().stream("SELECT generate_series(1, 3)")
+            await done(stream.__anext__() if isinstance(action, AsyncTrackedAction) else next(stream))
+    await done(stream.aclose() if isinstance(colour, Awaiting) else stream.close())
+    assert recorded_actions.outline() == "add failed"
+
+
+async def test_a_block_that_nobody_can_leave(colour: Blocking, recorded_actions: RecordedActions) -> None:
+    """The pool's only connection serves the next block."""
+
+    async def lose() -> None:
+        block = colour.trail.track_action("lost", concept="work")
+        action = await block.__aenter__() if isinstance(colour, Awaiting) else block.__enter__()
+        await done(action.connection.execute(INSERT, (1,)))
+
+    await lose()
+    async with colour.track("next") as action:
+        await done(action.connection.execute(INSERT, (2,)))
+    recorded_actions.expect("""
+        lost failed
+        next completed
+    """)
+
+
+async def test_resuming_on_a_connection_of_the_callers(colour: Blocking, recorded_actions: RecordedActions) -> None:
+    """In a transaction of the caller's the outcome is part of it; on an idle connection it is durable at once."""
+    for autocommit in (False, True):
+        begun = await done(colour.trail.begin("pay", concept="work"))
+        connection = await colour.connect(autocommit=autocommit)
+        async with colour.entering(await done(colour.trail.resume(begun, connection=connection))):
+            await done(connection.execute("SELECT 1"))
+        before = await done(colour.trail.actions.get(begun))
+        await done(connection.commit())
+        after = await done(colour.trail.actions.get(begun))
+        await done(connection.close())
+        assert ("completed" if autocommit else "pending", "completed") == (before.status, after.status)
+
+
+@pytest.mark.parametrize("kind", [Blocking, Awaiting])
+async def test_rows_that_a_narrow_encoding_cannot_hold(
+    provenance_dsn: str, recorded_actions: RecordedActions, kind: type[Blocking]
+) -> None:
+    """The journal's connections have an encoding of their own."""
+    colour = kind()
+    await colour.open(f"{provenance_dsn} client_encoding=LATIN1")
+    await done(colour.trail.complete(await done(colour.trail.begin("pay", concept="work", user_id="€日本"))))
+    await colour.close()
+    assert "€日本" == recorded_actions.one().user_id

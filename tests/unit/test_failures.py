@@ -107,3 +107,14 @@ def test_a_circle_of_causes_ends() -> None:
     first, second = ValueError("a"), ValueError("b")
     first.__cause__, second.__cause__ = second, first
     assert describe(first).error_message == "a"
+
+
+def test_ctrl_c_while_an_error_is_described() -> None:
+    """It is not swallowed with what the error's own code may raise."""
+
+    class Slow(Exception):
+        def __str__(self) -> str:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        describe(Slow())

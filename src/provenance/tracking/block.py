@@ -252,9 +252,7 @@ class track_action:
         )
 
     def _forget(self) -> None:
-        run: _Run | None = vars(self).pop("_run", None)
-        if run is not None:
-            run.block.close()
+        vars(self).pop("_run").block.close()
 
     def _running(self) -> _Run:
         run: _Run | None = vars(self).get("_run")
