@@ -32,6 +32,11 @@ def in_pipeline(connection: AnyConnection) -> bool:
     return connection.pgconn.pipeline_status != PipelineStatus.OFF
 
 
+def answers_bytes(connection: AnyConnection) -> bool:
+    """Return whether text comes from the connection as bytes, because it has no encoding."""
+    return connection.pgconn.parameter_status(b"client_encoding") == b"SQL_ASCII"
+
+
 def _joined(connection: AnyConnection, statements: Sequence[Statement[Any]]) -> sql.Composed | None:
     """Return the statements as one simple-protocol message, or ``None`` where they cannot be one.
 
@@ -144,10 +149,6 @@ def hold(connection: AnyConnection, owner: str) -> None:
 def cut(connection: AnyConnection) -> None:
     """Close the connection at once, whatever it is doing; the server rolls its transaction back."""
     connection.pgconn.finish()
-
-
-def quiesce(connection: SyncConnection) -> None:
-    """Do nothing: whoever has a query in progress on the connection is suspended in this very thread."""
 
 
 async def aquiesce(connection: AsyncConnection) -> None:

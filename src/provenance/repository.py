@@ -13,7 +13,7 @@ from uuid import UUID
 
 from provenance import drivers
 from provenance.errors import InvalidAction
-from provenance.ids import as_action_id, parse_request_id
+from provenance.ids import parse_request_id
 from provenance.models import Action, ActionTree, ChainLink, Page, Status
 from provenance.statements import Statement, reading
 from provenance.statements.reading import Filter
@@ -87,14 +87,6 @@ def _text(value: Identifier | None, what: str) -> str | None:
     return identifier(value, what)
 
 
-def _id(action_id: UUID) -> UUID:
-    return as_action_id(action_id, "action_id")
-
-
-def _before(before: UUID | None) -> UUID | None:
-    return None if before is None else as_action_id(before, "before")
-
-
 class ActionRepository:
     """Reads actions.
 
@@ -112,7 +104,7 @@ class ActionRepository:
 
     def get(self, action_id: UUID) -> Action | None:
         """Return an action, or ``None``."""
-        return self._run(reading.get(_id(action_id)))
+        return self._run(reading.get(action_id))
 
     def by_request(self, request_id: UUID | str, *, limit: int = 1_000) -> list[Action]:
         """Return what a request did, oldest first.
@@ -127,30 +119,30 @@ class ActionRepository:
 
         Ends on a cycle, and after *max_depth* steps (at most 100).
         """
-        return self._run(reading.chain(_id(action_id), max_depth=max_depth))
+        return self._run(reading.chain(action_id, max_depth=max_depth))
 
     def ancestors(self, action_id: UUID, *, max_depth: int = reading.MAX_DEPTH) -> list[ChainLink]:
         """Return an action and what led to it, nearest first, with the steps between; bounded as :meth:`chain` is."""
-        return self._run(reading.ancestors(_id(action_id), max_depth=max_depth))
+        return self._run(reading.ancestors(action_id, max_depth=max_depth))
 
     def tree(self, action_id: UUID) -> ActionTree | None:
         """Return the whole tree that an action is in, from its root down, or ``None``."""
-        return self._run(reading.tree(_id(action_id)))
+        return self._run(reading.tree(action_id))
 
     def entity_history(
         self, entity_type: str, entity_id: Identifier, *, before: UUID | None = None, limit: int = 50
     ) -> Page[Action]:
         """Return what was done to an entity, newest first, a page at a time."""
         wanted = _filter(entity_type=entity_type, entity_id=entity_id)
-        return self._run(reading.search(wanted, before=_before(before), limit=limit))
+        return self._run(reading.search(wanted, before=before, limit=limit))
 
     def by_user(self, user_id: Identifier, *, before: UUID | None = None, limit: int = 50) -> Page[Action]:
         """Return what a user did, newest first, a page at a time."""
-        return self._run(reading.search(_filter(user_id=user_id), before=_before(before), limit=limit))
+        return self._run(reading.search(_filter(user_id=user_id), before=before, limit=limit))
 
     def by_tenant(self, tenant_id: Identifier, *, before: UUID | None = None, limit: int = 50) -> Page[Action]:
         """Return what was done for a tenant, newest first, a page at a time."""
-        return self._run(reading.search(_filter(tenant_id=tenant_id), before=_before(before), limit=limit))
+        return self._run(reading.search(_filter(tenant_id=tenant_id), before=before, limit=limit))
 
     def search(self, *, before: UUID | None = None, limit: int = 50, **wanted: Unpack[Filters]) -> Page[Action]:
         """Return the actions that fit all that is given, newest first, a page at a time.
@@ -160,7 +152,7 @@ class ActionRepository:
             limit: how many rows at most, up to 1,000.
             wanted: see :class:`Filters`.
         """
-        return self._run(reading.search(_filter(**wanted), before=_before(before), limit=limit))
+        return self._run(reading.search(_filter(**wanted), before=before, limit=limit))
 
 
 class AsyncActionRepository:
@@ -180,7 +172,7 @@ class AsyncActionRepository:
 
     async def get(self, action_id: UUID) -> Action | None:
         """Return an action, or ``None``."""
-        return await self._run(reading.get(_id(action_id)))
+        return await self._run(reading.get(action_id))
 
     async def by_request(self, request_id: UUID | str, *, limit: int = 1_000) -> list[Action]:
         """Return what a request did, oldest first.
@@ -195,30 +187,30 @@ class AsyncActionRepository:
 
         Ends on a cycle, and after *max_depth* steps (at most 100).
         """
-        return await self._run(reading.chain(_id(action_id), max_depth=max_depth))
+        return await self._run(reading.chain(action_id, max_depth=max_depth))
 
     async def ancestors(self, action_id: UUID, *, max_depth: int = reading.MAX_DEPTH) -> list[ChainLink]:
         """Return an action and what led to it, nearest first, with the steps between; bounded as :meth:`chain` is."""
-        return await self._run(reading.ancestors(_id(action_id), max_depth=max_depth))
+        return await self._run(reading.ancestors(action_id, max_depth=max_depth))
 
     async def tree(self, action_id: UUID) -> ActionTree | None:
         """Return the whole tree that an action is in, from its root down, or ``None``."""
-        return await self._run(reading.tree(_id(action_id)))
+        return await self._run(reading.tree(action_id))
 
     async def entity_history(
         self, entity_type: str, entity_id: Identifier, *, before: UUID | None = None, limit: int = 50
     ) -> Page[Action]:
         """Return what was done to an entity, newest first, a page at a time."""
         wanted = _filter(entity_type=entity_type, entity_id=entity_id)
-        return await self._run(reading.search(wanted, before=_before(before), limit=limit))
+        return await self._run(reading.search(wanted, before=before, limit=limit))
 
     async def by_user(self, user_id: Identifier, *, before: UUID | None = None, limit: int = 50) -> Page[Action]:
         """Return what a user did, newest first, a page at a time."""
-        return await self._run(reading.search(_filter(user_id=user_id), before=_before(before), limit=limit))
+        return await self._run(reading.search(_filter(user_id=user_id), before=before, limit=limit))
 
     async def by_tenant(self, tenant_id: Identifier, *, before: UUID | None = None, limit: int = 50) -> Page[Action]:
         """Return what was done for a tenant, newest first, a page at a time."""
-        return await self._run(reading.search(_filter(tenant_id=tenant_id), before=_before(before), limit=limit))
+        return await self._run(reading.search(_filter(tenant_id=tenant_id), before=before, limit=limit))
 
     async def search(self, *, before: UUID | None = None, limit: int = 50, **wanted: Unpack[Filters]) -> Page[Action]:
         """Return the actions that fit all that is given, newest first, a page at a time.
@@ -228,4 +220,4 @@ class AsyncActionRepository:
             limit: how many rows at most, up to 1,000.
             wanted: see :class:`Filters`.
         """
-        return await self._run(reading.search(_filter(**wanted), before=_before(before), limit=limit))
+        return await self._run(reading.search(_filter(**wanted), before=before, limit=limit))

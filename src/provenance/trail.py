@@ -12,11 +12,10 @@ from weakref import WeakSet
 
 import psycopg
 from psycopg import capabilities
-from psycopg.conninfo import conninfo_to_dict
 from psycopg_pool import AsyncConnectionPool, ConnectionPool
 
-from provenance import drivers, ids, tracking
-from provenance.errors import InvalidAction, NotConfigured, SchemaNotReady, TrailUnavailable
+from provenance import drivers, tracking
+from provenance.errors import SchemaNotReady, TrailUnavailable
 from provenance.failures import stated
 from provenance.journal import AsyncJournal, Journal
 from provenance.models import Status
@@ -28,7 +27,7 @@ from provenance.statements import recording as statements
 from provenance.statements.recording import ActionRow, Intent
 from provenance.tracking import track_action
 from provenance.tracking.block import check_colour
-from provenance.translation import not_pending, translated, unavailable
+from provenance.translation import address_parts, not_pending, translated, unavailable
 from provenance.values import Redactor, to_json
 
 SCHEMA_VERSION = 1
@@ -43,14 +42,8 @@ _PATIENCE = 10.0
 
 
 def _address(given: str) -> str:
-    """Return a conninfo string or URL, checked: a pool would try a malformed one again and again."""
-    try:
-        conninfo_to_dict(given)
-    except psycopg.ProgrammingError:
-        # libpq quotes the malformed part, which may be a piece of the password.
-        raise NotConfigured(
-            "the database address is malformed; expected postgresql://user@host/database, or host=... dbname=..."
-        ) from None
+    """Return an address, checked: a pool would try a malformed one again and again."""
+    address_parts(given)
     return given
 
 
@@ -147,19 +140,20 @@ class Trail(_Setup):
             case Checkout():
                 return self._checkout()
             case CheckSchema(connection):
-                return self._check_schema(connection)
+                self._check_schema(connection)
             case Giveback(connection, broken):
-                return self._give_back(connection, broken=broken)
+                self._give_back(connection, broken=broken)
             case steps.Journal(rows):
-                return self._journal.write(rows)
+                self._journal.write(rows)
             case steps.JournalDoubt(rows):
-                return self._journal.write_doubt(rows)
-            case Quiesce(connection):
-                return drivers.quiesce(connection)
+                self._journal.write_doubt(rows)
+            case Quiesce():
+                pass  # whoever has a query in progress on the connection is suspended in this very thread
             case Settle(rows, action_id, xid):
                 return self._journal.settle(rows, action_id, xid)
             case ForgetIntent(action_id):  # pragma: no branch - the last kind of step
-                return self._journal.forget(action_id)
+                self._journal.forget(action_id)
+        return None
 
     def _open(self) -> None:
         """Open the trail's own pool, on first use so that a fork before it does no harm; a given one is left alone."""
@@ -237,7 +231,6 @@ class Trail(_Setup):
             TrailUnavailable: the database cannot be reached.
             SchemaNotReady: it has not been migrated.
         """
-        expires_in = _expiry(expires_in)
         row = _begun_row(self.track_action(action_type, concept=concept, transaction=False, **given), self)
         with translated("begin()", row.id):
             self._journal.run(statements.begin_action(row, expires_in))
@@ -259,7 +252,6 @@ class Trail(_Setup):
             InvalidAction: *action_id* is no UUID.
             UnserializableValue: *result* has no JSON form.
         """
-        action_id = ids.as_action_id(action_id, "action_id")
         self._finish(action_id, self._completion(action_id, result), connection)
 
     def fail(
@@ -275,7 +267,6 @@ class Trail(_Setup):
         Raises:
             ActionNotPending: it was never begun, or already has an outcome.
         """
-        action_id = ids.as_action_id(action_id, "action_id")
         self._finish(action_id, self._failure(action_id, error), connection)
 
     def _finish(self, action_id: UUID, statement: Statement[None], connection: drivers.SyncConnection | None) -> None:
@@ -298,7 +289,6 @@ class Trail(_Setup):
         Raises:
             ActionNotPending: it was never begun, or already has an outcome.
         """
-        action_id = ids.as_action_id(action_id, "action_id")
         with translated("a begun action", action_id):
             (intent,) = self._journal.run(statements.pending_action(action_id))
         return self.track_action.resuming(_pending(intent, action_id), connection)
@@ -365,19 +355,20 @@ class AsyncTrail(_Setup):
             case Checkout():
                 return await self._checkout()
             case CheckSchema(connection):
-                return await self._check_schema(connection)
+                await self._check_schema(connection)
             case Giveback(connection, broken):
-                return await self._give_back(connection, broken=broken)
+                await self._give_back(connection, broken=broken)
             case steps.Journal(rows):
-                return await self._journal.write(rows)
+                await self._journal.write(rows)
             case steps.JournalDoubt(rows):
-                return await self._journal.write_doubt(rows)
+                await self._journal.write_doubt(rows)
             case Quiesce(connection):
-                return await drivers.aquiesce(connection)
+                await drivers.aquiesce(connection)
             case Settle(rows, action_id, xid):
                 return await self._journal.settle(rows, action_id, xid)
             case ForgetIntent(action_id):  # pragma: no branch - the last kind of step
-                return await self._journal.forget(action_id)
+                await self._journal.forget(action_id)
+        return None
 
     async def _open(self) -> None:
         """Open the trail's own pool, on first use because that needs an event loop; a given one is left alone."""
@@ -454,7 +445,6 @@ class AsyncTrail(_Setup):
             TrailUnavailable: the database cannot be reached.
             SchemaNotReady: it has not been migrated.
         """
-        expires_in = _expiry(expires_in)
         row = _begun_row(self.track_action(action_type, concept=concept, transaction=False, **given), self)
         with translated("begin()", row.id):
             await self._journal.run(statements.begin_action(row, expires_in))
@@ -476,7 +466,6 @@ class AsyncTrail(_Setup):
             InvalidAction: *action_id* is no UUID.
             UnserializableValue: *result* has no JSON form.
         """
-        action_id = ids.as_action_id(action_id, "action_id")
         await self._finish(action_id, self._completion(action_id, result), connection)
 
     async def fail(
@@ -492,7 +481,6 @@ class AsyncTrail(_Setup):
         Raises:
             ActionNotPending: it was never begun, or already has an outcome.
         """
-        action_id = ids.as_action_id(action_id, "action_id")
         await self._finish(action_id, self._failure(action_id, error), connection)
 
     async def _finish(
@@ -517,7 +505,6 @@ class AsyncTrail(_Setup):
         Raises:
             ActionNotPending: it was never begun, or already has an outcome.
         """
-        action_id = ids.as_action_id(action_id, "action_id")
         with translated("a begun action", action_id):
             (intent,) = await self._journal.run(statements.pending_action(action_id))
         return self.track_action.resuming(_pending(intent, action_id), connection)
@@ -548,13 +535,6 @@ class Begun(TypedDict, total=False):
     tenant_id: str | int | UUID | None
     request_id: UUID | str | None
     parent: tracking.Parent | None
-
-
-def _expiry(expires_in: timedelta) -> timedelta:
-    given: object = expires_in
-    if not isinstance(given, timedelta) or given <= timedelta():  # pyright: ignore[reportUnnecessaryIsInstance]
-        raise InvalidAction("expires_in: expected a timedelta above zero")
-    return expires_in
 
 
 def _begun_row(action: track_action, setup: Trail | AsyncTrail) -> ActionRow:

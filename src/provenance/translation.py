@@ -4,11 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Generator
 from contextlib import contextmanager
+from typing import Any
 from uuid import UUID
 
 import psycopg
+from psycopg.conninfo import conninfo_to_dict
 
-from provenance.errors import ActionNotPending, SchemaNotReady, TrailUnavailable
+from provenance.errors import ActionNotPending, NotConfigured, SchemaNotReady, TrailUnavailable
 
 
 def not_pending(action_id: UUID | None) -> ActionNotPending:
@@ -25,6 +27,21 @@ def unavailable(error: Exception, what: str) -> TrailUnavailable:
         f"no database connection for {what} ({type(error).__name__}: {error}); nothing has been done yet; check that the "
         "pool is open and large enough, and that the database is up"
     )
+
+
+def address_parts(address: str) -> dict[str, Any]:
+    """Return what a conninfo string or URL consists of.
+
+    Raises:
+        NotConfigured: it is malformed.
+    """
+    try:
+        return conninfo_to_dict(address)
+    except psycopg.ProgrammingError:
+        # libpq's own message quotes the malformed part, which may be a piece of the password; hence `from None`.
+        raise NotConfigured(
+            "the database address is malformed; expected postgresql://user@host/database, or host=... dbname=..."
+        ) from None
 
 
 @contextmanager

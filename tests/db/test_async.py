@@ -24,13 +24,15 @@ from provenance import current_action, request_scope
 from provenance.errors import ActionNotPending, MisusedAction, NotCommitted
 from provenance.testing import RecordedActions
 from provenance.trail import AsyncTrail, Trail
-from tests.support import databases
-from tests.support.colours import Awaiting, Blocking, done
+from tests.support import colours, databases
+from tests.support.colours import Blocking, done
 
 pytestmark = pytest.mark.anyio
 
 recycler = databases.recycler
 provenance_dsn = databases.provenance_dsn
+eye = databases.eye
+colour = colours.colour
 
 INSERT = "INSERT INTO work (id) VALUES (%s)"
 CANCELLED = "asyncio.exceptions.CancelledError"
@@ -43,28 +45,12 @@ def anyio_backend() -> str:
     return "asyncio"
 
 
-@pytest.fixture
-def eye(provenance_dsn: str) -> Iterator[psycopg.Connection[Any]]:
-    """A connection that looks."""
-    with psycopg.connect(provenance_dsn, autocommit=True) as connection:
-        yield connection
-
-
 def present(eye: psycopg.Connection[Any]) -> list[int]:
     """Return the work that is committed."""
     return [row[0] for row in eye.execute("SELECT id FROM work ORDER BY id").fetchall()]
 
 
 # --- Every mode, in both colours -------------------------------------------------------------------------------------
-
-
-@pytest.fixture(params=[Blocking, Awaiting])
-async def colour(request: pytest.FixtureRequest, provenance_dsn: str) -> AsyncIterator[Blocking]:
-    """Each colour in turn."""
-    made: Blocking = request.param()
-    await made.open(provenance_dsn)
-    yield made
-    await made.close()
 
 
 async def test_own_transaction(

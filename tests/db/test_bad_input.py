@@ -36,16 +36,10 @@ from tests.support import databases
 
 recycler = databases.recycler
 provenance_dsn = databases.provenance_dsn
+eye = databases.eye
 
 INSERT = "INSERT INTO work (id) VALUES (%s)"
 LEAKED = "hunter2"
-
-
-@pytest.fixture
-def eye(provenance_dsn: str) -> Iterator[psycopg.Connection[Any]]:
-    """A connection that looks."""
-    with psycopg.connect(provenance_dsn, autocommit=True) as connection:
-        yield connection
 
 
 def present(eye: psycopg.Connection[Any]) -> list[int]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
 from contextlib import suppress
 from typing import Any
 
@@ -13,13 +12,14 @@ from provenance import ActionRef, AsyncTrackedAction, AsyncTrail, Trail
 from provenance.errors import NotCommitted, TrailUnavailable
 from provenance.recording import steps
 from provenance.testing import RecordedActions
-from tests.support import databases
+from tests.support import colours, databases
 from tests.support.colours import Awaiting, Blocking, done
 
 pytestmark = pytest.mark.anyio
 
 recycler = databases.recycler
 provenance_dsn = databases.provenance_dsn
+colour = colours.colour
 
 INSERT = "INSERT INTO work (id) VALUES (%s)"
 
@@ -28,15 +28,6 @@ INSERT = "INSERT INTO work (id) VALUES (%s)"
 def anyio_backend() -> str:
     """The only event loop psycopg knows."""
     return "asyncio"
-
-
-@pytest.fixture(params=[Blocking, Awaiting])
-async def colour(request: pytest.FixtureRequest, provenance_dsn: str) -> AsyncIterator[Blocking]:
-    """A trail of either colour, on a pool with one connection."""
-    opened: Blocking = request.param()
-    await opened.open(provenance_dsn)
-    yield opened
-    await opened.close()
 
 
 async def test_a_finished_inner_block_is_undone_inside_a_joined_one(

@@ -29,15 +29,9 @@ T = TypeVar("T")
 
 recycler = databases.recycler
 provenance_dsn = databases.provenance_dsn
+eye = databases.eye
 
 INSERT = "INSERT INTO work (id) VALUES (%s)"
-
-
-@pytest.fixture
-def eye(provenance_dsn: str) -> Iterator[psycopg.Connection[Any]]:
-    """A connection that looks."""
-    with psycopg.connect(provenance_dsn, autocommit=True) as connection:
-        yield connection
 
 
 @pytest.fixture(autouse=True)

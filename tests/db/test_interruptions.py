@@ -23,6 +23,7 @@ pytestmark = pytest.mark.anyio
 
 recycler = databases.recycler
 provenance_dsn = databases.provenance_dsn
+eye = databases.eye
 
 
 @pytest.fixture
@@ -122,13 +123,6 @@ async def colour(request: pytest.FixtureRequest, provenance_dsn: str) -> AsyncIt
     await made.open(provenance_dsn)
     yield made
     await made.close()
-
-
-@pytest.fixture
-def eye(provenance_dsn: str) -> Iterator[psycopg.Connection[Any]]:
-    """A connection that looks."""
-    with psycopg.connect(provenance_dsn, autocommit=True) as connection:
-        yield connection
 
 
 class Boom(Exception):

@@ -22,6 +22,7 @@ from tests.support import databases
 
 recycler = databases.recycler
 provenance_dsn = databases.provenance_dsn
+eye = databases.eye
 
 INSERT = "INSERT INTO work (id) VALUES (%s)"
 Connection = psycopg.Connection[Any]
@@ -38,13 +39,6 @@ def caller(provenance_dsn: str, trail: Trail) -> Iterator[Connection]:
 @pytest.fixture
 def idle(provenance_dsn: str, trail: Trail) -> Iterator[Connection]:
     """The caller's connection in autocommit mode."""
-    with psycopg.connect(provenance_dsn, autocommit=True) as connection:
-        yield connection
-
-
-@pytest.fixture
-def eye(provenance_dsn: str) -> Iterator[Connection]:
-    """Another connection, that sees what is committed."""
     with psycopg.connect(provenance_dsn, autocommit=True) as connection:
         yield connection
 

@@ -31,6 +31,7 @@ from tests.support.proxy import Line, Proxy
 
 recycler = databases.recycler
 provenance_dsn = databases.provenance_dsn
+eye = databases.eye
 
 INSERT = "INSERT INTO work (id) VALUES (%s)"
 PATIENCE = 10.0
@@ -38,13 +39,6 @@ PATIENCE = 10.0
 
 class Boom(Exception):
     """What a body raises."""
-
-
-@pytest.fixture
-def eye(provenance_dsn: str) -> Iterator[psycopg.Connection[Any]]:
-    """A connection that looks."""
-    with psycopg.connect(provenance_dsn, autocommit=True) as connection:
-        yield connection
 
 
 @pytest.fixture

@@ -22,15 +22,9 @@ from tests.support import databases
 
 recycler = databases.recycler
 provenance_dsn = databases.provenance_dsn
+eye = databases.eye
 
 INSERT = "INSERT INTO work (id) VALUES (%s)"
-
-
-@pytest.fixture
-def eye(provenance_dsn: str) -> Iterator[psycopg.Connection[Any]]:
-    """Another connection, that sees what is committed."""
-    with psycopg.connect(provenance_dsn, autocommit=True) as connection:
-        yield connection
 
 
 @pytest.fixture

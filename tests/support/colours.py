@@ -11,6 +11,7 @@ from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from typing import Any
 
 import psycopg
+import pytest
 from psycopg_pool import AsyncConnectionPool, ConnectionPool
 
 from provenance.trail import AsyncTrail, Trail
@@ -72,3 +73,12 @@ class Awaiting(Blocking):
     async def close(self) -> None:
         await self.trail.close()
         await self.pool.close()
+
+
+@pytest.fixture(params=[Blocking, Awaiting])
+async def colour(request: pytest.FixtureRequest, provenance_dsn: str) -> AsyncIterator[Blocking]:
+    """A trail of each colour in turn."""
+    opened: Blocking = request.param()
+    await opened.open(provenance_dsn)
+    yield opened
+    await opened.close()

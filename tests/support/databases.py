@@ -4,6 +4,7 @@ A module that wants this says so::
 
     recycler = databases.recycler
     provenance_dsn = databases.provenance_dsn
+    eye = databases.eye  # where a test looks at what is committed
 """
 
 from __future__ import annotations
@@ -113,3 +114,10 @@ def recycler(provenance_server: str, provenance_template: str) -> Iterator[Recyc
 def provenance_dsn(recycler: Recycler) -> str:
     """The address of a database with nothing in it but what the template has."""
     return recycler.take()
+
+
+@pytest.fixture
+def eye(provenance_dsn: str) -> Iterator[psycopg.Connection[Any]]:
+    """Another connection, that sees what is committed."""
+    with psycopg.connect(provenance_dsn, autocommit=True) as connection:
+        yield connection

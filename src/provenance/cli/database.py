@@ -14,6 +14,7 @@ from psycopg.errors import Diagnostic
 from provenance.cli.output import clean
 from provenance.cli.problems import Misuse
 from provenance.repository import ActionRepository
+from provenance.translation import address_parts
 
 # A person is waiting, or a deploy that can try again.
 _DEFAULTS = {"connect_timeout": "10", "fallback_application_name": "provenance"}
@@ -23,18 +24,12 @@ def address(dsn: str | None) -> str:
     """Return the address with our defaults added.
 
     Raises:
-        Misuse: there is none, or it is malformed.
+        Misuse: there is none.
+        NotConfigured: it is malformed.
     """
     if dsn is None:
         raise Misuse("no database address; give --dsn, or set PROVENANCE_DSN")
-    try:
-        given = conninfo.conninfo_to_dict(dsn)
-    except psycopg.ProgrammingError:
-        # libpq's own message quotes the malformed part, which may be a piece of the password; hence `from None`.
-        raise Misuse(
-            "the database address is malformed; expected postgresql://user@host/database, or host=... dbname=..."
-        ) from None
-    return conninfo.make_conninfo("", **(_DEFAULTS | given))
+    return conninfo.make_conninfo("", **(_DEFAULTS | address_parts(dsn)))
 
 
 @contextmanager

@@ -15,9 +15,10 @@ The rules, in short:
 * What became of a transaction that the body itself ended cannot be known here. It is recorded as exactly that.
 """
 
+from provenance.recording.abandoned import bury, cut_off
 from provenance.recording.blocks import ActionSpec, Block, Colour, live_action, owner_here
 from provenance.recording.entering import enclosing_block, enter, refuse_open_unit
-from provenance.recording.leaving import bury, cut_off, leave
+from provenance.recording.leaving import leave
 from provenance.recording.steps import Step, Steps
 
 __all__ = [

@@ -97,7 +97,7 @@ def _current(block: Block) -> tuple[Statement[None], Statement[None]]:
 
 
 def _refuse_bytes(block: Block, connection: AnyConnection) -> None:
-    if connection.info.parameter_status("client_encoding") == "SQL_ASCII":
+    if drivers.answers_bytes(connection):
         raise MisusedAction(
             f"{block.label}: the connection's client_encoding is SQL_ASCII, so that no text can be read from it; connect "
             "with client_encoding=utf8"

@@ -143,7 +143,7 @@ def get(action_id: UUID) -> Statement[Action | None]:
     """One action by its id."""
     return Statement(
         f"SELECT {_COLUMNS} FROM provenance.action_log a WHERE a.id = %(id)s ORDER BY a.completed_at LIMIT 1",
-        {"id": action_id},
+        {"id": _id(action_id)},
         _one,
     )
 
@@ -177,7 +177,7 @@ def chain(action_id: UUID, *, max_depth: int) -> Statement[list[ChainLink]]:
               FROM (SELECT id, min(depth) AS depth FROM down WHERE NOT looped GROUP BY id) steps
              CROSS JOIN LATERAL (SELECT l.* FROM provenance.action_log l WHERE l.id = steps.id OFFSET 0) a
              ORDER BY steps.depth, a.id""",
-        {"id": action_id, "depth": _depth(max_depth)},
+        {"id": _id(action_id), "depth": _depth(max_depth)},
         _links,
     )
 
@@ -198,7 +198,7 @@ def ancestors(action_id: UUID, *, max_depth: int) -> Statement[list[ChainLink]]:
               FROM (SELECT id, min(depth) AS depth FROM up WHERE NOT looped GROUP BY id) steps
              CROSS JOIN LATERAL (SELECT l.* FROM provenance.action_log l WHERE l.id = steps.id OFFSET 0) a
              ORDER BY steps.depth""",
-        {"id": action_id, "depth": _depth(max_depth)},
+        {"id": _id(action_id), "depth": _depth(max_depth)},
         _links,
     )
 
@@ -213,7 +213,7 @@ def tree(action_id: UUID) -> Statement[ActionTree | None]:
              WHERE a.root_id = (SELECT m.root_id FROM provenance.action_log m WHERE m.id = %(id)s LIMIT 1)
                AND a.parent_action_id IS NOT NULL
              ORDER BY id""",
-        {"id": action_id},
+        {"id": _id(action_id)},
         build_tree,
     )
 
@@ -317,7 +317,7 @@ def search(wanted: Filter, *, before: UUID | None, limit: int) -> Statement[Page
     ]
     if before is not None:
         conditions.append(sql.SQL("a.id < %(before)s"))
-        params["before"] = before
+        params["before"] = ids.as_action_id(before, "before")
     for name in _TEXT_FILTERS:
         if (value := getattr(wanted, name)) is not None:
             conditions.append(sql.SQL("{} = {}").format(sql.Identifier("a", name), sql.Placeholder(name)))
@@ -338,6 +338,10 @@ def search(wanted: Filter, *, before: UUID | None, limit: int) -> Statement[Page
         return Page(items=items, next=items[-1].id if len(rows) > limit else None)
 
     return Statement(query, params, page)
+
+
+def _id(action_id: UUID) -> UUID:
+    return ids.as_action_id(action_id, "action_id")
 
 
 def _limit(limit: int) -> int:

@@ -12,6 +12,8 @@ from uuid import UUID
 import attrs
 from psycopg import IsolationLevel, sql
 
+from provenance import ids
+from provenance.errors import InvalidAction
 from provenance.models import ActionRef
 from provenance.statements import Rows, Statement, command, nothing
 
@@ -306,7 +308,7 @@ def pending_action(action_id: UUID) -> Statement[Intent | None]:
                   NULLIF(p -> 'payload', 'null')::text, NULLIF(p -> 'metadata', 'null')::text,
                   (p ->> 'started_at')::timestamptz
              FROM provenance.pending_action(%(id)s) AS p""",
-        {"id": action_id},
+        {"id": ids.as_action_id(action_id, "action_id")},
         _intent,
     )
 
@@ -317,7 +319,14 @@ def forget_intent(action_id: UUID) -> Statement[None]:
 
 
 def begin_action(row: ActionRow, expires_in: timedelta) -> Statement[None]:
-    """Record that an action was begun."""
+    """Record that an action was begun.
+
+    Raises:
+        InvalidAction: *expires_in* is no time to wait.
+    """
+    given: object = expires_in
+    if not isinstance(given, timedelta) or given <= timedelta():  # pyright: ignore[reportUnnecessaryIsInstance]
+        raise InvalidAction("expires_in: expected a timedelta above zero")
     params: dict[str, object] = {name: getattr(row, name) for name in _FIELDS}
     return Statement(
         """SELECT provenance.record_action(
@@ -346,7 +355,7 @@ def complete_action(
                %(id)s, result => %(result)s::jsonb, status => %(status)s, error_message => %(error_message)s,
                error_type => %(error_type)s, error_code => %(error_code)s)""",
         {
-            "id": action_id,
+            "id": ids.as_action_id(action_id, "action_id"),
             "status": status,
             "result": result,
             "error_message": error_message,

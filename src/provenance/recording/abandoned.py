@@ -1,0 +1,45 @@
+"""Blocks that nobody can leave any more: an exception out of a signal handler struck between body and ``__exit__``."""
+
+from __future__ import annotations
+
+import logging
+
+from provenance import drivers
+from provenance.failures import Failure
+from provenance.models import Status
+from provenance.recording.blocks import Block
+from provenance.recording.steps import Giveback, Journal, JournalDoubt, Steps
+
+logger = logging.getLogger("provenance")
+
+_ABANDONED = "an interruption hit the end of the block before anything could be done about it"
+
+
+def cut_off(block: Block) -> None:
+    """Make sure that the work of a block nobody can leave any more is not committed by anybody. No I/O that waits."""
+    unit = block.unit
+    if unit is not None and block.enclosing is None and not unit.joined and not unit.ended:
+        drivers.cut(unit.connection)
+
+
+def bury(block: Block) -> Steps[None]:
+    """Record what became of a block nobody can leave any more, and give back what it held."""
+    unit = block.unit
+    logger.error("provenance: %s: %s", block.label, _ABANDONED)
+    failure = Failure(error_type=None, error_code=None, error_message=_ABANDONED)
+    if unit is None:
+        yield JournalDoubt((block.row(Status.PENDING, failure),))
+    elif block.enclosing is not None or unit.ended:
+        # A block around it cannot commit either: it finds this one still open.
+        yield Journal((block.row(Status.FAILED, failure),))
+    elif unit.joined:
+        # Its transaction is the caller's, who may commit it or not.
+        unit.end()
+        yield JournalDoubt((block.row(Status.PENDING, failure), *unit.standing))
+        if settled := unit.take_settled():
+            yield Journal(settled)
+    else:
+        unit.end()
+        if unit.pooled:
+            yield Giveback(unit.connection, True)
+        yield Journal((block.row(Status.FAILED, failure), *unit.take_all_undone()))
