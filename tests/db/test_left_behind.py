@@ -153,6 +153,50 @@ def test_a_joined_block_that_nobody_can_leave(
     """)
 
 
+def test_a_joined_block_that_nobody_can_leave_with_blocks_inside_it(
+    trail: Trail, provenance_dsn: str, recorded_actions: RecordedActions, eye: psycopg.Connection[Any]
+) -> None:
+    """What was undone inside it is known; what still stood is as uncertain as the block itself."""
+
+    def lose(connection: psycopg.Connection[Any]) -> None:
+        block = trail.track_action("lost", concept="work", connection=connection)
+        block.__enter__()
+        connection.execute("SAVEPOINT mine")
+        add(trail, 1)
+        connection.execute("ROLLBACK TO SAVEPOINT mine")
+        add(trail, 2)
+
+    with psycopg.connect(provenance_dsn) as connection:
+        lose(connection)
+        add(trail, 3)
+        connection.commit()
+    assert [2, 3] == present(eye)
+    recorded_actions.expect("""
+        lost unknown
+          add rolled_back
+          add unknown
+        add completed
+    """)
+
+
+def test_a_block_that_nobody_can_leave_after_its_transaction_was_ended(
+    trail: Trail, recorded_actions: RecordedActions, eye: psycopg.Connection[Any]
+) -> None:
+    """A body inside committed by text, so that part of the work is there: nobody can know what became of which."""
+    block = [trail.track_action("lost", concept="work")]
+    block[0].__enter__().connection.execute(INSERT, (1,))
+    with suppress(NotCommitted), trail.track_action("inner", concept="work") as inner:
+        inner.connection.execute("COMMIT")
+    block.clear()
+    add(trail, 2)
+    assert [1, 2] == present(eye)
+    recorded_actions.expect("""
+        lost unknown
+          inner unknown
+        add completed
+    """)
+
+
 def test_a_block_on_an_idle_connection_that_nobody_can_leave(
     trail: Trail, idle: psycopg.Connection[Any], recorded_actions: RecordedActions, eye: psycopg.Connection[Any]
 ) -> None:

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import logging
 
+import attrs
+
 from provenance import drivers
 from provenance.failures import Failure
 from provenance.models import Status
@@ -32,14 +34,15 @@ def bury(block: Block) -> Steps[None]:
     elif block.enclosing is not None or unit.ended:
         # A block around it cannot commit either: it finds this one still open.
         yield Journal((block.row(Status.FAILED, failure),))
-    elif unit.joined:
-        # Its transaction is the caller's, who may commit it or not.
-        unit.end()
-        yield JournalDoubt((block.row(Status.PENDING, failure), *unit.standing))
-        if settled := unit.take_settled():
-            yield Journal(settled)
     else:
         unit.end()
         if unit.pooled:
             yield Giveback(unit.connection, True)
-        yield Journal((block.row(Status.FAILED, failure), *unit.take_all_undone()))
+        if unit.joined or unit.meddled:
+            # Its transaction is the caller's, who may commit it or not; or the body has ended it.
+            standing = (attrs.evolve(row, error_message=_ABANDONED) for row in unit.standing)
+            yield JournalDoubt((block.row(Status.PENDING, failure), *standing, *unit.in_doubt))
+            if unit.settled:
+                yield Journal(unit.take_settled())
+        else:
+            yield Journal((block.row(Status.FAILED, failure), *unit.take_all_undone()))
