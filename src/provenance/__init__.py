@@ -1,5 +1,6 @@
 """An audit trail that tells the truth: one row in Postgres per state-changing operation."""
 
+from provenance.changes import AsyncChangeRepository, ChangeRepository
 from provenance.configuration import configure, get_async_trail, get_trail
 from provenance.context import (
     extract,
@@ -17,16 +18,33 @@ from provenance.errors import (
     MisusedAction,
     NoCurrentAction,
     NoRequestScope,
+    NotCaptured,
     NotCommitted,
     NotConfigured,
     ProvenanceError,
     SchemaNotReady,
+    TableRefused,
     TrailUnavailable,
     UnserializableValue,
     WrongColour,
 )
 from provenance.ids import parse_request_id
-from provenance.models import Action, ActionRef, ActionTree, ChainLink, EntityRef, Page, Status
+from provenance.models import (
+    Action,
+    ActionRef,
+    ActionTree,
+    Blame,
+    ChainLink,
+    ChangePage,
+    EntityRef,
+    Operation,
+    Page,
+    RowChange,
+    Status,
+    TableCoverage,
+    TableRow,
+    Truncated,
+)
 from provenance.repository import ActionRepository, AsyncActionRepository
 from provenance.tracking import AsyncTrackedAction, TrackedAction, current_action, track_action
 from provenance.trail import AsyncTrail, Trail
@@ -41,9 +59,13 @@ __all__ = [
     "ActionRepository",
     "ActionTree",
     "AsyncActionRepository",
+    "AsyncChangeRepository",
     "AsyncTrackedAction",
     "AsyncTrail",
+    "Blame",
     "ChainLink",
+    "ChangePage",
+    "ChangeRepository",
     "EntityRef",
     "InvalidAction",
     "InvalidRequestID",
@@ -51,16 +73,23 @@ __all__ = [
     "MisusedAction",
     "NoCurrentAction",
     "NoRequestScope",
+    "NotCaptured",
     "NotCommitted",
     "NotConfigured",
+    "Operation",
     "Page",
     "ProvenanceError",
     "Redactor",
+    "RowChange",
     "SchemaNotReady",
     "Status",
+    "TableCoverage",
+    "TableRefused",
+    "TableRow",
     "TrackedAction",
     "Trail",
     "TrailUnavailable",
+    "Truncated",
     "UnserializableValue",
     "WrongColour",
     "configure",

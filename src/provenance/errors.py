@@ -65,3 +65,11 @@ class ActionNotPending(ProvenanceError, LookupError):
 
 class MigrationError(ProvenanceError, RuntimeError):
     """The schema cannot be migrated: an unknown version, an edited migration, a failing statement."""
+
+
+class TableRefused(ProvenanceError, ValueError):
+    """A table cannot be stamped or captured as it is; the message says why, and what to do."""
+
+
+class NotCaptured(ProvenanceError, LookupError):
+    """Nothing is known of the rows that were asked for: their table was not captured, or not yet."""

@@ -15,6 +15,8 @@ from psycopg import capabilities
 from psycopg_pool import AsyncConnectionPool, ConnectionPool
 
 from provenance import drivers, tracking
+from provenance.capture import AsyncTables, Tables
+from provenance.changes import AsyncChangeRepository, ChangeRepository
 from provenance.errors import SchemaNotReady, TrailUnavailable
 from provenance.failures import stated
 from provenance.journal import AsyncJournal, Journal
@@ -30,7 +32,7 @@ from provenance.tracking.block import check_colour
 from provenance.translation import address_parts, not_pending, translated, unavailable
 from provenance.values import Redactor, to_json
 
-SCHEMA_VERSION = 1
+SCHEMA_VERSION = 2
 """The schema this version of the library writes."""
 
 DEFAULT_EXPIRY = timedelta(days=1)
@@ -90,10 +92,11 @@ class _Setup:
         )
 
 
-class Trail(_Setup):
+class Trail(_Setup, Tables):
     """Records and reads actions with blocking I/O.
 
-    ``trail.track_action`` is :class:`provenance.track_action` bound to this trail; ``trail.actions`` reads.
+    ``trail.track_action`` is :class:`provenance.track_action` bound to this trail; ``trail.actions`` and
+    ``trail.changes`` read.
 
     Args:
         pool: a :class:`psycopg_pool.ConnectionPool` of the application, which is never closed here, or an address (a
@@ -130,6 +133,7 @@ class Trail(_Setup):
             _address(journal) if journal else self.pool.conninfo, kwargs=None if journal else self.pool.kwargs
         )
         self.actions = ActionRepository(self._connection)
+        self.changes = ChangeRepository(self._connection)
         self.track_action = tracking.bound(self)
 
     def perform(self, step: Step) -> Any:
@@ -308,7 +312,7 @@ class Trail(_Setup):
         self.close()
 
 
-class AsyncTrail(_Setup):
+class AsyncTrail(_Setup, AsyncTables):
     """Records and reads actions with ``await``; see :class:`Trail`.
 
     Args:
@@ -345,6 +349,7 @@ class AsyncTrail(_Setup):
             _address(journal) if journal else self.pool.conninfo, kwargs=None if journal else self.pool.kwargs
         )
         self.actions = AsyncActionRepository(self._connection)
+        self.changes = AsyncChangeRepository(self._connection)
         self.track_action = tracking.bound(self)
 
     async def perform(self, step: Step) -> Any:

@@ -29,6 +29,13 @@ def unavailable(error: Exception, what: str) -> TrailUnavailable:
     )
 
 
+def sentence(error: psycopg.Error) -> str:
+    """Return what the server said and what it advised, as one sentence."""
+    said = error.diag.message_primary or type(error).__name__
+    advice = (error.diag.message_hint or "").rstrip(".")
+    return f"{said}; {advice[:1].lower()}{advice[1:]}" if advice else said
+
+
 def address_parts(address: str) -> dict[str, Any]:
     """Return what a conninfo string or URL consists of.
 

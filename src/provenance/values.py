@@ -244,6 +244,12 @@ class Redactor:
         # Keys may come from a stranger: the cache is bounded in their length too.
         return self._cached_rule(key) if len(key) <= _LONGEST_CACHED_KEY else self._rule(key)
 
+    @property
+    def suspicious(self) -> str:
+        """A regular expression for the letters of a key, in lower case: found in all that are hidden, and in some more."""
+        words = {*_SECRETS, *_SECRET_ENDINGS, *_SECRET_TAILS, *_SECRET_HEADS}
+        return "|".join(sorted(words | {"".join(_words(key)) for key in self.extra}))
+
 
 _DEEPEST = 32
 _HEAD = 1_000

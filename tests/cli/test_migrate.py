@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -38,10 +39,10 @@ def unused(provenance_dsn: str) -> None:
         connection.execute("DROP TABLE work")
 
 
-def _may(dsn: str, role: str, right: str) -> bool:
+def _may(dsn: str, role: str, right: str, table: str = "actions") -> bool:
     with psycopg.connect(dsn) as connection:
         [(allowed,)] = connection.execute(
-            "SELECT has_any_column_privilege(%s, 'provenance.actions', %s)", (role, right)
+            "SELECT has_any_column_privilege(%s, 'provenance.' || %s::text, %s)", (role, table, right)
         ).fetchall()
     return bool(allowed)
 
@@ -55,29 +56,41 @@ def test_up_applies_what_is_missing_once(run: Run, empty_dsn: str) -> None:
 
 def test_up_as_json(run_json: Callable[..., Any], empty_dsn: str) -> None:
     """The applied migrations are listed."""
-    assert {"applied": STEPS} == run_json("migrate", "up", dsn=empty_dsn)
+    assert {"applied": STEPS[:1]} == run_json("migrate", "up", "--to", "1", dsn=empty_dsn)
+    assert {"applied": STEPS[1:]} == run_json("migrate", "up", dsn=empty_dsn)
     assert {"applied": []} == run_json("migrate", "up", "--to", "1", dsn=empty_dsn)
 
 
-def test_up_passes_on_warnings_of_the_server(run: Run, provenance_dsn: str) -> None:
+# What writes a row of the tenth day of the next month into each table that has monthly partitions.
+EARLY = {
+    "actions": """
+        INSERT INTO provenance.actions
+               (id, root_id, action_type, concept, status, started_at, completed_at, duration_ms)
+        SELECT id, id, 'early', 'bird', 'completed', now(), now(), 0
+          FROM provenance.uuid_floor(date_trunc('month', now()) + interval '1 month 10 days') id""",
+    "row_changes": """
+        INSERT INTO provenance.row_changes
+               (seq, recorded_at, row_slot, ordinal, table_id, shape_id, operation, row_key)
+        VALUES (1, date_trunc('month', now()) + interval '1 month 10 days', 1, 1, 1, 1, 'insert', '1')""",
+}
+
+
+@pytest.mark.parametrize("table", EARLY)
+def test_up_passes_on_warnings_of_the_server(run: Run, provenance_dsn: str, table: str) -> None:
     """A month whose rows are already in the default partition gets none; the operator hears of it."""
     with psycopg.connect(provenance_dsn, autocommit=True) as connection:
         [(partition, month)] = connection.execute(
-            """SELECT 'actions_' || to_char(at, 'YYYY_MM'), to_char(at, 'YYYY-MM')
-                 FROM (SELECT date_trunc('month', now() AT TIME ZONE 'UTC') + interval '1 month' AS at) next"""
+            """SELECT %s::text || to_char(at, '_YYYY_MM'), to_char(at, 'YYYY-MM')
+                 FROM (SELECT date_trunc('month', now() AT TIME ZONE 'UTC') + interval '1 month' AS at) next""",
+            (table,),
         ).fetchall()
         connection.execute(sql.SQL("DROP TABLE provenance.{}").format(sql.Identifier(partition)))
-        connection.execute(
-            """INSERT INTO provenance.actions
-                      (id, root_id, action_type, concept, status, started_at, completed_at, duration_ms)
-               SELECT id, id, 'early', 'bird', 'completed', now(), now(), 0
-                 FROM provenance.uuid_floor(date_trunc('month', now()) + interval '1 month 10 days') id"""
-        )
+        connection.execute(EARLY[table].encode())
     result = run("migrate", "up")
     assert (
         0,
         "nothing to apply\n",
-        f"Warning: no partition for {month}: actions_default already holds rows of that month\n",
+        f"Warning: no partition for {month}: {table}_default already holds rows of that month\n",
     ) == (result.exit_code, result.stdout, result.stderr)
 
 
@@ -117,6 +130,15 @@ def test_down_as_json(run_json: Callable[..., Any], unused: None) -> None:
     assert {"reverted": []} == run_json("migrate", "down", "--to", "0")
 
 
+def test_down_to_a_version(run: Run, unused: None) -> None:
+    """Only what is above it is taken back, and counted when asking."""
+    result = run("migrate", "down", "--to", "1", answer="y\n")
+    assert (0, [f"took back {name}" for name in reversed(NAMES[1:])]) == (result.exit_code, result.stdout.splitlines())
+    assert f"This takes back {len(NAMES) - 1} migration(s), down to version 1. " in result.stderr
+    again = run("migrate", "down", "--to", "1")
+    assert (0, "nothing to take back\n", "") == (again.exit_code, again.stdout, again.stderr)
+
+
 def test_down_that_fails_is_one_sentence(run: Run, provenance_dsn: str, unused: None) -> None:
     """What somebody else put into the schema is not dropped with it."""
     with psycopg.connect(provenance_dsn, autocommit=True) as connection:
@@ -154,13 +176,17 @@ def test_status_before_the_first_migration(run: Run, empty_dsn: str) -> None:
 
 
 @pytest.mark.parametrize("options", [[], ["--json"]])
-def test_status_of_an_edited_migration(run: Run, provenance_dsn: str, options: list[str]) -> None:
+@pytest.mark.parametrize("version", [step["version"] for step in STEPS])
+def test_status_of_an_edited_migration(run: Run, provenance_dsn: str, options: list[str], version: int) -> None:
     """A ledger that does not fit the library is code 1."""
     with psycopg.connect(provenance_dsn, autocommit=True) as connection:
-        connection.execute("UPDATE provenance.migrations SET checksum = 'other' WHERE version = 1")
+        connection.execute("UPDATE provenance.migrations SET checksum = 'other' WHERE version = %s", (version,))
     result = run("migrate", "status", *options)
     assert 1 == result.exit_code
-    assert "migration 0001 (actions) is not the one that was applied" in result.stdout
+    name = STEPS[version - 1]["name"]
+    assert [f"migration {version:04} ({name}) is not the one that was applied"] == re.findall(
+        r"migration \d+ \(\w+\) is not the one that was applied", result.stdout
+    )
 
 
 def test_verify_finds_nothing(run: Run, run_json: Callable[..., Any]) -> None:
@@ -189,11 +215,12 @@ def test_verify_as_json(run: Run, provenance_dsn: str) -> None:
     """Each difference says what was expected and what was found."""
     with psycopg.connect(provenance_dsn, autocommit=True) as connection:
         connection.execute("ALTER TABLE provenance.actions ADD COLUMN extra text")
+        connection.execute("ALTER TABLE provenance.row_changes ADD COLUMN extra text")
     result = run("migrate", "verify", "--json")
     assert 1 == result.exit_code
-    assert {"kind": "column", "name": "actions.extra", "expected": None, "found": "text"} in json.loads(result.stdout)[
-        "differences"
-    ]
+    differences = json.loads(result.stdout)["differences"]
+    for table in ("actions", "row_changes"):
+        assert {"kind": "column", "name": f"{table}.extra", "expected": None, "found": "text"} in differences
 
 
 def test_verify_without_the_schema(run: Run, empty_dsn: str) -> None:
@@ -207,17 +234,20 @@ def test_verify_without_the_schema(run: Run, empty_dsn: str) -> None:
 
 
 def test_grant_to_a_writer(run: Run, provenance_dsn: str, role: str) -> None:
-    """A writer may insert and not read."""
+    """A writer may insert and not read; row changes it may not even insert: the triggers do, with rights of their own."""
     result = run("migrate", "grant", "--writer", role)
     assert (0, f"{role} may record actions\n") == (result.exit_code, result.stdout)
     assert (True, False) == (_may(provenance_dsn, role, "INSERT"), _may(provenance_dsn, role, "SELECT"))
+    for table in ("row_changes", "row_shapes", "captured_tables"):
+        assert [False, False] == [_may(provenance_dsn, role, right, table) for right in ("INSERT", "SELECT")]
 
 
 def test_grant_to_a_reader(run: Run, provenance_dsn: str, role: str) -> None:
     """A reader may read and not insert."""
     result = run("migrate", "grant", "--reader", role)
     assert (0, f"{role} may read the trail\n") == (result.exit_code, result.stdout)
-    assert (False, True) == (_may(provenance_dsn, role, "INSERT"), _may(provenance_dsn, role, "SELECT"))
+    for table in ("actions", "row_changes", "row_shapes", "captured_tables"):
+        assert [False, True] == [_may(provenance_dsn, role, right, table) for right in ("INSERT", "SELECT")]
 
 
 def test_grant_as_json(run_json: Callable[..., Any], role: str) -> None:

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import re
 import secrets
 from collections.abc import Callable, Iterator
 from datetime import UTC, datetime, timedelta
 from typing import Any, Literal
+from unittest.mock import ANY
 from uuid import UUID
 
 import psycopg
@@ -261,6 +263,54 @@ VALUES = "provenance.uuid_v7(), provenance.uuid_v7(), 'a', 'c', 'completed', now
 BEGUN = "id, root_id, action_type, concept, started_at"
 BEGUN_VALUES = "provenance.uuid_v7(), provenance.uuid_v7(), 'a', 'c', now()"
 
+CHANGE = "seq, recorded_at, row_slot, ordinal, table_id, shape_id, operation, row_key"
+CHANGE_VALUES = "1, now(), 1, 1, 1, 1, 'insert', '1'"
+# Settings of a captured table. As a value, and not from the table: that one may not read the table must not be what refuses
+# a call of a function.
+SETTINGS = json.dumps(
+    {
+        "id": 1,
+        "table_name": "public.work",
+        "key_columns": ["id"],
+        "excluded": [],
+        "masked": [],
+        "suspicious": "secret",
+        "max_bytes": 1000,
+    }
+)
+
+# Calls of what grant_reader() grants; {row} stands for the settings of the captured table. That these are all of the granted
+# functions is checked below.
+CALLS_OF_A_READER = [
+    "SELECT provenance.row_values('(1,\"a b\",)')",
+    "SELECT provenance.captures_of('work', 'public.work')",
+    "SELECT * FROM provenance.rows_as_of('work', 'public.work', now())",
+    "SELECT provenance.captured_id('work'::regclass)",
+    "SELECT provenance.qualified_name('work'::regclass)",
+    "SELECT * FROM provenance.captured_columns({row}, 'work'::regclass)",
+    "SELECT provenance.row_fields({row}, 'work'::regclass)",
+    "SELECT provenance.row_slot(1, '1')",
+    "SELECT provenance.column_sql('work', 1, 'id')",
+    "SELECT provenance.row_sql({row}, 'work'::regclass, 'work')",
+    "SELECT provenance.key_sql({row}, 'work'::regclass, 'work')",
+    "SELECT provenance.key_digest('1')",
+    "SELECT provenance.coverage()",
+]
+CALLS_OF_NOBODY = [
+    "SELECT provenance.capture_table('work')",
+    "SELECT provenance.release_table('work')",
+    "SELECT provenance.adopt_table('work')",
+    "SELECT provenance.shape_id({row}, 'work'::regclass)",
+    "SELECT provenance.tenant_of('00000000-0000-0000-0000-000000000001')",
+    "SELECT provenance.record_truncate(1, 'work'::regclass, 1, now(), NULL, '')",
+    "SELECT provenance.change_sql({row}, 'work'::regclass, 1, 'insert', '{{}}', NULL, NULL)",
+    "SELECT provenance.check_table('work'::regclass, 'captured')",
+    "SELECT nextval('provenance.row_changes_number')",
+    "SELECT setval('provenance.row_changes_number', 1)",
+    "SELECT last_value FROM provenance.row_changes_number",
+    "SELECT nextval('provenance.captured_tables_id_seq')",
+]
+
 FORBIDDEN = [
     # Reading.
     "SELECT id FROM provenance.actions",
@@ -272,6 +322,13 @@ FORBIDDEN = [
     "TABLE provenance.{month}",
     "COPY provenance.actions TO STDOUT",
     "INSERT INTO provenance.actions ({columns}) VALUES ({values}) RETURNING id",
+    "SELECT seq FROM provenance.row_changes",
+    "SELECT FROM provenance.row_changes",
+    "SELECT new_row FROM provenance.row_changes_default",
+    "TABLE provenance.{changes}",
+    "SELECT fields FROM provenance.row_shapes",
+    "SELECT table_name FROM provenance.captured_tables",
+    "COPY provenance.row_changes TO STDOUT",
     # Changing.
     "UPDATE provenance.actions SET status = 'failed'",
     "UPDATE provenance.{month} SET status = 'failed'",
@@ -284,6 +341,18 @@ FORBIDDEN = [
     "TRUNCATE provenance.{month}",
     "MERGE INTO provenance.actions USING (SELECT 1) s ON true WHEN MATCHED THEN DELETE",
     "INSERT INTO provenance.actions ({columns}) VALUES ({values}) ON CONFLICT (id) DO UPDATE SET status = 'failed'",
+    "UPDATE provenance.row_changes SET new_row = NULL",
+    "UPDATE provenance.{changes} SET action_id = NULL",
+    "UPDATE provenance.row_shapes SET fields = '[]'",
+    "UPDATE provenance.captured_tables SET masked = '{{}}'",
+    "DELETE FROM provenance.row_changes",
+    "DELETE FROM provenance.row_shapes",
+    "DELETE FROM provenance.captured_tables",
+    "TRUNCATE provenance.row_changes",
+    "TRUNCATE provenance.{changes}",
+    "TRUNCATE provenance.row_shapes",
+    "TRUNCATE provenance.captured_tables",
+    "MERGE INTO provenance.row_changes USING (SELECT 1) s ON true WHEN MATCHED THEN DELETE",
     # Saying what is the database's word.
     "INSERT INTO provenance.actions ({columns}, recorded_at) VALUES ({values}, '1999-01-01')",
     "INSERT INTO provenance.actions ({columns}, xid) VALUES ({values}, '1'::xid8)",
@@ -291,7 +360,35 @@ FORBIDDEN = [
     "INSERT INTO provenance.action_intents ({begun}, recorded_at) VALUES ({begun_values}, '1999-01-01')",
     "INSERT INTO provenance.action_intents ({begun}, db_user) VALUES ({begun_values}, 'somebody else')",
     "INSERT INTO provenance.migrations (version, name, checksum) VALUES (2, 'n', 'c')",
+    # Saying what only triggers say.
+    "INSERT INTO provenance.row_changes ({change}) VALUES ({change_values})",
+    "INSERT INTO provenance.row_shapes (table_id, fields) VALUES (1, '[]')",
+    "INSERT INTO provenance.captured_tables (table_name) VALUES ('public.work')",
+    "COPY provenance.row_changes FROM STDIN",
     # Going around the front door.
+    "INSERT INTO provenance.{changes} ({change}) VALUES ({change_values})",
+    "INSERT INTO provenance.row_changes_default ({change}) VALUES ({change_values})",
+    "ALTER TABLE provenance.row_changes DISABLE TRIGGER refuse_change",
+    "ALTER TABLE provenance.row_changes DETACH PARTITION provenance.{changes}",
+    "ALTER SEQUENCE provenance.row_changes_number RESTART",
+    "DROP TABLE provenance.row_changes",
+    "DROP TRIGGER refuse_change ON provenance.row_changes",
+    "CREATE TABLE mine PARTITION OF provenance.row_changes FOR VALUES FROM ('1999-01-01') TO ('1999-02-01')",
+    "CREATE RULE swallow AS ON INSERT TO provenance.row_changes DO INSTEAD NOTHING",
+    "DROP FUNCTION provenance.capture_1() CASCADE",
+    "ALTER TABLE work DISABLE TRIGGER provenance_capture_insert",
+    "DROP TRIGGER provenance_capture_insert ON work",
+    # Triggers that speak with the rights of the owner, on a table of one's own.
+    *(
+        "CREATE TABLE mine (id integer PRIMARY KEY, created_by_action_id uuid, updated_by_action_id uuid); "
+        f"CREATE TRIGGER mine BEFORE INSERT ON mine FOR EACH ROW EXECUTE FUNCTION provenance.{function}()"
+        for function in ("stamp_insert", "stamp_update", "require_action", "touch", "refuse_change")
+    ),
+    (
+        "CREATE TABLE mine (id integer PRIMARY KEY, secret text, action_id uuid); "
+        "CREATE TRIGGER mine AFTER INSERT ON mine REFERENCING NEW TABLE AS new_rows "
+        "FOR EACH STATEMENT EXECUTE FUNCTION provenance.capture_1()"
+    ),
     "INSERT INTO provenance.{month} ({columns}) VALUES ({values})",
     "INSERT INTO provenance.actions_default ({columns}) VALUES ({values})",
     "COPY provenance.actions FROM STDIN",
@@ -311,12 +408,18 @@ FORBIDDEN = [
     "SELECT provenance.grant_writer(current_user)",
     "SELECT provenance.grant_reader(current_user)",
     "GRANT SELECT ON provenance.actions TO CURRENT_USER",
+    "GRANT SELECT ON provenance.row_changes TO CURRENT_USER",
+    *CALLS_OF_A_READER,
+    *CALLS_OF_NOBODY,
 ]
 
 
 @pytest.fixture(scope="module")
 def shared(provenance_server: str, provenance_template: str) -> Iterator[dict[str, str]]:
-    """Yield the addresses of a writer and a reader in a database that holds one ended and one pending action."""
+    """Yield the addresses of a writer, a reader and the owner in a database that holds one ended and one pending action.
+
+    Row changes of the table work are captured: one row, written in the ended action.
+    """
     database = f"provenance_test_{secrets.token_hex(8)}"
     roles = {rights: f"provenance_{rights}_{secrets.token_hex(8)}" for rights in ("writer", "reader")}
     with psycopg.connect(provenance_server, autocommit=True) as admin:
@@ -331,9 +434,18 @@ def shared(provenance_server: str, provenance_template: str) -> Iterator[dict[st
                 own.execute(sql.SQL("CREATE ROLE {} LOGIN").format(sql.Identifier(role)))
                 own.execute(f"SELECT provenance.grant_{rights}(%s)".encode(), (role,))
                 own.execute(sql.SQL("GRANT CREATE ON SCHEMA public TO {}").format(sql.Identifier(role)))
-            own.execute("SELECT provenance.complete_action(provenance.record_action('ended', 'c'))")
+            for role in roles.values():
+                own.execute(sql.SQL("GRANT SELECT, INSERT ON work TO {}").format(sql.Identifier(role)))
+            assert own.execute("SELECT provenance.capture_table('work', masked => '{secret}')").fetchone() == (1,)
+            with own.transaction():
+                own.execute("SELECT provenance.record_action('ended', 'c')")
+                own.execute("INSERT INTO work (id, secret) VALUES (1, 's')")
+                own.execute("SELECT provenance.complete_action(provenance.current_action_id())")
             own.execute("SELECT provenance.record_action('pending', 'c')")
-        yield {rights: conninfo.make_conninfo(address, user=role) for rights, role in roles.items()}
+        yield {
+            "owner": address,
+            **{rights: conninfo.make_conninfo(address, user=role) for rights, role in roles.items()},
+        }
         admin.execute(sql.SQL("DROP DATABASE {} WITH (FORCE)").format(sql.Identifier(database)))
         for role in roles.values():
             admin.execute(sql.SQL("DROP ROLE {}").format(sql.Identifier(role)))
@@ -346,9 +458,19 @@ def refused(address: str, statement: str) -> None:
 
 
 def spelled(statement: str) -> bytes:
-    """Return the statement with its columns, values and the partition of this month."""
-    month = f"actions_{datetime.now(UTC):%Y_%m}"
-    text = statement.format(columns=COLUMNS, values=VALUES, begun=BEGUN, begun_values=BEGUN_VALUES, month=month)
+    """Return the statement with its columns, values and the partitions of this month."""
+    month = f"{datetime.now(UTC):%Y_%m}"
+    text = statement.format(
+        columns=COLUMNS,
+        values=VALUES,
+        begun=BEGUN,
+        begun_values=BEGUN_VALUES,
+        change=CHANGE,
+        change_values=CHANGE_VALUES,
+        row=f"json_populate_record(NULL::provenance.captured_tables, '{SETTINGS}')",
+        month=f"actions_{month}",
+        changes=f"row_changes_{month}",
+    )
     return text.encode()
 
 
@@ -367,6 +489,31 @@ def test_a_writer_may_insert_what_it_vouches_for(shared: dict[str, str]) -> None
         ):
             session.execute(spelled(statement))
         session.rollback()
+
+
+@pytest.mark.parametrize("statement", [statement for statement in FORBIDDEN if "({change})" in statement])
+def test_only_the_right_is_missing_to_forge_a_change(shared: dict[str, str], statement: str) -> None:
+    """The owner of the schema could, so nothing else is wrong with these statements."""
+    with psycopg.connect(shared["owner"]) as session:
+        # A row of this month is not for the default partition; where it belongs is looked at after who may say it.
+        early = spelled(statement).replace(b"now()", b"'1999-01-01'") if "_default" in statement else spelled(statement)
+        session.execute(early)
+        session.rollback()
+
+
+def test_what_a_writer_writes_is_captured(shared: dict[str, str]) -> None:
+    """The trigger has the right to say it that the writer does not have, and says who it was."""
+    role = conninfo.conninfo_to_dict(shared["writer"])["user"]
+    with psycopg.connect(shared["owner"]) as session:
+        session.execute(sql.SQL("SET SESSION AUTHORIZATION {}").format(sql.Identifier(str(role))))
+        (action_id,) = session.execute("SELECT provenance.record_action('write', 'c')").fetchone() or (None,)
+        session.execute("INSERT INTO work (id) VALUES (2)")
+        session.execute("RESET SESSION AUTHORIZATION")
+        found = session.execute(
+            "SELECT operation, action_id, db_user FROM provenance.row_changes WHERE row_key = '2'"
+        ).fetchall()
+        session.rollback()
+    assert found == [("insert", action_id, role)]
 
 
 def test_a_writer_cannot_drop_evidence_of_what_has_no_outcome(shared: dict[str, str]) -> None:
@@ -398,8 +545,52 @@ def test_a_reader_reads(shared: dict[str, str]) -> None:
         assert [link.action.id for link in trail.actions.ancestors(ended.id)] == [ended.id]
 
 
+def test_a_reader_reads_row_changes(shared: dict[str, str]) -> None:
+    """What was written, what its fields are, and which tables are captured; masked values are nowhere."""
+    with psycopg.connect(shared["reader"]) as session:
+        assert session.execute(
+            "SELECT c.table_name, r.operation, r.row_key, provenance.row_values(r.new_row), s.fields::jsonb -> 1 "
+            "FROM provenance.row_changes r JOIN provenance.captured_tables c ON c.id = r.table_id "
+            "JOIN provenance.row_shapes s ON s.id = r.shape_id "
+            "JOIN provenance.action_log a ON a.id = r.action_id AND a.action_type = 'ended'"
+        ).fetchone() == ("public.work", "insert", "1", ["1", ANY], ["secret", "text", True])
+        assert session.execute(
+            "SELECT row_key FROM provenance.rows_as_of('work', 'public.work', clock_timestamp(), '1')"
+        ).fetchall() == [("1",)]
+
+
+@pytest.mark.parametrize("statement", CALLS_OF_A_READER)
+def test_a_reader_may_call_what_reading_needs(shared: dict[str, str], statement: str) -> None:
+    """What is refused to a writer is refused for the right alone."""
+    with psycopg.connect(shared["reader"], autocommit=True) as session:
+        assert session.execute(spelled(statement)).fetchone() is not None
+
+
+def test_a_reader_may_call_nothing_that_writes(shared: dict[str, str]) -> None:
+    """Whatever functions are granted to it, they neither change anything nor run with the rights of the owner."""
+    with psycopg.connect(shared["reader"]) as session:
+        granted = session.execute(
+            """SELECT proname, provolatile = 'v', prosecdef FROM pg_proc
+                WHERE pronamespace = 'provenance'::regnamespace AND has_function_privilege(oid, 'EXECUTE')"""
+        ).fetchall()
+    assert {(writes, borrowed) for _, writes, borrowed in granted} == {(False, False)}
+    # All that are called above are among them; one that is granted and not called has no example there yet.
+    assert {row[0] for row in granted} == {re.findall(r"provenance\.(\w+)\(", call)[0] for call in CALLS_OF_A_READER}
+
+
+def test_a_reader_needs_the_right_to_a_table_to_read_what_is_in_it_now(shared: dict[str, str]) -> None:
+    """What was in it is in the trail; a row that has not changed since is read from the table, with the reader's rights."""
+    role = sql.Identifier(str(conninfo.conninfo_to_dict(shared["reader"])["user"]))
+    with psycopg.connect(shared["owner"], autocommit=True) as own:
+        own.execute(sql.SQL("REVOKE SELECT ON work FROM {}").format(role))
+        try:
+            refused(shared["reader"], "SELECT * FROM provenance.rows_as_of('work', 'public.work', now())")
+        finally:
+            own.execute(sql.SQL("GRANT SELECT ON work TO {}").format(role))
+
+
 # What a reader may do; and of a GRANT without the right to it, Postgres only warns whoever has any right there.
-READING = ("SELECT", "TABLE", "COPY provenance.actions TO", "GRANT")
+READING = ("SELECT", "TABLE", "COPY provenance.actions TO", "COPY provenance.row_changes TO", "GRANT")
 
 
 @pytest.mark.parametrize(
@@ -411,6 +602,7 @@ READING = ("SELECT", "TABLE", "COPY provenance.actions TO", "GRANT")
         "SELECT provenance.record_action('a', 'c')",
         "SELECT provenance.complete_action('00000000-0000-0000-0000-000000000001')",
         "SELECT provenance.grant_writer(current_user)",
+        *CALLS_OF_NOBODY,
         "INSERT INTO provenance.actions ({columns}) VALUES ({values})",
         "INSERT INTO provenance.action_intents ({begun}) VALUES ({begun_values})",
     ],

@@ -22,6 +22,7 @@ from psycopg.rows import dict_row
 from provenance import schema
 from provenance.errors import MigrationError
 from provenance.schema import Migration, known_migrations, runner
+from provenance.trail import SCHEMA_VERSION
 
 Connection = psycopg.Connection[Any]
 
@@ -78,11 +79,12 @@ def schema_exists(connection: Connection) -> bool:
 
 
 ORIGINAL = known_migrations()
-SECOND = Migration(
-    version=len(ORIGINAL) + 1,
-    name="second",
-    up="CREATE TABLE provenance.second (id integer)",
-    down="DROP TABLE provenance.second",
+LATEST = len(ORIGINAL)
+ADDED = Migration(
+    version=LATEST + 1,
+    name="added",
+    up="CREATE TABLE provenance.added (id integer)",
+    down="DROP TABLE provenance.added",
 )
 
 
@@ -108,12 +110,12 @@ def test_migrations_are_numbered_without_gaps() -> None:
 def test_the_checksum_covers_both_directions() -> None:
     """A migration whose way back was edited is not the one that was released; the border between the two counts."""
     changed = [
-        attrs.evolve(SECOND, up=SECOND.up + " "),
-        attrs.evolve(SECOND, down=SECOND.down + " "),
-        attrs.evolve(SECOND, up=SECOND.up + SECOND.down[0], down=SECOND.down[1:]),
+        attrs.evolve(ADDED, up=ADDED.up + " "),
+        attrs.evolve(ADDED, down=ADDED.down + " "),
+        attrs.evolve(ADDED, up=ADDED.up + ADDED.down[0], down=ADDED.down[1:]),
     ]
-    assert len({SECOND.checksum, *(migration.checksum for migration in changed)}) == 4
-    assert attrs.evolve(SECOND, name="renamed").checksum == SECOND.checksum
+    assert len({ADDED.checksum, *(migration.checksum for migration in changed)}) == 4
+    assert attrs.evolve(ADDED, name="renamed").checksum == ADDED.checksum
 
 
 # --- Up, down, status ------------------------------------------------------------------------------------------------
@@ -123,12 +125,22 @@ def test_up_applies_everything_and_says_so(connection: Connection) -> None:
     """The migrations that were applied are returned, and the ledger knows who did it and when."""
     started = datetime.now(UTC)
     assert schema.up(connection) == list(ORIGINAL)
-    (state,) = schema.status(connection)
-    assert (state.version, state.name, state.problem) == (1, "actions", None)
-    assert state.applied_by == scalar(connection, "SELECT session_user::text")
-    assert state.applied_at is not None
-    assert abs(state.applied_at - started).total_seconds() < 60
+    states = schema.status(connection)
+    assert [(state.version, state.name, state.problem) for state in states] == [
+        (1, "actions", None),
+        (2, "row_changes", None),
+    ]
+    for state in states:
+        assert state.applied_by == scalar(connection, "SELECT session_user::text")
+        assert state.applied_at is not None
+        assert abs(state.applied_at - started).total_seconds() < 60
     assert schema.verify(connection) == []
+
+
+def test_the_last_migration_makes_the_schema_that_the_library_writes(connection: Connection) -> None:
+    """The version that the database says, the one that the library asks for and the number of steps are one."""
+    schema.up(connection)
+    assert scalar(connection, "SELECT provenance.schema_version()") == SCHEMA_VERSION == LATEST
 
 
 def test_up_twice_applies_nothing_the_second_time(connection: Connection) -> None:
@@ -139,11 +151,13 @@ def test_up_twice_applies_nothing_the_second_time(connection: Connection) -> Non
     assert schema.status(connection) == before
 
 
-def test_up_makes_the_partitions_of_the_coming_months(connection: Connection) -> None:
+@pytest.mark.parametrize("table", ["actions", "row_changes"])
+def test_up_makes_the_partitions_of_the_coming_months(connection: Connection, table: str) -> None:
     """This month and six more, also when all migrations were applied long ago."""
     schema.up(connection)
     query = (
-        "SELECT array_agg(relname::text ORDER BY relname) FROM pg_class WHERE relname ~ '^actions_[0-9]{4}_[0-9]{2}$'"
+        "SELECT array_agg(relname::text ORDER BY relname) FROM pg_class "
+        f"WHERE relkind = 'r' AND relname ~ '^{table}_[0-9]{{4}}_[0-9]{{2}}$'"  # noqa: S608 - one of two
     )
     made = scalar(connection, query)
     assert len(made) == 7
@@ -154,37 +168,38 @@ def test_up_makes_the_partitions_of_the_coming_months(connection: Connection) ->
 
 def test_status_of_an_empty_database(connection: Connection) -> None:
     """Known migrations show as not applied, and looking creates nothing."""
-    (state,) = schema.status(connection)
-    assert (state.version, state.name, state.applied_at, state.applied_by, state.problem) == (
-        1,
-        "actions",
-        None,
-        None,
-        None,
-    )
+    assert [
+        (state.version, state.name, state.applied_at, state.applied_by, state.problem)
+        for state in schema.status(connection)
+    ] == [(1, "actions", None, None, None), (2, "row_changes", None, None, None)]
     assert not schema_exists(connection)
 
 
 def test_up_to_a_version(connection: Connection, also_known: Callable[..., None]) -> None:
     """What lies above the named version is left alone."""
-    also_known(SECOND)
+    also_known(ADDED)
     assert schema.up(connection, to=0) == []
     assert not schema_exists(connection)
-    assert schema.up(connection, to=1) == list(ORIGINAL)
-    assert [state.applied_at is not None for state in schema.status(connection)] == [True, False]
-    assert schema.up(connection) == [SECOND]
+    assert schema.up(connection, to=1) == [ORIGINAL[0]]
+    assert [state.applied_at is not None for state in schema.status(connection)] == [True, *[False] * LATEST]
+    assert schema.up(connection, to=LATEST) == list(ORIGINAL[1:])
+    assert [state.applied_at is not None for state in schema.status(connection)] == [*[True] * LATEST, False]
+    assert schema.up(connection) == [ADDED]
 
 
 def test_down_to_a_version(connection: Connection, also_known: Callable[..., None]) -> None:
     """Only what lies above the named version is taken back, and it can be applied again."""
-    also_known(SECOND)
+    also_known(ADDED)
     schema.up(connection)
-    assert schema.down(connection, to=1) == [SECOND]
-    assert scalar(connection, "SELECT to_regclass('provenance.second')") is None
+    assert schema.down(connection, to=LATEST) == [ADDED]
+    assert scalar(connection, "SELECT to_regclass('provenance.added')") is None
     assert schema.verify(connection) == []
-    assert schema.down(connection, to=1) == []
-    assert schema.up(connection) == [SECOND]
-    assert schema.down(connection, to=0) == [SECOND, *reversed(ORIGINAL)]
+    assert schema.down(connection, to=LATEST) == []
+    assert schema.up(connection) == [ADDED]
+    assert schema.down(connection, to=1) == [ADDED, *reversed(ORIGINAL[1:])]
+    assert [state.applied_at is not None for state in schema.status(connection)] == [True, *[False] * LATEST]
+    assert schema.up(connection) == [*ORIGINAL[1:], ADDED]
+    assert schema.down(connection, to=0) == [ADDED, *reversed(ORIGINAL)]
     assert not schema_exists(connection)
 
 
@@ -206,20 +221,51 @@ _SNAPSHOT = """
     ORDER BY 1, 2, 3"""
 
 
+# Everything that one does with a captured table in its life, up to its release; and triggers that are all dropped again.
+_CAPTURING = """
+    SELECT provenance.capture_table('work');
+    INSERT INTO work (id) VALUES (1), (2);
+    SELECT provenance.adopt_table('work');
+    UPDATE work SET id = 3 WHERE id = 1;
+    DELETE FROM work;
+    SELECT provenance.release_table('work');
+    CREATE TRIGGER required BEFORE INSERT ON work FOR EACH STATEMENT EXECUTE FUNCTION provenance.require_action();
+    DROP TRIGGER required ON work"""
+
+
 def test_down_to_nothing_leaves_the_database_as_it_was(connection: Connection) -> None:
-    """After recording, granting and taking back, the catalogues hold exactly what they held before."""
+    """After recording, capturing, granting and taking back, the catalogues hold exactly what they held before."""
     connection.execute("CREATE TABLE work (id integer PRIMARY KEY)")
     before = connection.execute(_SNAPSHOT).fetchall()
     schema.up(connection)
+    connection.execute(_CAPTURING)
+    assert scalar(connection, "SELECT count(*) FROM provenance.row_changes") == 5
     connection.execute("SELECT provenance.complete_action(provenance.record_action('a', 'c'))")
     connection.execute("SELECT provenance.record_action('left open', 'c')")
     connection.execute("SELECT provenance.ensure_partitions(14)")
     connection.execute("SELECT provenance.grant_reader('pg_monitor'), provenance.grant_writer('pg_monitor')")
     assert connection.execute(_SNAPSHOT).fetchall() != before
-    assert schema.down(connection, to=0) == list(ORIGINAL)
+    assert schema.down(connection, to=0) == list(reversed(ORIGINAL))
     assert connection.execute(_SNAPSHOT).fetchall() == before
     assert schema.down(connection, to=0) == []
-    assert [state.applied_at for state in schema.status(connection)] == [None]
+    assert [state.applied_at for state in schema.status(connection)] == [None] * LATEST
+
+
+@pytest.mark.parametrize("version", range(1, LATEST + 1))
+def test_down_by_one_leaves_what_the_steps_before_made(connection: Connection, version: int) -> None:
+    """Each step takes back all that is its own, and puts back what it replaced."""
+    # A function that is parsed when it is made has no source; its definition tells what it does.
+    definitions = """
+        SELECT p.oid::regprocedure::text, pg_get_functiondef(p.oid), p.proacl::text FROM pg_proc p
+         WHERE p.pronamespace = to_regnamespace('provenance') ORDER BY 1"""
+    connection.execute("CREATE TABLE work (id integer PRIMARY KEY)")
+    schema.up(connection, to=version - 1)
+    before = [connection.execute(query).fetchall() for query in (_SNAPSHOT, definitions)]
+    schema.up(connection, to=version)
+    if version >= 2:
+        connection.execute(_CAPTURING)
+    assert schema.down(connection, to=version - 1) == [ORIGINAL[version - 1]]
+    assert [connection.execute(query).fetchall() for query in (_SNAPSHOT, definitions)] == before
 
 
 def test_down_and_up_again(connection: Connection) -> None:
@@ -227,34 +273,102 @@ def test_down_and_up_again(connection: Connection) -> None:
     for _ in range(2):
         assert schema.up(connection) == list(ORIGINAL)
         assert schema.verify(connection) == []
-        assert schema.down(connection, to=0) == list(ORIGINAL)
+        assert schema.down(connection, to=0) == list(reversed(ORIGINAL))
+
+
+_STAMPED = "CREATE TABLE work (id integer PRIMARY KEY, created_by_action_id uuid, updated_by_action_id uuid); "
 
 
 @pytest.mark.parametrize(
-    ("foreign", "obstacle"),
+    ("version", "foreign", "obstacle"),
     [
-        ("CREATE TABLE provenance.somebody_elses (id integer)", "schema provenance because other objects depend on it"),
         (
+            1,
+            "CREATE TABLE provenance.somebody_elses (id integer)",
+            "schema provenance because other objects depend on it",
+        ),
+        (
+            1,
             "CREATE TABLE work (id uuid DEFAULT provenance.current_action_id())",
             "desired object(s) because other objects depend on them",
         ),
         (
+            1,
             "CREATE VIEW mine AS SELECT id FROM provenance.action_log",
             "view provenance.action_log because other objects depend on it",
         ),
+        (
+            2,
+            "CREATE VIEW mine AS SELECT seq FROM provenance.row_changes",
+            "desired object(s) because other objects depend on them",
+        ),
+        (
+            2,
+            "CREATE TABLE work (id bigint DEFAULT nextval('provenance.row_changes_number'))",
+            "sequence provenance.row_changes_number because other objects depend on it",
+        ),
+        *(
+            (
+                2,
+                f"{_STAMPED} CREATE TRIGGER mine {when} ON work {each} EXECUTE FUNCTION provenance.{function}()",
+                "desired object(s) because other objects depend on them",
+            )
+            for function, when, each in (
+                ("stamp_insert", "BEFORE INSERT", "FOR EACH ROW"),
+                ("stamp_update", "BEFORE UPDATE", "FOR EACH ROW"),
+                ("touch", "BEFORE UPDATE", "FOR EACH ROW"),
+                ("require_action", "BEFORE INSERT", "FOR EACH STATEMENT"),
+            )
+        ),
     ],
 )
-def test_down_does_not_take_what_is_not_its_own(connection: Connection, foreign: str, obstacle: str) -> None:
-    """Whatever else lives in the schema, or stands on it, stops the removal, and nothing has changed."""
+def test_down_does_not_take_what_is_not_its_own(
+    connection: Connection, version: int, foreign: str, obstacle: str
+) -> None:
+    """Whatever else lives in the schema, or stands on it, stops the removal; of the step that it stops all is left."""
     schema.up(connection)
+    # The steps after the one that is stopped are taken back, as far as one can go.
+    schema.down(connection, to=version)
     connection.execute(foreign.encode())
+    before = connection.execute(_SNAPSHOT).fetchall()
+    ledger = connection.execute("TABLE provenance.migrations").fetchall()
+    schema.up(connection)
+    for _ in range(2):
+        with pytest.raises(MigrationError) as caught:
+            schema.down(connection, to=0)
+        migration = ORIGINAL[version - 1]
+        assert str(caught.value) == (
+            f"taking back migration {version:04} ({migration.name}) failed and changed nothing: cannot drop {obstacle}"
+        )
+        assert connection.execute(_SNAPSHOT).fetchall() == before
+        assert connection.execute("TABLE provenance.migrations").fetchall() == ledger
+
+
+def test_down_does_not_stop_a_capture(connection: Connection) -> None:
+    """As long as a table is captured its trigger needs what would be dropped; nothing that was captured is lost."""
+    connection.execute("CREATE TABLE work (id integer PRIMARY KEY)")
+    schema.up(connection)
+    connection.execute("SELECT provenance.capture_table('work')")
+    connection.execute("INSERT INTO work (id) VALUES (1)")
     before = connection.execute(_SNAPSHOT).fetchall()
     with pytest.raises(MigrationError) as caught:
         schema.down(connection, to=0)
-    assert str(caught.value) == (
-        f"taking back migration 0001 (actions) failed and changed nothing: cannot drop {obstacle}"
-    )
+    assert str(caught.value).startswith("taking back migration 0002 (row_changes) failed and changed nothing: ")
     assert connection.execute(_SNAPSHOT).fetchall() == before
+    connection.execute("INSERT INTO work (id) VALUES (2)")
+    assert scalar(connection, "SELECT count(*) FROM provenance.row_changes") == 2
+    connection.execute("SELECT provenance.release_table('work')")
+    assert schema.down(connection, to=0) == list(reversed(ORIGINAL))
+
+
+def test_down_takes_what_captured_a_table_that_is_gone(connection: Connection) -> None:
+    """Nobody can release a table that was dropped, or that lost its trigger; its function is in nobody's way."""
+    connection.execute("CREATE TABLE work (id integer PRIMARY KEY)")
+    schema.up(connection)
+    connection.execute("SELECT provenance.capture_table('work')")
+    connection.execute("DROP TABLE work")
+    assert schema.down(connection, to=0) == list(reversed(ORIGINAL))
+    assert not schema_exists(connection)
 
 
 # --- Connections as they come ----------------------------------------------------------------------------------------
@@ -274,9 +388,9 @@ def test_a_connection_that_answers_dictionaries_will_do(empty_dsn: str) -> None:
     """The row factory is the application's business."""
     with psycopg.connect(empty_dsn, autocommit=True, row_factory=dict_row) as connection:
         assert schema.up(connection) == list(ORIGINAL)
-        assert [state.version for state in schema.status(connection)] == [1]
+        assert [state.version for state in schema.status(connection)] == [1, 2]
         assert schema.verify(connection) == []
-        assert schema.down(connection, to=0) == list(ORIGINAL)
+        assert schema.down(connection, to=0) == list(reversed(ORIGINAL))
 
 
 def test_an_open_transaction_is_refused(empty_dsn: str) -> None:
@@ -300,6 +414,9 @@ def test_a_hostile_search_path_does_not_matter(connection: Connection) -> None:
         CREATE FUNCTION evil.clock_timestamp() RETURNS timestamptz LANGUAGE sql AS 'SELECT ''1999-01-01''::timestamptz';
         CREATE FUNCTION evil.pg_current_xact_id() RETURNS xid8 LANGUAGE sql AS 'SELECT ''1''::xid8';
         CREATE FUNCTION evil.current_setting(text, boolean) RETURNS text LANGUAGE sql AS 'SELECT ''stolen''';
+        CREATE FUNCTION evil.hashtext(text) RETURNS integer LANGUAGE sql AS 'SELECT 1';
+        CREATE FUNCTION evil.same(bigint, bigint) RETURNS bigint LANGUAGE sql AS 'SELECT 1::bigint';
+        CREATE OPERATOR evil.| (FUNCTION = evil.same, LEFTARG = bigint, RIGHTARG = bigint);
         CREATE DOMAIN evil.text AS pg_catalog.text;
         CREATE TABLE evil.migrations (version integer);
         SET search_path = evil, pg_catalog""")
@@ -314,10 +431,10 @@ def test_an_ordinary_role_may_own_the_schema(connection: Connection, empty_dsn: 
         sql.Identifier(connection.info.dbname), sql.Identifier(role)))  # fmt: skip
     with psycopg.connect(conninfo.make_conninfo(empty_dsn, user=role), autocommit=True) as own:
         assert schema.up(own) == list(ORIGINAL)
-        assert [state.applied_by for state in schema.status(own)] == [role]
+        assert [state.applied_by for state in schema.status(own)] == [role] * LATEST
         assert schema.verify(own) == []
         assert schema.verify(connection) == []
-        assert schema.down(own, to=0) == list(ORIGINAL)
+        assert schema.down(own, to=0) == list(reversed(ORIGINAL))
 
 
 def test_a_role_without_rights(connection: Connection, empty_dsn: str, role: str) -> None:
@@ -343,19 +460,24 @@ def test_a_role_without_rights(connection: Connection, empty_dsn: str, role: str
 # --- What must not be built upon -------------------------------------------------------------------------------------
 
 
-def test_an_edited_migration_is_refused(connection: Connection) -> None:
-    """A text that is not the applied one stops both directions and shows in the status."""
+@pytest.mark.parametrize("edited", ORIGINAL, ids=lambda migration: migration.name)
+def test_an_edited_migration_is_refused(connection: Connection, edited: Migration) -> None:
+    """A text that is not the applied one, the first or the last, stops both directions and shows in the status."""
     schema.up(connection)
-    connection.execute("UPDATE provenance.migrations SET checksum = 'other'")
+    connection.execute("UPDATE provenance.migrations SET checksum = 'other' WHERE version = %s", (edited.version,))
     problem = (
-        "migration 0001 (actions) is not the one that was applied: its text was edited since; restore the released file"
+        f"migration {edited.version:04} ({edited.name}) is not the one that was applied: its text was edited since; "
+        "restore the released file"
     )
     for migrate in (lambda: schema.up(connection), lambda: schema.down(connection, to=0)):
         with pytest.raises(MigrationError) as caught:
             migrate()
         assert str(caught.value) == problem
-    assert [state.problem for state in schema.status(connection)] == [problem]
-    assert schema_exists(connection)
+    assert [state.problem for state in schema.status(connection)] == [
+        problem if migration == edited else None for migration in ORIGINAL
+    ]
+    assert scalar(connection, "SELECT count(*) FROM provenance.migrations") == LATEST
+    assert schema.verify(connection) == []
 
 
 def test_a_newer_schema_is_refused(connection: Connection) -> None:
@@ -369,10 +491,10 @@ def test_a_newer_schema_is_refused(connection: Connection) -> None:
         assert str(caught.value) == problem
     states = schema.status(connection)
     assert [(state.version, state.name, state.problem) for state in states] == [
-        (1, "actions", None),
+        *((migration.version, migration.name, None) for migration in ORIGINAL),
         (42, "future", problem),
     ]
-    assert states[1].applied_at is not None
+    assert states[-1].applied_at is not None
 
 
 # --- Steps that fail -------------------------------------------------------------------------------------------------
@@ -381,9 +503,9 @@ def test_a_newer_schema_is_refused(connection: Connection) -> None:
 def test_a_failing_first_step_leaves_nothing(connection: Connection, monkeypatch: pytest.MonkeyPatch) -> None:
     """Not even the schema or the ledger."""
     before = connection.execute(_SNAPSHOT).fetchall()
-    (first,) = ORIGINAL
+    first, *others = ORIGINAL
     broken = attrs.evolve(first, up=first.up + "; SELECT 1 / 0")
-    monkeypatch.setattr(runner, "known_migrations", lambda: (broken,))
+    monkeypatch.setattr(runner, "known_migrations", lambda: (broken, *others))
     with pytest.raises(MigrationError) as caught:
         schema.up(connection)
     assert str(caught.value) == "migration 0001 (actions) failed and changed nothing: division by zero"
@@ -394,29 +516,30 @@ def test_a_failing_first_step_leaves_nothing(connection: Connection, monkeypatch
 def test_a_failing_later_step_leaves_the_earlier_ones(connection: Connection, also_known: Callable[..., None]) -> None:
     """What was applied stays applied and usable; of the failing step nothing is there; mended, it goes on."""
     half = "CREATE TABLE provenance.half (); ALTER TABLE provenance.actions ADD COLUMN half text; SELECT no_such_column"
-    also_known(attrs.evolve(SECOND, up=half))
+    also_known(attrs.evolve(ADDED, up=half))
     with pytest.raises(MigrationError) as caught:
         schema.up(connection)
     assert str(caught.value) == (
-        'migration 0002 (second) failed and changed nothing: column "no_such_column" does not exist'
+        f'migration {ADDED.version:04} (added) failed and changed nothing: column "no_such_column" does not exist'
     )
     assert schema.verify(connection) == []
-    assert [state.applied_at is not None for state in schema.status(connection)] == [True, False]
-    also_known(SECOND)
-    assert schema.up(connection) == [SECOND]
+    assert [state.applied_at is not None for state in schema.status(connection)] == [*[True] * LATEST, False]
+    also_known(ADDED)
+    assert schema.up(connection) == [ADDED]
 
 
 def test_a_failing_step_back_leaves_everything(connection: Connection, also_known: Callable[..., None]) -> None:
     """The ledger still has the step, and what it made is there."""
-    also_known(attrs.evolve(SECOND, down="DROP TABLE provenance.second; DROP TABLE provenance.no_such_table"))
+    also_known(attrs.evolve(ADDED, down="DROP TABLE provenance.added; DROP TABLE provenance.no_such_table"))
     schema.up(connection)
     with pytest.raises(MigrationError) as caught:
         schema.down(connection, to=0)
     assert str(caught.value) == (
-        'taking back migration 0002 (second) failed and changed nothing: table "no_such_table" does not exist'
+        f"taking back migration {ADDED.version:04} (added) failed and changed nothing: "
+        'table "no_such_table" does not exist'
     )
-    assert scalar(connection, "SELECT to_regclass('provenance.second') IS NOT NULL")
-    assert [state.applied_at is not None for state in schema.status(connection)] == [True, True]
+    assert scalar(connection, "SELECT to_regclass('provenance.added') IS NOT NULL")
+    assert [state.applied_at is not None for state in schema.status(connection)] == [True] * (LATEST + 1)
 
 
 # --- Two at once -----------------------------------------------------------------------------------------------------
@@ -440,13 +563,17 @@ def at_once(dsn: str, *calls: Callable[[Connection], Any], isolation: IsolationL
 def test_deploys_that_start_at_once_all_succeed(
     connection: Connection, empty_dsn: str, isolation: IsolationLevel | None
 ) -> None:
-    """One of them applies a step and the others find it applied, at any isolation level, round after round."""
+    """Each step is applied by one of them and found applied by the others, at any isolation level, round after round."""
+
+    def by_version(answers: list[list[Migration]]) -> list[Migration]:
+        return sorted(chain.from_iterable(answers), key=lambda migration: migration.version)
+
     for _ in range(3):
         answers = at_once(empty_dsn, *[schema.up] * 4, isolation=isolation)
-        assert sorted(answers, key=len) == [[], [], [], list(ORIGINAL)]
+        assert by_version(answers) == list(ORIGINAL)
         assert schema.verify(connection) == []
         answers = at_once(empty_dsn, *[lambda c: schema.down(c, to=0)] * 3, isolation=isolation)
-        assert sorted(answers, key=len) == [[], [], list(ORIGINAL)]
+        assert by_version(answers) == list(ORIGINAL)
         assert not schema_exists(connection)
 
 
@@ -474,7 +601,8 @@ with psycopg.connect(sys.argv[1], autocommit=True) as connection:
         process.stdin.write("go\n")
         process.stdin.flush()
     answers = [process.communicate(timeout=60)[0] for process in started]
-    assert sorted(answers) == ["0\n", "1\n"]
+    # Between two steps the lock is free, so that either of them may apply the second.
+    assert sum(int(answer) for answer in answers) == LATEST
     assert [process.returncode for process in started] == [0, 0]
     assert schema.verify(connection) == []
 
@@ -513,7 +641,7 @@ def test_a_step_waits_for_the_lock_and_then_reads_the_ledger(connection: Connect
         psycopg.connect(empty_dsn, autocommit=True, application_name="second deploy") as own,
         ThreadPoolExecutor(1) as executor,
     ):
-        assert [state.applied_at for state in schema.status(own)] == [None]
+        assert [state.applied_at for state in schema.status(own)] == [None] * LATEST
         other.execute("SELECT pg_advisory_xact_lock(%s)", (int.from_bytes(b"provena", "big"),))
         waiting = executor.submit(schema.up, own)
         deadline = time.monotonic() + 30
@@ -526,11 +654,12 @@ def test_a_step_waits_for_the_lock_and_then_reads_the_ledger(connection: Connect
         assert not schema_exists(connection)
         # What the other deploy would have done in the transaction that holds the lock.
         other.execute(runner._LEDGER.encode())
-        other.execute(ORIGINAL[0].up.encode())
-        other.execute(
-            "INSERT INTO provenance.migrations (version, name, checksum) VALUES (1, 'actions', %s)",
-            (ORIGINAL[0].checksum,),
-        )
+        for migration in ORIGINAL:
+            other.execute(migration.up.encode())
+            other.execute(
+                "INSERT INTO provenance.migrations (version, name, checksum) VALUES (%s, %s, %s)",
+                (migration.version, migration.name, migration.checksum),
+            )
         other.commit()
         assert waiting.result(timeout=30) == []
     assert schema.verify(connection) == []

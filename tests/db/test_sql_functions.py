@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
+import re
 import secrets
 import threading
 import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import closing
 from datetime import UTC, datetime, timedelta
 from itertools import pairwise
 from typing import Any
@@ -114,6 +115,21 @@ INSERT = """
 def insert(connection: Connection, action_id: UUID) -> None:
     """Insert a terminal row by hand."""
     connection.execute(INSERT, (action_id, action_id))
+
+
+CHANGE = """
+    INSERT INTO provenance.row_changes
+           (seq, recorded_at, row_slot, ordinal, table_id, shape_id, operation, row_key, new_row)
+    VALUES (1, %s, 1, 1, 1, 1, 'insert', '1', '(1)')"""
+
+
+def insert_change(connection: Connection, moment: datetime) -> None:
+    """Insert a row change by hand."""
+    connection.execute(CHANGE, (moment,))
+
+
+# What has monthly partitions, in the order in which they are made.
+PARTITIONED = ("actions", "row_changes")
 
 
 def id_at(moment: datetime) -> UUID:
@@ -675,7 +691,7 @@ def test_impostors_in_front_of_the_search_path_do_not_matter(session: Connection
     assert made >= ids.floor_id(before)
     moment = datetime(2026, 1, 1, tzinfo=UTC)
     assert value(session, "SELECT provenance.uuid_floor(%s)", moment) == UUID(int=ids.floor_id(moment).int >> 80 << 80)
-    assert len(session.execute("SELECT provenance.ensure_partitions(8)").fetchall()) == 2
+    assert len(session.execute("SELECT provenance.ensure_partitions(8)").fetchall()) == 2 * len(PARTITIONED)
     session.execute("SET LOCAL search_path = ''")
     assert value(session, "SELECT to_regclass('evil.hijacked')") is None
     assert session.execute(
@@ -695,7 +711,8 @@ def test_a_better_matching_overload_does_not_matter(session: Connection) -> None
     role = f"provenance_role_{secrets.token_hex(8)}"
     session.execute(sql.SQL("CREATE ROLE {}").format(sql.Identifier(role)))
     session.execute("SET LOCAL search_path = public")
-    for arguments in ("text, text", "text, name", "text, text, uuid, uuid"):
+    overloads = ("text, text", "text, name", "text, text, uuid, uuid", "text, text, text", "text, name, name")
+    for arguments in (*overloads, "text, text, text, timestamptz, timestamptz"):
         session.execute(
             f"""CREATE FUNCTION public.format({arguments}) RETURNS text LANGUAGE sql
                 AS $$ SELECT 'CREATE TABLE IF NOT EXISTS public.hijacked ()' $$""".encode()
@@ -707,20 +724,220 @@ def test_a_better_matching_overload_does_not_matter(session: Connection) -> None
     action_id = uuid4()
     session.execute("SELECT provenance.set_context(%s)", (action_id,))
     assert current(session) == action_id
-    assert len(session.execute("SELECT provenance.ensure_partitions(8)").fetchall()) == 2
+    assert len(session.execute("SELECT provenance.ensure_partitions(8)").fetchall()) == 2 * len(PARTITIONED)
     session.execute("SELECT provenance.grant_writer(%s), provenance.grant_reader(%s)", (role, role))
     assert value(session, "SELECT has_table_privilege(%s, 'provenance.action_log', 'SELECT')", role) is True
     assert value(session, "SELECT to_regclass('public.hijacked')") is None
 
 
+def test_row_changes_are_captured_among_impostors(session: Connection) -> None:
+    """A whole life of a captured table: what is stored, and what is read, is what was written."""
+    session.execute(_IMPOSTORS.encode())
+    action_id = record(session)
+    session.execute("SELECT provenance.capture_table('public.work', masked => '{secret}')")
+    session.execute("INSERT INTO public.work (id, secret) VALUES (1, 's'), (2, NULL)")
+    session.execute("UPDATE public.work SET secret = 't' WHERE pg_catalog.int4eq(id, 1)")
+    session.execute("DELETE FROM public.work WHERE pg_catalog.int4eq(id, 2)")
+    session.execute("SELECT provenance.adopt_table('public.work')")
+    found = session.execute(
+        "SELECT operation, row_key, action_id, new_row, masked_changes FROM provenance.row_changes ORDER BY seq, ordinal"
+    ).fetchall()
+    row = f"(1,{action_id})"
+    assert found == [
+        ("insert", "1", action_id, row, None),
+        ("insert", "2", action_id, f"(2,{action_id})", None),
+        ("update", "1", action_id, row, ["secret"]),
+        ("delete", "2", action_id, None, None),
+    ]
+    assert session.execute(
+        "SELECT row_key, row_text FROM provenance.rows_as_of('public.work', 'public.work', pg_catalog.clock_timestamp())"
+    ).fetchall() == [("1", row)]
+    session.execute("SELECT provenance.release_table('public.work')")
+    session.execute("SET LOCAL search_path = ''")
+    assert value(session, "SELECT to_regclass('evil.hijacked')") is None
+    assert schema.verify(session) == []
+
+
+# These run for every row or statement of somebody's table, and a SET of their own would cost each of them a visit to the
+# settings. So they do without, and use nothing that is looked up on the search_path: see the tests below.
+BARE = {"require_action", "stamp_insert", "stamp_update"}
+
+
 def test_every_function_is_safe_from_the_search_path(session: Connection) -> None:
-    """Each is parsed when it is created, or brings a search_path of its own with the temporary schema last."""
+    """Each is parsed when it is created, or brings a search_path of its own with the temporary schema last.
+
+    Three do neither, for the reason given above, and no others.
+    """
     unsafe = session.execute(
         """SELECT proname FROM pg_proc
             WHERE pronamespace = 'provenance'::regnamespace AND prosqlbody IS NULL
               AND NOT COALESCE('search_path=pg_catalog, pg_temp' = ANY (proconfig), false)"""
     ).fetchall()
-    assert unsafe == []
+    assert {row[0] for row in unsafe} == BARE
+    assert len(unsafe) == len(BARE)
+
+
+@pytest.mark.parametrize("function", sorted(BARE))
+def test_a_function_without_a_search_path_looks_nothing_up(session: Connection, function: str) -> None:
+    """What it calls is qualified, and there is no operator, no unqualified cast and no declared type in it."""
+    source = value(
+        session,
+        "SELECT prosrc FROM pg_proc WHERE pronamespace = 'provenance'::regnamespace AND proname = %s",
+        function,
+    )
+    # What is left without literals, assignments, qualified casts and the options of RAISE.
+    bare = re.sub(r":=|::pg_catalog\.\w+|\b(ERRCODE|HINT) =", "", re.sub(r"'[^']*'", "", source))
+    called = set(re.findall(r"[\w.]+(?=\s*\()", bare)) - {"COALESCE"}
+    assert called
+    assert {name.partition(".")[0] for name in called} <= {"provenance", "pg_catalog"}
+    assert re.findall(r"[^\w\s.,;()]", bare) == []
+    # Words that look up an operator or a type. COALESCE, IS NULL and a CASE that names no operand are grammar.
+    words = {word.upper() for word in re.findall(r"\w+", bare)}
+    assert not words & {
+        "DECLARE", "SELECT", "EXECUTE", "PERFORM", "NULLIF", "CAST", "IN", "ANY", "LIKE", "ILIKE", "BETWEEN", "DISTINCT"
+    }  # fmt: skip
+    assert not re.search(r"\bCASE\b(?!\s+WHEN\b)", bare)
+
+
+@pytest.mark.parametrize("path", ["pg_temp, evil, pg_catalog", "evil", "pg_temp, evil"])
+def test_stamping_is_safe_from_the_search_path(connect: Callable[..., Connection], path: str) -> None:
+    """Functions, operators, casts and types in front of the server's own are not used by the triggers.
+
+    Neither are they when the session has stamped before, and when the path is changed in between.
+    """
+    session = connect()
+    session.execute("""
+        CREATE TABLE stamped (id integer PRIMARY KEY, created_by_action_id uuid, updated_by_action_id uuid);
+        CREATE TRIGGER a BEFORE INSERT OR UPDATE OR DELETE ON stamped
+            FOR EACH STATEMENT EXECUTE FUNCTION provenance.require_action();
+        CREATE TRIGGER b BEFORE INSERT ON stamped FOR EACH ROW EXECUTE FUNCTION provenance.stamp_insert();
+        CREATE TRIGGER c BEFORE UPDATE ON stamped FOR EACH ROW EXECUTE FUNCTION provenance.stamp_update()""")
+    hostile = f"""{_IMPOSTORS.rpartition("SET LOCAL")[0]}
+        CREATE FUNCTION evil.current_action_id() RETURNS uuid LANGUAGE sql AS $$ SELECT {_STOLEN}::uuid $$;
+        CREATE FUNCTION evil.current_setting(text) RETURNS text LANGUAGE sql AS $$ SELECT {_STOLEN}::text $$;
+        CREATE FUNCTION evil.quote_literal(text) RETURNS text LANGUAGE sql AS $$ SELECT {_STOLEN}::text $$;
+        CREATE FUNCTION evil.concat(text, text) RETURNS text LANGUAGE sql AS $$ SELECT {_STOLEN}::text $$;
+        CREATE FUNCTION evil.uuid(text) RETURNS uuid LANGUAGE sql AS $$ SELECT {_STOLEN}::uuid $$;
+        CREATE FUNCTION evil.never(boolean) RETURNS boolean LANGUAGE sql AS 'SELECT false';
+        CREATE OPERATOR evil.! (FUNCTION = evil.never, RIGHTARG = boolean);
+        CREATE OPERATOR evil.<> (FUNCTION = evil.always, LEFTARG = uuid, RIGHTARG = uuid);
+        CREATE DOMAIN evil.uuid AS pg_catalog.text CHECK (false);
+        CREATE DOMAIN evil.text AS pg_catalog.text CHECK (false);
+        CREATE DOMAIN evil.bool AS pg_catalog.bool CHECK (false);
+        CREATE TEMP TABLE stamped (id integer)"""
+    first, second = uuid4(), uuid4()
+    query = "SELECT id, created_by_action_id, updated_by_action_id FROM public.stamped ORDER BY id"
+
+    def refused(statement: str, operation: str) -> None:
+        with pytest.raises(errors.ObjectNotInPrerequisiteState) as caught, session.transaction():
+            session.execute(statement.encode())
+        assert caught.value.diag.message_primary == f"{operation} of public.stamped refused: no action is current"
+
+    with session.transaction(force_rollback=True):
+        session.execute("SELECT provenance.set_context(%s)", (first,))
+        session.execute("INSERT INTO public.stamped (id) VALUES (1)")
+        session.execute(hostile.encode())
+        session.execute(f"SET LOCAL search_path = {path}".encode())
+        session.execute("SELECT provenance.set_context(%s)", (second,))
+        session.execute("INSERT INTO public.stamped VALUES (2, %s, NULL)", (uuid4(),))
+        session.execute("UPDATE public.stamped SET created_by_action_id = NULL WHERE id OPERATOR(pg_catalog.=) 1")
+        assert session.execute(query).fetchall() == [(1, first, second), (2, second, second)]
+        session.execute("SELECT provenance.set_context(NULL)")
+        refused("INSERT INTO public.stamped (id) VALUES (3)", "INSERT")
+        refused("UPDATE public.stamped SET updated_by_action_id = NULL", "UPDATE")
+        refused("DELETE FROM public.stamped", "DELETE")
+        session.execute("DROP TRIGGER a ON public.stamped")
+        session.execute("UPDATE public.stamped SET created_by_action_id = NULL")
+        assert session.execute(query).fetchall() == [(1, first, None), (2, second, None)]
+    # In a session in which nothing has been planned yet.
+    other = connect()
+    with other.transaction(force_rollback=True):
+        other.execute(hostile.encode())
+        other.execute(f"SET LOCAL search_path = {path}".encode())
+        other.execute("SELECT provenance.set_context(%s)", (first,))
+        other.execute("INSERT INTO public.stamped (id) VALUES (1)")
+        other.execute("UPDATE public.stamped SET created_by_action_id = NULL")
+        assert other.execute(query).fetchall() == [(1, first, first)]
+
+
+# What the owner of a table can have executed when a value of this type is assigned to a column of it.
+_OF_THE_OWNER = {
+    "domain": """
+        CREATE FUNCTION public.noted(uuid) RETURNS boolean LANGUAGE plpgsql AS $$
+            BEGIN RAISE NOTICE 'ran as %', current_user; RETURN true; END $$;
+        CREATE DOMAIN public.own_type AS uuid CHECK (public.noted(VALUE))""",
+    "cast": """
+        CREATE TYPE public.own_type AS (id uuid);
+        CREATE FUNCTION public.noted(id uuid) RETURNS public.own_type LANGUAGE plpgsql AS $$
+            BEGIN RAISE NOTICE 'ran as %', current_user; RETURN ROW(id); END $$;
+        CREATE CAST (uuid AS public.own_type) WITH FUNCTION public.noted(uuid) AS ASSIGNMENT""",
+}
+
+
+@pytest.mark.parametrize("how", _OF_THE_OWNER)
+def test_stamping_lends_nobody_the_rights_of_the_owner(session: Connection, how: str) -> None:
+    """Whoever owns a stamped table decides what its columns are, and so what is executed when one is assigned to.
+
+    With the rights of the owner of the schema, that could disable its guards.
+    """
+    role = sql.Identifier(name := f"provenance_role_{secrets.token_hex(8)}")
+    session.execute(sql.SQL("CREATE ROLE {0}; GRANT CREATE ON SCHEMA public TO {0}").format(role))
+    session.execute("SELECT provenance.grant_writer(%s)", (name,))
+    session.execute(sql.SQL("SET LOCAL ROLE {}").format(role))
+    session.execute("CREATE TABLE public.stamped (id integer, created_by_action_id uuid, updated_by_action_id uuid)")
+    session.execute("RESET ROLE")
+    session.execute("""
+        CREATE TRIGGER b BEFORE INSERT ON stamped FOR EACH ROW EXECUTE FUNCTION provenance.stamp_insert();
+        CREATE TRIGGER c BEFORE UPDATE ON stamped FOR EACH ROW EXECUTE FUNCTION provenance.stamp_update()""")
+    session.execute(sql.SQL("SET LOCAL ROLE {}").format(role))
+    session.execute(_OF_THE_OWNER[how].encode())
+    session.execute("""
+        ALTER TABLE stamped ALTER COLUMN created_by_action_id TYPE own_type USING NULL,
+                            ALTER COLUMN updated_by_action_id TYPE own_type USING NULL""")
+    said: set[str | None] = set()
+
+    def note(diag: errors.Diagnostic) -> None:
+        said.add(diag.message_primary)
+
+    session.add_notice_handler(note)
+    record(session)
+    session.execute("INSERT INTO stamped (id) VALUES (1)")
+    session.execute("UPDATE stamped SET id = 2")
+    session.remove_notice_handler(note)
+    assert said == {f"ran as {name}"}
+
+
+def test_capturing_a_truncate_lends_nobody_the_rights_of_the_owner(owned: tuple[str, str]) -> None:
+    """What TRUNCATE removes is read by the owner of the schema, and a policy of the table's is executed by who reads.
+
+    Neither is it executed with those rights, nor do its rows go unrecorded because it hides them.
+    """
+    address, owner = owned
+    role = sql.Identifier(name := f"provenance_role_{secrets.token_hex(8)}")
+    said: set[str | None] = set()
+    with psycopg.connect(address) as session:
+        session.add_notice_handler(lambda diag: said.add(diag.message_primary))
+        session.execute(sql.SQL("CREATE ROLE {0}; GRANT CREATE, USAGE ON SCHEMA public TO {0}").format(role))
+        session.execute(sql.SQL("SET LOCAL ROLE {}").format(role))
+        session.execute("CREATE TABLE hidden (id integer PRIMARY KEY)")
+        session.execute(sql.SQL("GRANT SELECT ON hidden TO {}").format(sql.Identifier(owner)))
+        session.execute("RESET ROLE")
+        session.execute("SELECT provenance.capture_table('hidden')")
+        session.execute(sql.SQL("SET LOCAL ROLE {}").format(role))
+        session.execute("""
+            INSERT INTO hidden (id) VALUES (1);
+            CREATE FUNCTION noted() RETURNS boolean LANGUAGE plpgsql AS $$
+                BEGIN RAISE NOTICE 'ran as %', current_user; RETURN false; END $$;
+            ALTER TABLE hidden ENABLE ROW LEVEL SECURITY;
+            CREATE POLICY hiding ON hidden USING (noted())""")
+        with contextlib.suppress(errors.InsufficientPrivilege), session.transaction():
+            session.execute("TRUNCATE hidden")
+        left = value(session, "SELECT count(*) FROM hidden")  # by its owner, to whom the policy does not apply
+        session.execute("RESET ROLE")
+        removed = value(session, "SELECT count(*) FROM provenance.row_changes WHERE operation = 'truncate'")
+        session.rollback()
+    assert said <= {f"ran as {name}"}
+    assert (left, removed) in {(1, 0), (0, 1)}
 
 
 def test_nobody_may_execute_anything_unless_granted(session: Connection) -> None:
@@ -731,14 +948,30 @@ def test_nobody_may_execute_anything_unless_granted(session: Connection) -> None
                 AND has_function_privilege(%s, oid, 'EXECUTE') ORDER BY proname"""
     assert session.execute(query, (role,)).fetchall() == []
     session.execute("SELECT provenance.grant_writer(%s)", (role,))
-    granted = {row[0] for row in session.execute(query, (role,)).fetchall()}
-    everything = {
-        row[0]
-        for row in session.execute(
-            "SELECT proname FROM pg_proc WHERE pronamespace = 'provenance'::regnamespace"
-        ).fetchall()
+    assert {row[0] for row in session.execute(query, (role,)).fetchall()} == {
+        "complete_action",
+        "current_action_id",
+        "forget_intent",
+        "outcome",
+        "pending_action",
+        "record_action",
+        "root_of",
+        "schema_version",
+        "set_context",
+        "uuid_v7",
     }
-    assert everything - granted == {"ensure_partitions", "grant_reader", "grant_writer", "refuse_change", "uuid_floor"}
+
+
+def test_what_is_made_for_a_captured_table_is_nobodys_either(session: Connection) -> None:
+    """Whoever could make it the trigger of another table could record what never happened."""
+    role = f"provenance_role_{secrets.token_hex(8)}"
+    session.execute(sql.SQL("CREATE ROLE {}").format(sql.Identifier(role)))
+    session.execute("SELECT provenance.grant_writer(%s), provenance.grant_reader(%s)", (role, role))
+    # Again, with other settings: the function is replaced, and its rights must not be.
+    for settings in ("", ", masked => '{secret}'"):
+        captured = value(session, f"SELECT provenance.capture_table('work'{settings})")
+        function = f"provenance.capture_{captured}()"
+        assert value(session, "SELECT has_function_privilege(%s, %s, 'EXECUTE')", role, function) is False
 
 
 def test_a_role_name_is_quoted(session: Connection) -> None:
@@ -758,17 +991,25 @@ def test_a_role_name_is_quoted(session: Connection) -> None:
 NOW = datetime.now(UTC)
 LATER = NOW + timedelta(days=31 * 9)
 NEVER = NOW + timedelta(days=4000)
+# What is tried on which table, and the table that its rows are in.
 TABLES = {
-    "actions": "actions",
-    "this month": f"actions_{NOW:%Y_%m}",
-    "later": f"actions_{LATER:%Y_%m}",
-    "default": "actions_default",
+    f"{table}, {where}": (table, name)
+    for table in PARTITIONED
+    for where, name in {
+        "all": table,
+        "this month": f"{table}_{NOW:%Y_%m}",
+        "later": f"{table}_{LATER:%Y_%m}",
+        "default": f"{table}_default",
+    }.items()
 }
 
 
 @pytest.fixture(scope="module")
 def owned(provenance_server: str) -> Iterator[tuple[str, str]]:
-    """Yield the address of a database whose trail belongs to an ordinary role, with a row in each table, and that role."""
+    """Yield the address of a database whose trail belongs to an ordinary role, with a row in each table, and that role.
+
+    Of each partitioned table one row is in this month, one in a partition that was made later, one in the default one.
+    """
     name, role = f"provenance_test_{secrets.token_hex(8)}", f"provenance_role_{secrets.token_hex(8)}"
     with psycopg.connect(provenance_server, autocommit=True) as admin:
         admin.execute(sql.SQL("CREATE ROLE {} LOGIN").format(sql.Identifier(role)))
@@ -779,29 +1020,42 @@ def owned(provenance_server: str) -> Iterator[tuple[str, str]]:
             own.execute("SELECT provenance.ensure_partitions(10)")
             for moment in (NOW, LATER, NEVER):
                 insert(own, id_at(moment))
+                insert_change(own, moment)
         yield address, role
         admin.execute(sql.SQL("DROP DATABASE {} WITH (FORCE)").format(sql.Identifier(name)))
         admin.execute(sql.SQL("DROP ROLE {}").format(sql.Identifier(role)))
 
 
+# {} is the table; {column} one of its columns, {key} that by which it is partitioned, and {moved} a value for it.
 CHANGES = {
-    "UPDATE": "UPDATE {} SET status = 'failed'",
-    "UPDATE of the key": "UPDATE {} SET id = provenance.uuid_v7()",
+    "UPDATE": "UPDATE {} SET {column} = 'failed'",
+    "UPDATE of the key": "UPDATE {} SET {key} = {moved}",
     "DELETE": "DELETE FROM {}",
     "TRUNCATE": "TRUNCATE {}",
     "TRUNCATE ONLY": "TRUNCATE ONLY {}",
-    "MERGE with UPDATE": "MERGE INTO {} t USING (SELECT 1) s ON true WHEN MATCHED THEN UPDATE SET status = 'failed'",
+    "MERGE with UPDATE": "MERGE INTO {} t USING (SELECT 1) s ON true WHEN MATCHED THEN UPDATE SET {column} = 'failed'",
     "MERGE with DELETE": "MERGE INTO {} t USING (SELECT 1) s ON true WHEN MATCHED THEN DELETE",
-    "INSERT with UPDATE": "INSERT INTO {0} SELECT * FROM {0} ON CONFLICT (id) DO UPDATE SET status = 'failed'",
+    "INSERT with UPDATE": "INSERT INTO {0} SELECT * FROM {0} ON CONFLICT (id) DO UPDATE SET {column} = 'failed'",
 }
+WORDS = {
+    "actions": {"column": "status", "key": "id", "moved": "provenance.uuid_v7()"},
+    "row_changes": {"column": "operation", "key": "recorded_at", "moved": "now()"},
+}
+# Row changes have no unique index, so that nothing ever conflicts with one.
+ATTEMPTS = [
+    (table, change)
+    for table, (parent, _) in TABLES.items()
+    for change in CHANGES
+    if not (parent == "row_changes" and change == "INSERT with UPDATE")
+]
 
 
-@pytest.mark.parametrize("change", CHANGES)
-@pytest.mark.parametrize("table", TABLES)
+@pytest.mark.parametrize(("table", "change"), ATTEMPTS)
 @pytest.mark.parametrize("who", ["owner", "superuser", "replica"])
-def test_recorded_actions_cannot_be_changed(owned: tuple[str, str], who: str, table: str, change: str) -> None:
+def test_what_is_recorded_cannot_be_changed(owned: tuple[str, str], who: str, table: str, change: str) -> None:
     """Not by the owner, not by a superuser, not as replication, not in a partition, not in one that was made later."""
-    if (table, change) == ("actions", "TRUNCATE ONLY"):
+    parent, name = TABLES[table]
+    if name == parent and change == "TRUNCATE ONLY":
         change = "TRUNCATE"  # ONLY means nothing for a partitioned table, and Postgres refuses it by itself
     address, role = owned
     user = {"user": role} if who == "owner" else {}
@@ -811,23 +1065,37 @@ def test_recorded_actions_cannot_be_changed(owned: tuple[str, str], who: str, ta
     ):
         if who == "replica":
             connection.execute("SET LOCAL session_replication_role = replica")
+        before = connection.execute(f"SELECT * FROM provenance.{parent} ORDER BY recorded_at".encode()).fetchall()  # noqa: S608
         refused = pytest.raises(
-            errors.InsufficientPrivilege, match=r"^provenance\.actions\w* is insert-only: \w+ refused"
+            errors.InsufficientPrivilege, match=rf"^provenance\.{parent}\w* is insert-only: \w+ refused"
         )
         with refused as caught, connection.transaction():
-            connection.execute(CHANGES[change].format(f"provenance.{TABLES[table]}").encode())
+            connection.execute(CHANGES[change].format(f"provenance.{name}", **WORDS[parent]).encode())
         assert str(caught.value.diag.message_hint).startswith("Recorded actions are evidence")
-        assert connection.execute("SELECT status FROM provenance.actions").fetchall() == [("completed",)] * 3
+        after = connection.execute(f"SELECT * FROM provenance.{parent} ORDER BY recorded_at".encode()).fetchall()  # noqa: S608
+        assert after == before
+        assert len(after) == 3
+
+
+def test_the_guarded_tables_hold_rows_to_guard(owned: tuple[str, str]) -> None:
+    """One row in each: a trigger for rows does nothing where there are none."""
+    address, _ = owned
+    with psycopg.connect(address) as connection:
+        for parent, name in TABLES.values():
+            expected = 3 if name == parent else 1
+            assert value(connection, f"SELECT count(*) FROM provenance.{name}") == expected  # noqa: S608
 
 
 def test_truncating_what_refers_to_nothing_else_does_not_cascade(session: Connection) -> None:
     """The partitioned table and a table of the application's own in one command: nothing is emptied."""
     session.execute("INSERT INTO work (id) VALUES (1)")
     insert(session, ids.new_id())
-    with pytest.raises(errors.InsufficientPrivilege), session.transaction():
-        session.execute("TRUNCATE work, provenance.actions CASCADE")
-    assert value(session, "SELECT count(*) FROM work") == 1
-    assert value(session, "SELECT count(*) FROM provenance.actions") == 1
+    insert_change(session, NOW)
+    for table in PARTITIONED:
+        with pytest.raises(errors.InsufficientPrivilege), session.transaction():
+            session.execute(f"TRUNCATE work, provenance.{table} CASCADE".encode())
+        assert value(session, "SELECT count(*) FROM work") == 1
+        assert value(session, f"SELECT count(*) FROM provenance.{table}") == 1  # noqa: S608
 
 
 # --- Partitions ------------------------------------------------------------------------------------------------------
@@ -838,6 +1106,24 @@ def partition_of(connection: Connection, action_id: UUID) -> str:
     insert(connection, action_id)
     query = "SELECT tableoid::regclass::text FROM provenance.actions WHERE id = %s"
     return str(value(connection, query, action_id)).removeprefix("provenance.")
+
+
+def partition_of_change(connection: Connection, moment: datetime) -> str:
+    """Insert a row change of a moment and return the partition it landed in."""
+    with connection.transaction(force_rollback=True):
+        insert_change(connection, moment)
+        query = "SELECT tableoid::regclass::text FROM provenance.row_changes WHERE recorded_at = %s"
+        return str(value(connection, query, moment)).removeprefix("provenance.")
+
+
+def months(*ahead: int) -> list[str]:
+    """Return the names of the partitions of these months, of every partitioned table, in the order they are made in."""
+    return [f"{table}_{first_of_month(month):%Y_%m}" for table in PARTITIONED for month in ahead]
+
+
+def ensured(connection: Connection, ahead: int) -> list[str]:
+    """Make the partitions of the coming months and return the names of the new ones."""
+    return [row[0] for row in connection.execute("SELECT provenance.ensure_partitions(%s)", (ahead,)).fetchall()]
 
 
 def first_of_month(ahead: int) -> datetime:
@@ -861,21 +1147,39 @@ def test_a_row_lands_in_the_month_of_its_id(session: Connection) -> None:
     assert partition_of(session, ids.new_id()) == f"actions_{datetime.now(UTC):%Y_%m}"
 
 
+def test_a_row_change_lands_in_the_month_it_was_recorded_in(session: Connection) -> None:
+    """To the microsecond, in every month there is, over the turn of the year."""
+    session.execute("SELECT provenance.ensure_partitions(13)")
+    for ahead in range(14):
+        first, next_first = first_of_month(ahead), first_of_month(ahead + 1)
+        inside = [first, first + timedelta(days=14), next_first - timedelta(microseconds=1)]
+        assert {partition_of_change(session, moment) for moment in inside} == {f"row_changes_{first:%Y_%m}"}
+    assert partition_of_change(session, datetime.now(UTC)) == f"row_changes_{datetime.now(UTC):%Y_%m}"
+    assert partition_of_change(session, first_of_month(14)) == "row_changes_default"
+
+
 def test_partitions_meet_without_gap_or_overlap(session: Connection) -> None:
     """Where one month ends the next begins, and names grow with time, December to January included."""
-    made = [row[0] for row in session.execute("SELECT provenance.ensure_partitions(25)").fetchall()]
-    assert made == [f"actions_{first_of_month(ahead):%Y_%m}" for ahead in range(7, 26)]
+    made = ensured(session, 25)
+    assert made == months(*range(7, 26))
+    session.execute("SET LOCAL timezone = 'UTC'")
     bounds = [
         value(session, "SELECT pg_get_expr(relpartbound, oid) FROM pg_class WHERE relname = %s", name) for name in made
     ]
-    floors = [value(session, "SELECT provenance.uuid_floor(%s)", first_of_month(ahead)) for ahead in range(7, 27)]
-    assert bounds == [f"FOR VALUES FROM ('{low}') TO ('{high}')" for low, high in pairwise(floors)]
+    firsts = [first_of_month(ahead) for ahead in range(7, 27)]
+    floors = [value(session, "SELECT provenance.uuid_floor(%s)", first) for first in firsts]
+    assert bounds == [
+        f"FOR VALUES FROM ('{low}') TO ('{high}')"
+        for limits in (floors, [f"{first:%Y-%m-%d} 00:00:00+00" for first in firsts])
+        for low, high in pairwise(limits)
+    ]
 
 
 @pytest.mark.parametrize("moment", [datetime(2001, 2, 3, tzinfo=UTC), datetime(2099, 1, 1, tzinfo=UTC)])
 def test_a_month_without_partition_has_the_default(session: Connection, moment: datetime) -> None:
     """A missed chore, or a clock far off, never fails the user's work."""
     assert partition_of(session, id_at(moment)) == "actions_default"
+    assert partition_of_change(session, moment) == "row_changes_default"
 
 
 def test_an_id_that_carries_no_time_has_the_default(session: Connection) -> None:
@@ -888,31 +1192,52 @@ def test_making_partitions_again_makes_none(session: Connection) -> None:
     """Only what is missing is made; looking back makes nothing."""
     assert session.execute("SELECT provenance.ensure_partitions()").fetchall() == []
     assert session.execute("SELECT provenance.ensure_partitions(-5)").fetchall() == []
-    assert len(session.execute("SELECT provenance.ensure_partitions(7)").fetchall()) == 1
+    assert ensured(session, 7) == months(7)
 
 
-def test_rows_in_the_default_partition_do_not_stop_the_other_months(session: Connection) -> None:
-    """The month that has rows there already is warned about and left out, and they stay readable."""
-    stranded = id_at(first_of_month(8) + timedelta(days=3))
-    assert partition_of(session, stranded) == "actions_default"
+def test_a_month_that_one_table_misses_is_made_for_it(session: Connection) -> None:
+    """Each table has months of its own; what the other has counts for nothing."""
+    for table in PARTITIONED:
+        missing = f"{table}_{first_of_month(3):%Y_%m}"
+        session.execute(f"DROP TABLE provenance.{missing}".encode())
+        assert ensured(session, 6) == [missing]
+
+
+@pytest.mark.parametrize("table", PARTITIONED)
+def test_rows_in_the_default_partition_do_not_stop_the_other_months(session: Connection, table: str) -> None:
+    """The month that has rows there already is warned about and left out, and they stay readable.
+
+    It is left out for the table they are of, and not for the other.
+    """
+    moment = first_of_month(8) + timedelta(days=3)
+    stranded = id_at(moment)
+    if table == "actions":
+        insert(session, stranded)
+    else:
+        insert_change(session, moment)
+    assert value(session, f"SELECT tableoid::regclass::text FROM provenance.{table}") == f"provenance.{table}_default"
     notices: list[tuple[str | None, str | None, str | None]] = []
 
     def notice(diag: errors.Diagnostic) -> None:
         notices.append((diag.severity, diag.message_primary, diag.message_hint))
 
     session.add_notice_handler(notice)
-    made = session.execute("SELECT provenance.ensure_partitions(9)").fetchall()
+    made = ensured(session, 9)
     session.remove_notice_handler(notice)
-    assert made == [(f"actions_{first_of_month(7):%Y_%m}",), (f"actions_{first_of_month(9):%Y_%m}",)]
+    assert made == [name for name in months(7, 8, 9) if name != f"{table}_{first_of_month(8):%Y_%m}"]
     assert notices == [
         (
             "WARNING",
-            f"no partition for {first_of_month(8):%Y-%m}: actions_default already holds rows of that month",
+            f"no partition for {first_of_month(8):%Y-%m}: {table}_default already holds rows of that month",
             "They stay readable there; the next month gets its partition as usual.",
         )
     ]
-    assert logged(session, stranded)["status"] == "completed"
-    assert partition_of(session, id_at(first_of_month(8))) == "actions_default"
+    assert value(session, f"SELECT count(*) FROM provenance.{table}") == 1
+    own, other = (partition_of(session, id_at(first_of_month(8))), partition_of_change(session, first_of_month(8)))
+    expected = {name: f"{name}_{first_of_month(8):%Y_%m}" for name in PARTITIONED} | {table: f"{table}_default"}
+    assert {"actions": own, "row_changes": other} == expected
+    if table == "actions":
+        assert logged(session, stranded)["status"] == "completed"
     assert schema.verify(session) == []
 
 
@@ -920,10 +1245,23 @@ def test_rows_in_the_default_partition_do_not_stop_the_other_months(session: Con
 def test_months_are_utc_whatever_the_sessions_time_zone(session: Connection, zone: str) -> None:
     """The bounds are the same wherever the operator sits."""
     session.execute("SELECT set_config('TimeZone', %s, true)", (zone,))
-    (name,) = session.execute("SELECT provenance.ensure_partitions(7)").fetchone() or ("",)
-    assert name == f"actions_{first_of_month(7):%Y_%m}"
-    assert partition_of(session, id_at(first_of_month(7))) == name
-    assert partition_of(session, id_at(first_of_month(8) - MILLISECOND)) == name
+    actions, row_changes = ensured(session, 7)
+    assert [actions, row_changes] == months(7)
+    assert partition_of(session, id_at(first_of_month(7))) == actions
+    assert partition_of(session, id_at(first_of_month(8) - MILLISECOND)) == actions
+    assert partition_of_change(session, first_of_month(7)) == row_changes
+    assert partition_of_change(session, first_of_month(8) - timedelta(microseconds=1)) == row_changes
+    assert partition_of_change(session, first_of_month(8)) == "row_changes_default"
+
+
+@pytest.mark.parametrize("style", ["German, DMY", "SQL, MDY", "Postgres, YMD"])
+def test_months_do_not_depend_on_how_the_session_writes_dates(session: Connection, style: str) -> None:
+    """A bound that is written one way and read another would be in another month, or in none."""
+    session.execute("SELECT set_config('DateStyle', %s, true), set_config('TimeZone', 'Asia/Kolkata', true)", (style,))
+    assert ensured(session, 8) == months(7, 8)
+    session.execute("RESET datestyle")
+    for ahead in (7, 8):
+        assert partition_of_change(session, first_of_month(ahead)) == f"row_changes_{first_of_month(ahead):%Y_%m}"
 
 
 def test_a_partition_made_later_is_like_the_others(session: Connection) -> None:
@@ -934,17 +1272,17 @@ def test_a_partition_made_later_is_like_the_others(session: Connection) -> None:
 
 def test_making_partitions_at_once(connect: Callable[..., Connection]) -> None:
     """Two jobs that start together both succeed, and each month is made once."""
-    for months in range(10, 40, 10):
+    for ahead in range(10, 40, 10):
         sessions = [connect() for _ in range(4)]
         barrier = threading.Barrier(4)
 
-        def make(connection: Connection, months: int = months, barrier: threading.Barrier = barrier) -> int:
+        def make(connection: Connection, ahead: int = ahead, barrier: threading.Barrier = barrier) -> int:
             barrier.wait(timeout=30)
-            return len(connection.execute("SELECT provenance.ensure_partitions(%s)", (months,)).fetchall())
+            return len(ensured(connection, ahead))
 
         with ThreadPoolExecutor(4) as executor:
             made = list(executor.map(make, sessions))
-        assert sum(made) == (4 if months == 10 else 10)
+        assert sum(made) == (4 if ahead == 10 else 10) * len(PARTITIONED)
     assert schema.verify(connect()) == []
 
 
@@ -953,33 +1291,69 @@ def test_making_partitions_waits_for_no_writer(connect: Callable[..., Connection
     writer, reader, maker = connect(), connect(), connect()
     with writer.transaction(), reader.transaction():
         insert(writer, ids.new_id())
+        insert_change(writer, datetime.now(UTC))
         since, before = ids.floor_id(first_of_month(0)), ids.floor_id(first_of_month(1))
         reader.execute("SELECT FROM provenance.actions WHERE id >= %s AND id < %s", (since, before))
-        assert len(maker.execute("SELECT provenance.ensure_partitions(7)").fetchall()) == 1
+        reader.execute(
+            "SELECT FROM provenance.row_changes WHERE recorded_at >= %s AND recorded_at < %s",
+            (first_of_month(0), first_of_month(1)),
+        )
+        assert ensured(maker, 7) == months(7)
 
 
-def test_making_partitions_holds_nobody_up(connect: Callable[..., Connection]) -> None:
-    """While a long transaction reads everything, a new month waits a moment, gives up with a warning, and users go on."""
+READ = {
+    "actions": "SELECT count(*) FROM provenance.action_log",
+    "row_changes": "SELECT count(*) FROM provenance.row_changes",
+}
+
+
+@pytest.mark.parametrize("read", [["actions"], ["row_changes"], ["actions", "row_changes"]])
+def test_making_partitions_holds_nobody_up(connect: Callable[..., Connection], read: list[str]) -> None:
+    """While a long transaction reads everything, a new month waits a moment, gives up with a warning, and users go on.
+
+    Of a table that nobody reads the months are made meanwhile.
+    """
     reader, maker, user = connect(), connect(), connect()
+    user.execute("SELECT provenance.capture_table('work')")
     notices: list[tuple[str | None, str | None]] = []
     maker.add_notice_handler(lambda diag: notices.append((diag.message_primary, diag.message_hint)))
-    with ThreadPoolExecutor(1) as executor, closing(reader):
+    with ThreadPoolExecutor(1) as executor, contextlib.closing(reader):
         reader.execute("BEGIN")
-        reader.execute("SELECT count(*) FROM provenance.action_log")
-        making = executor.submit(lambda: maker.execute("SELECT provenance.ensure_partitions(9)").fetchall())
+        for table in read:
+            reader.execute(READ[table].encode())
+        making = executor.submit(ensured, maker, 9)
         until(lambda: waiting(user, maker))
         user.execute("SET lock_timeout = '500ms'")
         insert(user, ids.new_id())
         action_id = record(user)
+        user.execute("INSERT INTO work (id) VALUES (1)")
         complete(user, action_id)
-        assert making.result(timeout=30) == []
+        left_out = {f"{table}_{first_of_month(ahead):%Y_%m}" for table in read for ahead in (7, 8, 9)}
+        assert making.result(timeout=30) == [name for name in months(7, 8, 9) if name not in left_out]
         assert notices == [
             (
-                f"no partition for {first_of_month(7):%Y-%m} yet: a long transaction is using actions_default",
+                f"no partition for {first_of_month(7):%Y-%m} yet: a long transaction is using {table}_default",
                 "Nothing is lost meanwhile; run it again later.",
             )
+            for table in read
         ]
-        assert value(user, "SELECT to_regclass(%s)", f"provenance.actions_{first_of_month(7):%Y_%m}") is None
+        for name in left_out:
+            assert value(user, "SELECT to_regclass(%s)", f"provenance.{name}") is None
         assert schema.verify(user) == []
         reader.execute("ROLLBACK")
-    assert len(maker.execute("SELECT provenance.ensure_partitions(9)").fetchall()) == 3
+    assert ensured(maker, 9) == [name for name in months(7, 8, 9) if name in left_out]
+    assert value(user, "SELECT count(*) FROM provenance.row_changes") == 1
+
+
+def test_making_partitions_makes_nobody_a_victim(connect: Callable[..., Connection]) -> None:
+    """A long transaction that has read one table may go on to the other while the months of both are made."""
+    reader, maker, watcher = connect(), connect(), connect()
+    with ThreadPoolExecutor(2) as executor, contextlib.closing(reader):
+        reader.execute("BEGIN")
+        reader.execute(READ["row_changes"].encode())
+        making = executor.submit(ensured, maker, 9)
+        until(lambda: waiting(watcher, maker))
+        reading = executor.submit(value, reader, READ["actions"])
+        assert making.result(timeout=30) == [f"actions_{first_of_month(ahead):%Y_%m}" for ahead in (7, 8, 9)]
+        assert reading.result(timeout=30) == 0
+        reader.execute("ROLLBACK")

@@ -18,7 +18,14 @@ SOURCE = Path(provenance.__file__).parent
 LAYERS = [
     ["errors", "models", "values", "ids", "context"],
     ["failures", "translation"],
-    ["statements", "statements.recording", "statements.reading"],
+    [
+        "statements",
+        "statements.recording",
+        "statements.reading",
+        "statements.rows",
+        "statements.changes",
+        "statements.tables",
+    ],
     ["drivers"],
     [
         "recording.steps",
@@ -29,10 +36,12 @@ LAYERS = [
         "recording",
     ],
     ["tracking.handles", "tracking.driving", "tracking.hosts", "tracking.block", "tracking", "journal", "repository"],
+    ["changes", "capture"],
     ["trail"],
     ["configuration"],
     ["__init__"],
     ["schema.migrations", "schema.runner", "schema.catalogue", "schema", "embedded"],
+    ["concepts"],
     ["contrib", "testing", "examples", "cli"],
 ]
 

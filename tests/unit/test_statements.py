@@ -97,8 +97,11 @@ def test_begin_says_what_the_connection_says(
 def test_settings_end_with_the_transaction() -> None:
     """The current action is set with SET LOCAL, and cleared by the empty text."""
     assert text(recording.set_action(ID)) == f'SET LOCAL "provenance"."action_id" = \'{ID}\''
-    assert text(recording.set_block(ActionRef(ID, ID))) == f'SET LOCAL "provenance"."block" = \'{ID} {ID}\''
+    ref = ActionRef(ID, ROOT)
+    assert text(recording.set_block(ref)) == f'SET LOCAL "provenance"."block" = \'{ID} {ROOT} \''
+    assert text(recording.set_block(ref, "a 'b'")) == f"SET LOCAL \"provenance\".\"block\" = '{ID} {ROOT} a ''b'''"
     assert text(recording.set_block(None)) == 'SET LOCAL "provenance"."block" = \'\''
+    assert text(recording.set_block(None, "t")) == 'SET LOCAL "provenance"."block" = \'\''
     assert text(recording.set_action(None)) == 'SET LOCAL "provenance"."action_id" = \'\''
     assert text(recording.set_done(12)) == 'SET LOCAL "provenance"."done" = \'12\''
 
@@ -113,14 +116,27 @@ def test_savepoint_names_are_quoted() -> None:
 @pytest.mark.parametrize(
     ("row", "expected"),
     [
-        ((None, None, None), Settings(action_id=None, block=None, done=0)),
-        (("", "", ""), Settings(action_id=None, block=None, done=0)),
-        ((str(ID), f"{ID} {ID}", "7"), Settings(action_id=ID, block=ActionRef(ID, ID), done=7)),
+        ((None, None, None), Settings(action_id=None, block=None, tenant_id="", done=0)),
+        (("", "", ""), Settings(action_id=None, block=None, tenant_id="", done=0)),
+        ((str(ID), f"{ID} {ROOT} ", "7"), Settings(action_id=ID, block=ActionRef(ID, ROOT), tenant_id="", done=7)),
+        ((str(ID), f"{ID} {ROOT} t", "7"), Settings(action_id=ID, block=ActionRef(ID, ROOT), tenant_id="t", done=7)),
     ],
 )
 def test_settings_that_are_not_set_are_none_and_zero(row: tuple[str | None, ...], expected: Settings) -> None:
     """A setting nobody has made is null; one that has been reset is the empty text."""
     assert recording.READ_SETTINGS.decode([row]) == expected
+
+
+@pytest.mark.parametrize("tenant", ["t", "", " ", " a  b ", f"{ID} {ROOT}", "'\n\"", "\N{HEBREW LETTER ALEF}"])
+def test_the_tenant_of_a_block_is_all_that_follows_its_ids(tenant: str) -> None:
+    """Whatever is in it: the ids are of one length, so that SQL can cut it out by its place."""
+    ref = ActionRef(ID, ROOT)
+    (literal,) = re.findall(r" = '(.*)'$", text(recording.set_block(ref, tenant)), re.DOTALL)
+    stored = literal.replace("''", "'")
+    assert stored[74:] == tenant
+    assert recording.READ_SETTINGS.decode([(None, stored, None)]) == Settings(
+        action_id=None, block=ref, tenant_id=tenant, done=0
+    )
 
 
 @pytest.mark.parametrize(

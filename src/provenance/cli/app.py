@@ -7,12 +7,14 @@ from typing import Any
 import click
 
 import provenance
+from provenance.cli.changes import as_of, blame, changes
 from provenance.cli.demo import demo
 from provenance.cli.history import history
 from provenance.cli.log import log
 from provenance.cli.migrate import migrate
 from provenance.cli.problems import EXIT_CODES, translated
 from provenance.cli.show import show
+from provenance.cli.tables import adopt, capture, coverage, stamp
 
 
 class _Commands(click.Group):
@@ -37,5 +39,5 @@ def cli(ctx: click.Context, dsn: str | None) -> None:
     ctx.obj = dsn
 
 
-for _command in (migrate, log, show, history, demo):
+for _command in (migrate, log, show, history, stamp, capture, adopt, coverage, changes, blame, as_of, demo):
     cli.add_command(_command)

@@ -11,6 +11,7 @@ import psycopg
 from psycopg import conninfo
 from psycopg.errors import Diagnostic
 
+from provenance.changes import ChangeRepository
 from provenance.cli.output import clean
 from provenance.cli.problems import Misuse
 from provenance.repository import ActionRepository
@@ -45,6 +46,13 @@ def actions(dsn: str | None) -> Generator[ActionRepository]:
     """Yield what reads the trail."""
     with connected(dsn) as connection:
         yield ActionRepository(lambda: nullcontext(connection))
+
+
+@contextmanager
+def changes(dsn: str | None) -> Generator[ChangeRepository]:
+    """Yield what reads row changes."""
+    with connected(dsn) as connection:
+        yield ChangeRepository(lambda: nullcontext(connection))
 
 
 def _warn(diagnostic: Diagnostic) -> None:

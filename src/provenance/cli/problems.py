@@ -10,7 +10,14 @@ import click
 import psycopg
 
 from provenance.cli.output import clean
-from provenance.errors import MigrationError, ProvenanceError, SchemaNotReady, TrailUnavailable
+from provenance.errors import (
+    MigrationError,
+    NotCaptured,
+    ProvenanceError,
+    SchemaNotReady,
+    TableRefused,
+    TrailUnavailable,
+)
 
 EXIT_CODES = """\b
 Exit codes:
@@ -72,7 +79,7 @@ def _problem(error: ProvenanceError | psycopg.Error) -> Problem:
     match error:
         case SchemaNotReady():
             return SchemaTrouble(str(error))
-        case MigrationError():
+        case MigrationError() | TableRefused() | NotCaptured():
             return BadNews(str(error))
         case TrailUnavailable():
             return DatabaseTrouble(str(error))

@@ -93,7 +93,7 @@ def enter(block: Block, *, connection: AnyConnection | None, transaction: bool, 
 
 
 def _current(block: Block) -> tuple[Statement[None], Statement[None]]:
-    return statements.set_action(block.ref.id), statements.set_block(block.ref)
+    return statements.set_action(block.ref.id), statements.set_block(block.ref, block.tenant_id)
 
 
 def _refuse_bytes(block: Block, connection: AnyConnection) -> None:
@@ -179,8 +179,7 @@ def _back_out(block: Block, connection: AnyConnection) -> Steps[None]:
         yield Run(connection, (statements.rollback_to(block.savepoint),), insist=True)
         return
     assert block.enclosing is not None  # noqa: S101 - only an inner block may do without a savepoint
-    outer = block.enclosing.ref
-    yield Run(connection, (statements.set_action(outer.id), statements.set_block(outer)), insist=True)
+    yield Run(connection, _current(block.enclosing), insist=True)
 
 
 def _enter_nested(block: Block, enclosing: Block, *, savepoint: bool) -> Steps[None]:

@@ -340,7 +340,7 @@ def _restored(block: Block) -> tuple[Statement[None], Statement[None]]:
     """Return the statements that put the settings back as they were when the block was entered."""
     before = block.before
     return statements.set_action(before.action_id if before else None), statements.set_block(
-        before.block if before else None
+        before.block if before else None, before.tenant_id if before else ""
     )
 
 

@@ -7,6 +7,7 @@ was added.
 
 from __future__ import annotations
 
+import hashlib
 import json
 import re
 import sys
@@ -21,9 +22,16 @@ Connection = psycopg.Connection[Any]
 Catalogue = dict[str, dict[str, str]]
 """Kind of object → its name → its definition."""
 
-# Monthly partitions come and go. Each must be what the default partition is.
-_MONTHLY = re.compile(r"actions_\d{4}_\d{2}")
-_MODEL = "actions_default"
+# Monthly partitions come and go. Each must be what the default partition of its table is.
+_MONTHLY = re.compile(r"(actions|row_changes)_\d{4}_\d{2}")
+
+# So do the trigger functions of captured tables. Their bodies are made of the table's columns.
+_CAPTURE = re.compile(r"capture_\d+\(\)")
+_CAPTURE_MODEL = (
+    "plpgsql v parallel u security definer returns trigger set search_path=pg_catalog, pg_temp;TimeZone=UTC;DateStyle=ISO;"
+    "IntervalStyle=iso_8601;bytea_output=hex;extra_float_digits=1;lc_monetary=C;plan_cache_mode=force_generic_plan;"
+    f"enable_nestloop=off;enable_hashjoin=off;jit=off arguments {hashlib.md5(b'', usedforsecurity=False).hexdigest()} body "
+)
 
 _QUERIES: dict[str, LiteralString] = {
     # An object of another owner than the schema's could be changed by somebody who was given the schema to use.
@@ -146,7 +154,9 @@ def read_catalogue(connection: Connection) -> Catalogue:
 def _installed(catalogue: Catalogue) -> Catalogue:
     """Return the part of a catalogue that does not depend on the month."""
     return {
-        kind: {name: text for name, text in entries.items() if not _MONTHLY.search(name)}
+        kind: {
+            name: text for name, text in entries.items() if not _MONTHLY.search(name) and not _CAPTURE.fullmatch(name)
+        }
         for kind, entries in catalogue.items()
     }
 
@@ -159,27 +169,36 @@ def expected_catalogue() -> Catalogue:
 
 
 def _with_partitions(catalogue: Catalogue, partitions: list[str]) -> Catalogue:
-    """Return the catalogue with monthly partitions of these names, modelled on the default partition."""
+    """Return the catalogue with monthly partitions of these names, modelled on the default partition of their table."""
+    models = {partition: re.sub(r"\d{4}_\d{2}", "default", partition) for partition in partitions}
     return {
         kind: entries
         | {
-            name.replace(_MODEL, partition): text.replace(_MODEL, partition)
-            for partition in partitions
+            name.replace(model, partition): text.replace(model, partition)
+            for partition, model in models.items()
             for name, text in entries.items()
-            if _MODEL in name
+            if model in name
         }
         for kind, entries in catalogue.items()
     }
 
 
+def _with_captures(catalogue: Catalogue, found: dict[str, str]) -> Catalogue:
+    """Return the catalogue with the trigger functions of captured tables that were found, as they must be."""
+    captures = {
+        name: _CAPTURE_MODEL + text.rpartition(" body ")[2] for name, text in found.items() if _CAPTURE.fullmatch(name)
+    }
+    return catalogue | {"function": catalogue["function"] | captures}
+
+
 def verify(connection: Connection) -> list[Difference]:
     """Return how the schema in the database differs from what the migrations make; empty when it does not.
 
-    Every monthly partition there is must be attached and be made like the default partition.
+    Every monthly partition there is must be attached and be made like the default partition of its table.
     """
     found = read_catalogue(connection)
     partitions = [name for name in found["relation"] if _MONTHLY.fullmatch(name)]
-    expected = _with_partitions(expected_catalogue(), partitions)
+    expected = _with_captures(_with_partitions(expected_catalogue(), partitions), found["function"])
     return [
         Difference(kind=kind, name=name, expected=expected[kind].get(name), found=found[kind].get(name))
         for kind in _QUERIES

@@ -24,7 +24,7 @@ from provenance import ids
 from provenance.models import Action, ActionTree, ChainLink, JSONValue, Page, Status
 from provenance.statements import Row, Rows, Statement
 
-_COLUMNS: LiteralString = (
+COLUMNS: LiteralString = (
     "a.id, a.root_id, a.parent_action_id, a.action_type, a.concept, a.status, a.tenant_id, a.user_id, a.request_id, "
     "a.correlation_id, a.entity_type, a.entity_id, a.payload::text, a.result::text, a.metadata::text, "
     "a.error_type, a.error_code, a.error_message, a.started_at, a.completed_at, a.duration_ms, a.recorded_at"
@@ -76,7 +76,8 @@ def _utc(value: datetime | None) -> datetime | None:
     return None if value is None else value.astimezone(UTC)
 
 
-def _action(row: Row) -> Action:
+def decode_action(row: Row) -> Action:
+    """Decode one row of :data:`COLUMNS`."""
     (
         action_id,
         root_id,
@@ -128,21 +129,21 @@ def _action(row: Row) -> Action:
 
 
 def _one(rows: Rows) -> Action | None:
-    return _action(rows[0]) if rows else None
+    return decode_action(rows[0]) if rows else None
 
 
 def _all(rows: Rows) -> list[Action]:
-    return [_action(row) for row in rows]
+    return [decode_action(row) for row in rows]
 
 
 def _links(rows: Rows) -> list[ChainLink]:
-    return [ChainLink(action=_action(row[:-1]), depth=row[-1]) for row in rows]
+    return [ChainLink(action=decode_action(row[:-1]), depth=row[-1]) for row in rows]
 
 
 def get(action_id: UUID) -> Statement[Action | None]:
     """One action by its id."""
     return Statement(
-        f"SELECT {_COLUMNS} FROM provenance.action_log a WHERE a.id = %(id)s ORDER BY a.completed_at LIMIT 1",
+        f"SELECT {COLUMNS} FROM provenance.action_log a WHERE a.id = %(id)s ORDER BY a.completed_at LIMIT 1",
         {"id": _id(action_id)},
         _one,
     )
@@ -151,9 +152,9 @@ def get(action_id: UUID) -> Statement[Action | None]:
 def by_request(request_id: UUID, *, limit: int) -> Statement[list[Action]]:
     """What a request did, oldest first."""
     return Statement(
-        f"""SELECT {_COLUMNS} FROM provenance.action_log a
+        f"""SELECT {COLUMNS} FROM provenance.action_log a
              WHERE a.request_id = %(request)s ORDER BY a.id LIMIT %(limit)s""",
-        {"request": request_id, "limit": _limit(limit)},
+        {"request": request_id, "limit": checked_limit(limit)},
         _all,
     )
 
@@ -173,7 +174,7 @@ def chain(action_id: UUID, *, max_depth: int) -> Statement[list[ChainLink]]:
                        SELECT c.id FROM provenance.action_log c WHERE c.parent_action_id = down.id OFFSET 0) child
                  WHERE down.depth < %(depth)s
             ) CYCLE id SET looped USING path
-            SELECT {_COLUMNS}, steps.depth
+            SELECT {COLUMNS}, steps.depth
               FROM (SELECT id, min(depth) AS depth FROM down WHERE NOT looped GROUP BY id) steps
              CROSS JOIN LATERAL (SELECT l.* FROM provenance.action_log l WHERE l.id = steps.id OFFSET 0) a
              ORDER BY steps.depth, a.id""",
@@ -194,7 +195,7 @@ def ancestors(action_id: UUID, *, max_depth: int) -> Statement[list[ChainLink]]:
                         WHERE p.id = up.parent_action_id OFFSET 0) parent
                  WHERE up.depth < %(depth)s
             ) CYCLE id SET looped USING path
-            SELECT {_COLUMNS}, steps.depth
+            SELECT {COLUMNS}, steps.depth
               FROM (SELECT id, min(depth) AS depth FROM up WHERE NOT looped GROUP BY id) steps
              CROSS JOIN LATERAL (SELECT l.* FROM provenance.action_log l WHERE l.id = steps.id OFFSET 0) a
              ORDER BY steps.depth""",
@@ -206,10 +207,10 @@ def ancestors(action_id: UUID, *, max_depth: int) -> Statement[list[ChainLink]]:
 def tree(action_id: UUID) -> Statement[ActionTree | None]:
     """The whole tree that an action is in."""
     return Statement(
-        f"""SELECT {_COLUMNS} FROM provenance.action_log a
+        f"""SELECT {COLUMNS} FROM provenance.action_log a
              WHERE a.id = (SELECT m.root_id FROM provenance.action_log m WHERE m.id = %(id)s LIMIT 1)
             UNION ALL
-            SELECT {_COLUMNS} FROM provenance.action_log a
+            SELECT {COLUMNS} FROM provenance.action_log a
              WHERE a.root_id = (SELECT m.root_id FROM provenance.action_log m WHERE m.id = %(id)s LIMIT 1)
                AND a.parent_action_id IS NOT NULL
              ORDER BY id""",
@@ -305,7 +306,7 @@ def _bound(at: datetime) -> sql.Literal:
 
 def search(wanted: Filter, *, before: UUID | None, limit: int) -> Statement[Page[Action]]:
     """Actions that fit, newest first, one page at a time."""
-    limit = _limit(limit)
+    limit = checked_limit(limit)
     params: dict[str, Any] = {"limit": limit + 1}
     # The range goes in as constants. As parameters of a prepared statement, whose general plan takes any range for a narrow
     # one, they would have every action looked at instead of those of a request.
@@ -330,7 +331,7 @@ def search(wanted: Filter, *, before: UUID | None, limit: int) -> Statement[Page
         conditions.append(sql.SQL("a.status = %(status)s"))
         params["status"] = wanted.status.value
     query = sql.SQL("SELECT {} FROM provenance.action_log a WHERE {} ORDER BY a.id DESC LIMIT %(limit)s").format(
-        sql.SQL(_COLUMNS), sql.SQL(" AND ").join(conditions)
+        sql.SQL(COLUMNS), sql.SQL(" AND ").join(conditions)
     )
 
     def page(rows: Rows) -> Page[Action]:
@@ -344,7 +345,8 @@ def _id(action_id: UUID) -> UUID:
     return ids.as_action_id(action_id, "action_id")
 
 
-def _limit(limit: int) -> int:
+def checked_limit(limit: int) -> int:
+    """Return how many rows a page may hold, checked."""
     if not 1 <= limit <= MAX_LIMIT:
         raise ValueError(f"limit: expected 1 to {MAX_LIMIT}, got {limit}; use before= to get the next page")
     return limit

@@ -29,8 +29,8 @@ _ISOLATION: dict[IsolationLevel, LiteralString] = {
 }
 
 # The transaction-local settings. action_id is what triggers and column defaults read, and SQL may change it: a function may
-# begin an action of its own. block is ours: the id and the root of the innermost tracked block. done is the number of the
-# last inner block that finished and has not been undone since.
+# begin an action of its own. block is ours: the id, the root and the tenant of the innermost tracked block. done is the
+# number of the last inner block that finished and has not been undone since.
 _ACTION = sql.Identifier("provenance", "action_id")
 _BLOCK = sql.Identifier("provenance", "block")
 _DONE = sql.Identifier("provenance", "done")
@@ -54,9 +54,9 @@ def set_action(action_id: UUID | None) -> Statement[None]:
     return command(sql.SQL("SET LOCAL {} = {}").format(_ACTION, value))
 
 
-def set_block(ref: ActionRef | None) -> Statement[None]:
+def set_block(ref: ActionRef | None, tenant_id: str = "") -> Statement[None]:
     """Make a tracked block the innermost one of the transaction."""
-    value = sql.Literal("" if ref is None else f"{ref.id} {ref.root_id}")
+    value = sql.Literal("" if ref is None else f"{ref.id} {ref.root_id} {tenant_id}")
     return command(sql.SQL("SET LOCAL {} = {}").format(_BLOCK, value))
 
 
@@ -83,14 +83,18 @@ class Settings:
 
     action_id: UUID | None
     block: ActionRef | None
+    tenant_id: str
+    """Of the block."""
     done: int
 
 
 def _settings(rows: Rows) -> Settings:
     action_id, block, done = rows[0]
+    ref, root, tenant_id = block.split(" ", 2) if block else ("", "", "")
     return Settings(
         action_id=UUID(action_id) if action_id else None,
-        block=ActionRef(*map(UUID, block.split(" "))) if block else None,
+        block=ActionRef(UUID(ref), UUID(root)) if block else None,
+        tenant_id=tenant_id,
         done=int(done or 0),
     )
 

@@ -310,41 +310,55 @@ CREATE FUNCTION provenance.uuid_floor(at timestamptz) RETURNS uuid
 CREATE FUNCTION provenance.ensure_partitions(months_ahead integer DEFAULT 6) RETURNS SETOF text
     LANGUAGE plpgsql VOLATILE
     SET search_path = pg_catalog, pg_temp
+    SET timezone = 'UTC'
+    SET datestyle = 'ISO'
     SET lock_timeout = '2s'
     AS $$
 DECLARE
     first_month timestamp := date_trunc('month', clock_timestamp() AT TIME ZONE 'UTC');
-    month timestamp;
+    month timestamptz;
+    parent record;
     partition text;
 BEGIN
     -- Two at once would both find the month missing. The key is that of the migrations.
     PERFORM pg_advisory_xact_lock(31651020444888673);
-    FOR month IN SELECT generate_series(first_month, first_month + make_interval(months => months_ahead), '1 month') LOOP
-        partition := 'actions_' || to_char(month, 'YYYY_MM');
-        CONTINUE WHEN to_regclass('provenance.' || partition) IS NOT NULL;
-        BEGIN
-            EXECUTE format('CREATE TABLE provenance.%I (LIKE provenance.actions INCLUDING ALL)', partition);
-            EXECUTE format(
-                'CREATE TRIGGER refuse_truncate BEFORE TRUNCATE ON provenance.%I '
-                'FOR EACH STATEMENT EXECUTE FUNCTION provenance.refuse_change()', partition);
-            EXECUTE format('ALTER TABLE provenance.%I ENABLE ALWAYS TRIGGER refuse_truncate', partition);
-            EXECUTE format(
-                'ALTER TABLE provenance.actions ATTACH PARTITION provenance.%I FOR VALUES FROM (%L) TO (%L)', partition,
-                provenance.uuid_floor(month AT TIME ZONE 'UTC'),
-                provenance.uuid_floor((month + interval '1 month') AT TIME ZONE 'UTC'));
-        EXCEPTION
-            WHEN check_violation THEN
-                RAISE WARNING 'no partition for %: actions_default already holds rows of that month',
-                    to_char(month, 'YYYY-MM')
-                    USING HINT = 'They stay readable there; the next month gets its partition as usual.';
-                CONTINUE;
-            WHEN lock_not_available THEN
-                RAISE WARNING 'no partition for % yet: a long transaction is using actions_default',
-                    to_char(month, 'YYYY-MM')
-                    USING HINT = 'Nothing is lost meanwhile; run it again later.';
-                EXIT;
-        END;
-        RETURN NEXT partition;
+    FOR parent IN
+        SELECT c.relname AS name, a.atttypid = 'uuid'::regtype AS by_id
+          FROM pg_partitioned_table p JOIN pg_class c ON c.oid = p.partrelid
+          JOIN pg_attribute a ON a.attrelid = c.oid AND a.attnum = p.partattrs[0]
+         WHERE c.relnamespace = 'provenance'::regnamespace
+         ORDER BY c.relname
+    LOOP
+        FOR month IN SELECT generate_series(first_month, first_month + make_interval(months => months_ahead), '1 month')
+                            AT TIME ZONE 'UTC' LOOP
+            partition := parent.name || '_' || to_char(month AT TIME ZONE 'UTC', 'YYYY_MM');
+            CONTINUE WHEN to_regclass('provenance.' || partition) IS NOT NULL;
+            BEGIN
+                EXECUTE format('CREATE TABLE provenance.%I (LIKE provenance.%I INCLUDING ALL)', partition, parent.name);
+                EXECUTE format(
+                    'CREATE TRIGGER refuse_truncate BEFORE TRUNCATE ON provenance.%I '
+                    'FOR EACH STATEMENT EXECUTE FUNCTION provenance.refuse_change()', partition);
+                EXECUTE format('ALTER TABLE provenance.%I ENABLE ALWAYS TRIGGER refuse_truncate', partition);
+                EXECUTE format(
+                    CASE WHEN parent.by_id
+                         THEN 'ALTER TABLE provenance.%1$I ATTACH PARTITION provenance.%2$I '
+                              'FOR VALUES FROM (provenance.uuid_floor(%3$L)) TO (provenance.uuid_floor(%4$L))'
+                         ELSE 'ALTER TABLE provenance.%1$I ATTACH PARTITION provenance.%2$I FOR VALUES FROM (%3$L) TO (%4$L)'
+                    END, parent.name, partition, month, month + interval '1 month');
+            EXCEPTION
+                WHEN check_violation THEN
+                    RAISE WARNING 'no partition for %: %_default already holds rows of that month',
+                        to_char(month AT TIME ZONE 'UTC', 'YYYY-MM'), parent.name
+                        USING HINT = 'They stay readable there; the next month gets its partition as usual.';
+                    CONTINUE;
+                WHEN lock_not_available THEN
+                    RAISE WARNING 'no partition for % yet: a long transaction is using %_default',
+                        to_char(month AT TIME ZONE 'UTC', 'YYYY-MM'), parent.name
+                        USING HINT = 'Nothing is lost meanwhile; run it again later.';
+                    EXIT;
+            END;
+            RETURN NEXT partition;
+        END LOOP;
     END LOOP;
 END
 $$;

@@ -1,0 +1,141 @@
+"""Reading row changes: the same methods in both colours, one statement each."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Generator
+from contextlib import AbstractAsyncContextManager, AbstractContextManager, contextmanager
+from datetime import datetime
+from typing import TypeVar
+from uuid import UUID
+
+import psycopg
+
+from provenance import drivers
+from provenance.errors import InvalidAction, NotCaptured
+from provenance.models import Blame, ChangePage, RowValues, TableRow
+from provenance.statements import Statement
+from provenance.statements import changes as statements
+from provenance.statements.rows import Key
+from provenance.translation import sentence, translated
+
+T = TypeVar("T")
+
+
+@contextmanager
+def _answered() -> Generator[None]:
+    with translated("reading row changes"):
+        try:
+            yield
+        except psycopg.errors.UndefinedObject as error:
+            raise NotCaptured(sentence(error)) from error
+        except (psycopg.errors.InvalidName, psycopg.errors.SyntaxError) as error:
+            raise InvalidAction(f"table: {sentence(error)}") from error
+
+
+class ChangeRepository:
+    """Reads what rows of captured tables were before and after each change.
+
+    Tables are named as in SQL, with their schema unless that is in the search path. Keys are those of :data:`Key`: a
+    value, or a list of values for a primary key of several columns.
+
+    All methods raise :class:`NotCaptured` when nothing is known of the table, and :class:`InvalidAction` for a name or key
+    that cannot be one.
+
+    Args:
+        connect: as for :class:`ActionRepository`.
+    """
+
+    def __init__(self, connect: Callable[[], AbstractContextManager[drivers.SyncConnection]]) -> None:
+        self._connect = connect
+
+    def _run(self, statement: Statement[T]) -> T:
+        with _answered(), self._connect() as connection:
+            return drivers.run(connection, statement)
+
+    def history(self, table: str, key: Key, *, before: str | None = None, limit: int = 50) -> ChangePage:
+        """Return the changes of the rows that had this primary key, newest first, a page at a time."""
+        return self._run(statements.history(table, key, before=before, limit=limit))
+
+    def blame(self, table: str, key: Key) -> tuple[Blame, ...]:
+        """Return for every column of a row who last set it, also before the row got this key; nothing of an unknown row.
+
+        Of a row that is gone, it tells of what it was last.
+        """
+        return self._run(statements.blame(table, key))
+
+    def as_of(self, table: str, key: Key, at: datetime) -> RowValues | None:
+        """Return a row as it was, or ``None`` when there was none.
+
+        Changes count from when their statement was done, also while their transaction was still open. Of rows that have
+        not changed since, the table itself tells, which needs the right to read it.
+        """
+        return self._run(statements.as_of(table, key, at))
+
+    def table_as_of(self, table: str, at: datetime) -> list[TableRow]:
+        """Return all rows of a table as they were; see :meth:`as_of`."""
+        return self._run(statements.table_as_of(table, at))
+
+    def of_action(
+        self, action_id: UUID, *, descendants: bool = True, after: str | None = None, limit: int = 50
+    ) -> ChangePage:
+        """Return what an action changed, oldest first, a page at a time.
+
+        Args:
+            action_id: the action.
+            descendants: whether to include what the actions that it caused changed.
+            after: the ``next`` of the page before this one.
+            limit: how many at most, up to 1,000.
+        """
+        return self._run(statements.of_action(action_id, descendants=descendants, after=after, limit=limit))
+
+
+class AsyncChangeRepository:
+    """Reads row changes with ``await``; see :class:`ChangeRepository`.
+
+    Args:
+        connect: as for :class:`AsyncActionRepository`.
+    """
+
+    def __init__(self, connect: Callable[[], AbstractAsyncContextManager[drivers.AsyncConnection]]) -> None:
+        self._connect = connect
+
+    async def _run(self, statement: Statement[T]) -> T:
+        with _answered():
+            async with self._connect() as connection:
+                return await drivers.arun(connection, statement)
+
+    async def history(self, table: str, key: Key, *, before: str | None = None, limit: int = 50) -> ChangePage:
+        """Return the changes of the rows that had this primary key, newest first, a page at a time."""
+        return await self._run(statements.history(table, key, before=before, limit=limit))
+
+    async def blame(self, table: str, key: Key) -> tuple[Blame, ...]:
+        """Return for every column of a row who last set it, also before the row got this key; nothing of an unknown row.
+
+        Of a row that is gone, it tells of what it was last.
+        """
+        return await self._run(statements.blame(table, key))
+
+    async def as_of(self, table: str, key: Key, at: datetime) -> RowValues | None:
+        """Return a row as it was, or ``None`` when there was none.
+
+        Changes count from when their statement was done, also while their transaction was still open. Of rows that have
+        not changed since, the table itself tells, which needs the right to read it.
+        """
+        return await self._run(statements.as_of(table, key, at))
+
+    async def table_as_of(self, table: str, at: datetime) -> list[TableRow]:
+        """Return all rows of a table as they were; see :meth:`as_of`."""
+        return await self._run(statements.table_as_of(table, at))
+
+    async def of_action(
+        self, action_id: UUID, *, descendants: bool = True, after: str | None = None, limit: int = 50
+    ) -> ChangePage:
+        """Return what an action changed, oldest first, a page at a time.
+
+        Args:
+            action_id: the action.
+            descendants: whether to include what the actions that it caused changed.
+            after: the ``next`` of the page before this one.
+            limit: how many at most, up to 1,000.
+        """
+        return await self._run(statements.of_action(action_id, descendants=descendants, after=after, limit=limit))

@@ -1,0 +1,206 @@
+"""``provenance changes``, ``blame`` and ``as-of``: what rows were before and after each change."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from datetime import datetime
+from typing import Any
+from uuid import UUID
+
+import attrs
+import click
+from rich.text import Text
+
+from provenance.cli.database import changes as reading
+from provenance.cli.output import action_fields, clean, columns, emit, emit_json
+from provenance.cli.output import moment as shown_moment
+from provenance.cli.parameters import json_option, moment
+from provenance.cli.problems import BadNews
+from provenance.models import Blame, ChangePage, RowChange, RowValues, Truncated
+from provenance.statements.reading import MAX_LIMIT
+
+_LONGEST_VALUE = 60
+
+
+def _plain(value: object) -> Any:
+    """Return a value in a form that JSON has."""
+    match value:
+        case None | bool() | int() | float() | str():
+            return value
+        case Truncated():
+            return {"$truncated": attrs.asdict(value)}
+        case Mapping():
+            return {str(key): _plain(item) for key, item in value.items()}
+        case list() | tuple():
+            return [_plain(item) for item in value]
+        case bytes():
+            return f"\\x{value.hex()}"
+        case datetime():
+            return value.isoformat()
+        case _:
+            return str(value)
+
+
+def _change_fields(change: RowChange) -> dict[str, Any]:
+    fields = {field.name: getattr(change, field.name) for field in attrs.fields(RowChange)}
+    return fields | {"old": _plain(change.old), "new": _plain(change.new), "changed": list(change.changed)}
+
+
+def _text(value: object) -> str:
+    if value is None:
+        return "null"
+    if isinstance(value, Truncated):
+        return f"{value.bytes} bytes"
+    text = clean(str(_plain(value)))
+    return text if len(text) <= _LONGEST_VALUE else f"{text[: _LONGEST_VALUE - 1]}…"
+
+
+def _told(change: RowChange) -> str:
+    """Return what a change did, in one line."""
+    old: RowValues = change.old or {}
+    new: RowValues = change.new or {}
+    if change.old is not None and change.new is not None:
+        parts = [f"{clean(name)}: {_text(old[name])} → {_text(new[name])}" for name in change.changed]
+    else:
+        parts = [f"{clean(name)}: {_text(value)}" for name, value in (new or old).items() if value is not None]
+    return ", ".join(parts)
+
+
+def _show(page: ChangePage, *, as_json: bool, more: str) -> None:
+    if as_json:
+        emit_json({"changes": [_change_fields(change) for change in page], "next": page.next})
+        return
+    if not page.items:
+        click.echo("No changes found.", err=True)
+        return
+    rows = [
+        (
+            shown_moment(change.recorded_at),
+            change.operation.value,
+            clean(change.table),
+            clean(f"{change.old_key} → {change.key}" if change.old_key is not None else change.key),
+            _told(change),
+            str(change.action_id or f"none, by {clean(change.db_user)}"),
+        )
+        for change in page
+    ]
+    emit(columns(("RECORDED", "OPERATION", "TABLE", "KEY", "VALUES", "ACTION"), rows))
+    if page.next is not None:
+        click.echo(f"There are {more} {page.next}", err=True)
+
+
+_limit_option = click.option(
+    "--limit",
+    type=click.IntRange(1, MAX_LIMIT),
+    default=50,
+    show_default=True,
+    metavar="N",
+    help=f"How many changes at most; up to {MAX_LIMIT}.",
+)
+
+
+@click.command("changes")
+@click.argument("table", required=False)
+@click.argument("key", nargs=-1)
+@click.option("--action", type=click.UUID, metavar="ID", help="List what this action changed instead, oldest first.")
+@click.option("--alone", is_flag=True, help="With --action: without what the actions that it caused changed.")
+@click.option("--before", metavar="ID", help="Go on where a page of a row's history ended, with the id it named.")
+@click.option("--after", metavar="ID", help="Go on where a page of an action's changes ended, with the id it named.")
+@_limit_option
+@json_option
+@click.pass_obj
+def changes(
+    dsn: str | None,
+    *,
+    table: str | None,
+    key: tuple[str, ...],
+    action: UUID | None,
+    alone: bool,
+    before: str | None,
+    after: str | None,
+    limit: int,
+    as_json: bool,
+) -> None:
+    """List the changes of the row of TABLE with this primary key, newest first.
+
+    Give the values of a key of several columns one after the other.
+    """
+    if (action is None) == (table is None) or bool(table) != bool(key):
+        raise click.UsageError("give either TABLE and KEY, or --action.")
+    with reading(dsn) as repository:
+        if action is not None:
+            page = repository.of_action(action, descendants=not alone, after=after, limit=limit)
+            _show(page, as_json=as_json, more="later ones: add --after")
+        else:
+            page = repository.history(table or "", key, before=before, limit=limit)
+            _show(page, as_json=as_json, more="older ones: add --before")
+
+
+def _who(found: Blame) -> tuple[str, ...]:
+    if found.change is None:
+        return ("before the capture", "", "", "")
+    if found.action is None:
+        known = "" if found.change.action_id is None else str(found.change.action_id)
+        return (shown_moment(found.change.recorded_at), known or f"none, by {clean(found.change.db_user)}", "", "")
+    action = found.action
+    return (
+        shown_moment(found.change.recorded_at),
+        clean(f"{action.action_type}  {action.id}"),
+        clean(action.user_id or ""),
+        str(action.request_id or ""),
+    )
+
+
+def _blame_fields(found: Blame) -> dict[str, Any]:
+    return {
+        "column": found.column,
+        "value": _plain(found.value),
+        "change": _change_fields(found.change) if found.change else None,
+        "action": action_fields(found.action) if found.action else None,
+    }
+
+
+@click.command()
+@click.argument("table")
+@click.argument("key", nargs=-1, required=True)
+@json_option
+@click.pass_obj
+def blame(dsn: str | None, *, table: str, key: tuple[str, ...], as_json: bool) -> None:
+    """Tell for every column of the row of TABLE with this primary key who last set it."""
+    with reading(dsn) as repository:
+        found = repository.blame(table, key)
+    if as_json:
+        emit_json([_blame_fields(entry) for entry in found])
+        return
+    if not found:
+        raise BadNews(f"no change of {table} {' '.join(key)} is stored")
+    rows = [(clean(entry.column), _text(entry.value), *_who(entry)) for entry in found]
+    emit(columns(("COLUMN", "VALUE", "SET", "BY ACTION", "USER", "REQUEST"), rows))
+
+
+@click.command("as-of")
+@click.argument("at", type=moment, metavar="WHEN")
+@click.argument("table")
+@click.argument("key", nargs=-1)
+@json_option
+@click.pass_obj
+def as_of(dsn: str | None, *, at: datetime, table: str, key: tuple[str, ...], as_json: bool) -> None:
+    """Show TABLE, or its row with this primary key, as it was at WHEN.
+
+    WHEN is an ISO 8601 time, in UTC unless it says otherwise, or an age such as 15m, 2h, 7d.
+    """
+    with reading(dsn) as repository:
+        if key:
+            row = repository.as_of(table, key, at)
+            rows = [] if row is None else [row]
+        else:
+            rows = [found.values for found in repository.table_as_of(table, at)]
+    if as_json:
+        emit_json([_plain(row) for row in rows])
+        return
+    if not rows:
+        click.echo("No rows found.", err=True)
+        return
+    titles = list(dict.fromkeys(name for row in rows for name in row))
+    cells = [[Text(_text(row[name])) if name in row else Text() for name in titles] for row in rows]
+    emit(columns([clean(title) for title in titles], cells))

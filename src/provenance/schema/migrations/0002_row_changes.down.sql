@@ -1,0 +1,47 @@
+-- Tables that are still captured stop this: their triggers depend on the functions below.
+DROP FUNCTION
+    provenance.coverage(),
+    provenance.rows_as_of(regclass, text, timestamptz, text),
+    provenance.captures_of(regclass, text),
+    provenance.adopt_table(regclass),
+    provenance.release_table(regclass),
+    provenance.capture_table,
+    provenance.captured_id(oid),
+    provenance.capture_source,
+    provenance.record_truncate,
+    provenance.change_sql,
+    provenance.images_sql,
+    provenance.image_sql,
+    provenance.key_sql,
+    provenance.row_sql,
+    provenance.column_sql(text, integer, text),
+    provenance.row_slot(integer, text),
+    provenance.shape_id,
+    provenance.row_fields,
+    provenance.captured_columns,
+    provenance.key_digest(text),
+    provenance.cut_row(text, integer),
+    provenance.row_values(text),
+    provenance.tenant_of(uuid),
+    provenance.unstamp_table(regclass),
+    provenance.stamp_table(regclass, boolean),
+    provenance.check_table(oid, text),
+    provenance.qualified_name(oid),
+    provenance.touch(),
+    provenance.require_action(),
+    provenance.stamp_update(),
+    provenance.stamp_insert();
+DROP TABLE provenance.row_changes, provenance.row_shapes, provenance.captured_tables;
+DROP SEQUENCE provenance.row_changes_number;
+CREATE OR REPLACE FUNCTION provenance.schema_version() RETURNS integer
+    LANGUAGE sql IMMUTABLE PARALLEL SAFE
+    RETURN 1;
+CREATE OR REPLACE FUNCTION provenance.grant_reader(role_name name) RETURNS void
+    LANGUAGE plpgsql VOLATILE
+    SET search_path = pg_catalog, pg_temp
+    AS $$
+BEGIN
+    EXECUTE format('GRANT USAGE ON SCHEMA provenance TO %I', role_name);
+    EXECUTE format('GRANT SELECT ON provenance.actions, provenance.action_intents, provenance.action_log TO %I', role_name);
+END
+$$;

@@ -1,0 +1,919 @@
+-- Domain data with provenance: which action touched a row, and what every row was before and after each change.
+
+CREATE OR REPLACE FUNCTION provenance.schema_version() RETURNS integer
+    LANGUAGE sql IMMUTABLE PARALLEL SAFE
+    RETURN 2;
+
+-- Stamping. The trigger functions run with their owner's rights, because only writers may call current_action_id(). They
+-- use no operator and no unqualified name, so that they need no search_path of their own, which would cost every row.
+
+CREATE FUNCTION provenance.stamp_insert() RETURNS trigger
+    LANGUAGE plpgsql SECURITY DEFINER
+    AS $$
+BEGIN
+    NEW.created_by_action_id := provenance.current_action_id();
+    NEW.updated_by_action_id := NEW.created_by_action_id;
+    RETURN NEW;
+END
+$$;
+
+COMMENT ON FUNCTION provenance.stamp_insert() IS 'Row trigger: note which action makes the row.';
+
+-- Null where no action is current: the truth about this version of the row.
+CREATE FUNCTION provenance.stamp_update() RETURNS trigger
+    LANGUAGE plpgsql SECURITY DEFINER
+    AS $$
+BEGIN
+    NEW.created_by_action_id := OLD.created_by_action_id;
+    NEW.updated_by_action_id := provenance.current_action_id();
+    RETURN NEW;
+END
+$$;
+
+COMMENT ON FUNCTION provenance.stamp_update() IS 'Row trigger: note which action changes the row; who made it cannot be changed.';
+
+CREATE FUNCTION provenance.require_action() RETURNS trigger
+    LANGUAGE plpgsql SECURITY DEFINER
+    AS $$
+BEGIN
+    IF provenance.current_action_id() IS NULL THEN
+        RAISE EXCEPTION '% of %.% refused: no action is current', TG_OP, TG_TABLE_SCHEMA, TG_TABLE_NAME
+            USING ERRCODE = 'object_not_in_prerequisite_state',
+                  HINT = 'Write inside track_action(); in SQL, call provenance.record_action() first in the transaction.';
+    END IF;
+    RETURN COALESCE(NEW, OLD);
+END
+$$;
+
+COMMENT ON FUNCTION provenance.require_action() IS 'Trigger, of statements or of rows: refuse writes outside any action.';
+
+CREATE FUNCTION provenance.touch() RETURNS trigger
+    LANGUAGE plpgsql
+    SET search_path = pg_catalog, pg_temp
+    AS $$
+BEGIN
+    NEW.created_at := OLD.created_at;
+    NEW.updated_at := clock_timestamp();
+    RETURN NEW;
+END
+$$;
+
+COMMENT ON FUNCTION provenance.touch() IS 'Row trigger: note when the row is changed; when it was made cannot be changed.';
+
+CREATE FUNCTION provenance.qualified_name(relation oid) RETURNS text
+    LANGUAGE sql STABLE STRICT
+    SET search_path = pg_catalog, pg_temp
+    AS $$
+SELECT format('%I.%I', n.nspname, c.relname)
+  FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace WHERE c.oid = relation
+$$;
+
+-- Refuses, with a reason and a remedy, a table that cannot be stamped or captured.
+CREATE FUNCTION provenance.check_table(relation oid, purpose text) RETURNS void
+    LANGUAGE plpgsql STABLE
+    SET search_path = pg_catalog, pg_temp
+    AS $$
+DECLARE
+    it CONSTANT pg_class := (SELECT c FROM pg_class c WHERE c.oid = relation);
+    name CONSTANT text := provenance.qualified_name(relation);
+    reason CONSTANT text := CASE
+        WHEN it.relkind IN ('v', 'm') THEN 'it is a view; name the table behind it'
+        WHEN it.relkind = 'f' THEN 'it is a foreign table; do it in the database where its rows are'
+        WHEN it.relkind NOT IN ('r', 'p') THEN 'it is no table'
+        WHEN it.relpersistence = 't' THEN 'it is a temporary table; it and its rows are gone when its session ends'
+        WHEN it.relispartition THEN format(
+            'it is a partition; name its parent, %s',
+            (SELECT provenance.qualified_name(p.relid) FROM pg_partition_ancestors(relation) p
+               JOIN pg_class c ON c.oid = p.relid AND NOT c.relispartition))
+        WHEN it.relnamespace IN ('provenance'::regnamespace, 'pg_catalog'::regnamespace,
+                                    'information_schema'::regnamespace) THEN 'it is not a table of yours'
+        END;
+BEGIN
+    IF reason IS NOT NULL THEN
+        RAISE EXCEPTION '% cannot be %: %', name, purpose, reason USING ERRCODE = 'wrong_object_type';
+    END IF;
+END
+$$;
+
+-- The columns are noted as ours, so that taking the stamps off leaves alone what was there before.
+CREATE FUNCTION provenance.stamp_table(relation regclass, strict boolean DEFAULT false) RETURNS void
+    LANGUAGE plpgsql VOLATILE
+    SET search_path = pg_catalog, pg_temp
+    SET lock_timeout = '2s'
+    AS $$
+DECLARE
+    full_name CONSTANT text := provenance.qualified_name(relation);
+    by_row CONSTANT boolean := (SELECT c.relkind = 'p' FROM pg_class c WHERE c.oid = relation);
+    column_name name;
+    column_type text;
+    leaf regclass;
+BEGIN
+    PERFORM provenance.check_table(relation, 'stamped');
+    EXECUTE format('LOCK TABLE %s IN SHARE ROW EXCLUSIVE MODE', full_name);
+    FOREACH column_name IN ARRAY ARRAY['created_by_action_id', 'updated_by_action_id'] LOOP
+        column_type := (
+            SELECT format_type(a.atttypid, a.atttypmod) || CASE a.attgenerated WHEN '' THEN '' ELSE ', generated' END
+              FROM pg_attribute a WHERE a.attrelid = relation AND a.attname = column_name);
+        IF column_type <> 'uuid' THEN
+            RAISE EXCEPTION '% has a column % of its own: it is %, and not uuid', full_name, column_name, column_type
+                USING ERRCODE = 'datatype_mismatch', HINT = 'Rename or convert that column first.';
+        ELSIF column_type IS NULL THEN
+            EXECUTE format('ALTER TABLE %s ADD COLUMN %I uuid', full_name, column_name);
+            EXECUTE format('COMMENT ON COLUMN %s.%I IS %L', full_name, column_name, 'An action, noted by provenance.');
+        END IF;
+    END LOOP;
+    EXECUTE format('CREATE OR REPLACE TRIGGER provenance_stamp_insert BEFORE INSERT ON %s '
+                   'FOR EACH ROW EXECUTE FUNCTION provenance.stamp_insert()', full_name);
+    EXECUTE format('CREATE OR REPLACE TRIGGER provenance_stamp_update BEFORE UPDATE ON %s '
+                   'FOR EACH ROW EXECUTE FUNCTION provenance.stamp_update()', full_name);
+    FOR leaf IN SELECT relation UNION SELECT p.relid FROM pg_partition_tree(relation) p WHERE p.isleaf LOOP
+        IF strict THEN
+            EXECUTE format('CREATE OR REPLACE TRIGGER provenance_require_action_truncate BEFORE TRUNCATE ON %s '
+                           'FOR EACH STATEMENT EXECUTE FUNCTION provenance.require_action()', leaf);
+        ELSE
+            EXECUTE format('DROP TRIGGER IF EXISTS provenance_require_action_truncate ON %s', leaf);
+        END IF;
+    END LOOP;
+    IF strict THEN
+        -- Row triggers are cloned to partitions, so that writes aimed at a partition do not escape.
+        EXECUTE format('CREATE OR REPLACE TRIGGER provenance_require_action BEFORE INSERT OR UPDATE OR DELETE ON %s '
+                       'FOR EACH %s EXECUTE FUNCTION provenance.require_action()',
+                       full_name, CASE WHEN by_row THEN 'ROW' ELSE 'STATEMENT' END);
+    ELSE
+        EXECUTE format('DROP TRIGGER IF EXISTS provenance_require_action ON %s', full_name);
+    END IF;
+END
+$$;
+
+COMMENT ON FUNCTION provenance.stamp_table IS 'Have the database note which action made and which last changed each row of a table; strict: refuse writes outside any.';
+
+CREATE FUNCTION provenance.unstamp_table(relation regclass) RETURNS void
+    LANGUAGE plpgsql VOLATILE
+    SET search_path = pg_catalog, pg_temp
+    SET lock_timeout = '2s'
+    AS $$
+DECLARE
+    full_name CONSTANT text := provenance.qualified_name(relation);
+    column_name name;
+    leaf regclass;
+BEGIN
+    IF NOT EXISTS (SELECT FROM pg_trigger t WHERE t.tgrelid = relation AND t.tgname = 'provenance_stamp_insert') THEN
+        RAISE EXCEPTION '% is not stamped', full_name USING ERRCODE = 'undefined_object';
+    END IF;
+    FOR leaf IN SELECT relation UNION SELECT p.relid FROM pg_partition_tree(relation) p WHERE p.isleaf LOOP
+        EXECUTE format('DROP TRIGGER IF EXISTS provenance_require_action_truncate ON %s', leaf);
+    END LOOP;
+    EXECUTE format('DROP TRIGGER IF EXISTS provenance_require_action ON %s', full_name);
+    EXECUTE format('DROP TRIGGER IF EXISTS provenance_stamp_insert ON %s', full_name);
+    EXECUTE format('DROP TRIGGER IF EXISTS provenance_stamp_update ON %s', full_name);
+    FOR column_name IN
+        SELECT a.attname FROM pg_attribute a
+         WHERE a.attrelid = relation AND a.attname IN ('created_by_action_id', 'updated_by_action_id')
+           AND col_description(a.attrelid, a.attnum) = 'An action, noted by provenance.'
+    LOOP
+        EXECUTE format('ALTER TABLE %s DROP COLUMN %I', full_name, column_name);
+    END LOOP;
+END
+$$;
+
+COMMENT ON FUNCTION provenance.unstamp_table IS 'Undo stamp_table(): the triggers, and the columns it added.';
+
+-- Capture. The trigger stores whole rows, before and after, in the text form in which Postgres prints a composite value. That
+-- is the cheapest form there is; what changed, and what type a value has, is worked out when it is read, with the shape.
+
+-- One row per stretch of time in which a table was captured.
+CREATE TABLE provenance.captured_tables (
+    id integer GENERATED ALWAYS AS IDENTITY,
+    table_name text NOT NULL,
+    key_columns text[] NOT NULL,
+    excluded text[] NOT NULL,
+    masked text[] NOT NULL,
+    suspicious text NOT NULL,
+    max_bytes integer NOT NULL,
+    kept text[] NOT NULL,
+    captured_at timestamptz NOT NULL DEFAULT clock_timestamp(),
+    released_at timestamptz,
+    CONSTRAINT captured_tables_pkey PRIMARY KEY (id)
+);
+
+COMMENT ON TABLE provenance.captured_tables IS 'Which tables have their row changes captured, since when, and how.';
+COMMENT ON COLUMN provenance.captured_tables.table_name IS 'Qualified, quoted where needed.';
+COMMENT ON COLUMN provenance.captured_tables.suspicious IS 'A regular expression: columns with such a name are masked unless they are kept.';
+COMMENT ON COLUMN provenance.captured_tables.kept IS 'Columns that somebody looked at and found harmless.';
+
+CREATE TABLE provenance.row_shapes (
+    id integer GENERATED ALWAYS AS IDENTITY,
+    table_id integer NOT NULL,
+    fields text NOT NULL,
+    CONSTRAINT row_shapes_pkey PRIMARY KEY (id)
+);
+
+COMMENT ON TABLE provenance.row_shapes IS 'What the fields of captured rows are: JSON lists of name, type and whether it is masked.';
+
+-- Not unique: whoever finds a shape missing adds it, and never waits for another transaction that does the same.
+CREATE INDEX row_shapes_table ON provenance.row_shapes (table_id);
+
+CREATE SEQUENCE provenance.row_changes_number;
+
+CREATE TABLE provenance.row_changes (
+    -- Statements in the order in which their triggers ran; of two that wrote the same row, the order in which they wrote it.
+    seq bigint NOT NULL,
+    recorded_at timestamptz NOT NULL,
+    row_slot bigint NOT NULL,
+    ordinal integer NOT NULL,
+    table_id integer NOT NULL,
+    shape_id integer NOT NULL,
+    action_id uuid,
+    xid xid8 NOT NULL DEFAULT pg_current_xact_id(),
+    operation text NOT NULL,
+    row_key text COLLATE "C" NOT NULL,
+    old_key text COLLATE "C",
+    old_row text,
+    new_row text,
+    masked_changes text[],
+    tenant_id text NOT NULL DEFAULT '',
+    db_user text NOT NULL DEFAULT session_user
+) PARTITION BY RANGE (recorded_at);
+
+COMMENT ON TABLE provenance.row_changes IS 'What rows were before and after each change: insert-only, partitioned by month.';
+COMMENT ON COLUMN provenance.row_changes.row_key IS 'The primary key after the change, or before it where nothing is left.';
+COMMENT ON COLUMN provenance.row_changes.old_key IS 'The primary key before the change, where the change was to the key itself.';
+COMMENT ON COLUMN provenance.row_changes.ordinal IS 'The place of the row in its statement; the first row is there even if it did not change.';
+COMMENT ON COLUMN provenance.row_changes.masked_changes IS 'Names of masked columns whose value is another one than before.';
+
+-- Every index is paid for by every changed row, so these are as narrow as they can be.
+-- History of a row, and what a table was at some time: see row_slot().
+CREATE INDEX row_changes_slot ON provenance.row_changes (row_slot);
+CREATE INDEX row_changes_old_key ON provenance.row_changes (table_id, old_key, seq) WHERE old_key IS NOT NULL;
+-- What did this action change? One entry per statement tells where to look; the rows of a statement lie together.
+CREATE INDEX row_changes_action ON provenance.row_changes (action_id, seq, recorded_at)
+    WHERE ordinal = 1 AND action_id IS NOT NULL;
+CREATE INDEX row_changes_seq ON provenance.row_changes USING brin (seq) WITH (pages_per_range = 16, autosummarize = on);
+-- Who writes past the trail?
+CREATE INDEX row_changes_untracked ON provenance.row_changes (table_id, seq) WHERE ordinal = 1 AND action_id IS NULL;
+
+CREATE TABLE provenance.row_changes_default PARTITION OF provenance.row_changes DEFAULT;
+
+CREATE TRIGGER refuse_change BEFORE UPDATE OR DELETE ON provenance.row_changes
+    FOR EACH ROW EXECUTE FUNCTION provenance.refuse_change();
+ALTER TABLE provenance.row_changes ENABLE ALWAYS TRIGGER refuse_change;
+CREATE TRIGGER refuse_truncate BEFORE TRUNCATE ON provenance.row_changes
+    FOR EACH STATEMENT EXECUTE FUNCTION provenance.refuse_change();
+ALTER TABLE provenance.row_changes ENABLE ALWAYS TRIGGER refuse_truncate;
+CREATE TRIGGER refuse_truncate BEFORE TRUNCATE ON provenance.row_changes_default
+    FOR EACH STATEMENT EXECUTE FUNCTION provenance.refuse_change();
+ALTER TABLE provenance.row_changes_default ENABLE ALWAYS TRIGGER refuse_truncate;
+
+CREATE FUNCTION provenance.tenant_of(action_id uuid) RETURNS text
+    LANGUAGE sql STABLE STRICT SECURITY DEFINER
+    SET search_path = pg_catalog, pg_temp
+    AS 'SELECT i.tenant_id FROM provenance.action_intents i WHERE i.id = action_id
+        UNION ALL
+        SELECT a.tenant_id FROM provenance.actions a WHERE a.id = action_id
+        LIMIT 1';
+
+COMMENT ON FUNCTION provenance.tenant_of(uuid) IS 'The tenant of a recorded action, or null.';
+
+-- The text of a row, taken apart: one text per field, null where the field is. Quoted fields have quotes and backslashes
+-- doubled.
+CREATE FUNCTION provenance.row_values(row_text text) RETURNS text[]
+    LANGUAGE sql IMMUTABLE STRICT PARALLEL SAFE
+    SET search_path = pg_catalog, pg_temp
+    AS $$
+SELECT array_agg(CASE WHEN m[1] = '' THEN NULL
+                      WHEN starts_with(m[1], '"')
+                      THEN regexp_replace(substr(m[1], 2, length(m[1]) - 2), '(["\\])\1', '\1', 'g')
+                      ELSE m[1] END ORDER BY n)
+  FROM regexp_matches(substr(row_text, 2, length(row_text) - 2) || ',', '("(?:[^"]|"")*"|[^,]*),', 'g')
+       WITH ORDINALITY AS f (m, n)
+$$;
+
+COMMENT ON FUNCTION provenance.row_values(text) IS 'Takes apart what row_changes.old_row and new_row hold.';
+
+-- Values too long to keep are replaced by their length and digest.
+CREATE FUNCTION provenance.cut_row(row_text text, max_bytes integer) RETURNS text
+    LANGUAGE sql IMMUTABLE STRICT PARALLEL SAFE
+    SET search_path = pg_catalog, pg_temp
+    AS $$
+SELECT '(' || string_agg(
+           CASE WHEN v IS NULL THEN ''
+                WHEN octet_length(v) > max_bytes
+                THEN format('"{""$truncated"":{""bytes"":%s,""sha256"":""%s""}}"', octet_length(v),
+                            encode(sha256(convert_to(v, 'UTF8')), 'hex'))
+                ELSE '"' || replace(replace(v, '\', '\\'), '"', '""') || '"' END, ',' ORDER BY n) || ')'
+  FROM unnest(provenance.row_values(row_text)) WITH ORDINALITY AS f (v, n)
+$$;
+
+CREATE FUNCTION provenance.key_digest(row_key text) RETURNS text
+    LANGUAGE sql IMMUTABLE STRICT PARALLEL SAFE
+    SET search_path = pg_catalog, pg_temp
+    AS $$ SELECT 'sha256:' || encode(sha256(convert_to(row_key, 'UTF8')), 'hex') $$;
+
+-- The columns of a captured table as they are now. place: among the columns there are. hidden: what is done to keep the
+-- value out. When a column that is to be hidden has gone, it may have been renamed: all columns that nobody has found harmless
+-- are masked then, until somebody says anew what to hide.
+CREATE FUNCTION provenance.captured_columns(
+    captured provenance.captured_tables, relation oid, OUT place integer, OUT name text, OUT type text, OUT hidden text
+) RETURNS SETOF record
+    LANGUAGE sql STABLE
+    SET search_path = pg_catalog, pg_temp
+    AS $$
+WITH present AS (
+    SELECT row_number() OVER (ORDER BY a.attnum)::integer AS place, a.attname::text AS name,
+           format_type(a.atttypid, a.atttypmod) AS type, a.attgenerated
+      FROM pg_attribute a
+     WHERE a.attrelid = relation AND a.attnum > 0 AND NOT a.attisdropped),
+gone AS (
+    SELECT EXISTS (SELECT unnest((captured).excluded || (captured).masked) EXCEPT SELECT p.name FROM present p) AS any)
+SELECT p.place, p.name, p.type,
+       CASE WHEN p.attgenerated = 'v' OR p.name = ANY ((captured).excluded) THEN 'excluded'
+            WHEN p.name = ANY ((captured).masked) THEN 'masked'
+            WHEN p.name <> ALL ((captured).kept)
+                 AND (g.any OR regexp_replace(lower(p.name), '[^[:alpha:]]', '', 'g') ~ (captured).suspicious)
+            THEN 'masked'
+            ELSE '' END
+  FROM present p CROSS JOIN gone g
+ ORDER BY p.place
+$$;
+
+CREATE FUNCTION provenance.row_fields(captured provenance.captured_tables, relation oid) RETURNS text
+    LANGUAGE sql STABLE
+    SET search_path = pg_catalog, pg_temp
+    AS $$
+SELECT COALESCE(json_agg(json_build_array(c.name, c.type, c.hidden = 'masked') ORDER BY c.place), '[]')::text
+  FROM provenance.captured_columns(captured, relation) c
+ WHERE c.hidden <> 'excluded'
+$$;
+
+CREATE FUNCTION provenance.shape_id(captured provenance.captured_tables, relation oid) RETURNS integer
+    LANGUAGE plpgsql VOLATILE
+    SET search_path = pg_catalog, pg_temp
+    AS $$
+DECLARE
+    wanted CONSTANT text := provenance.row_fields(captured, relation);
+    found_id integer := (SELECT min(s.id) FROM provenance.row_shapes s
+                          WHERE s.table_id = captured.id AND s.fields = wanted);
+BEGIN
+    IF found_id IS NULL THEN
+        INSERT INTO provenance.row_shapes (table_id, fields) VALUES (captured.id, wanted) RETURNING id INTO found_id;
+    END IF;
+    RETURN found_id;
+END
+$$;
+
+-- Where the changes of a row are found: all rows of a table in one range, and in it, next to each other, all changes of one
+-- row, with those of few others.
+CREATE FUNCTION provenance.row_slot(table_id integer, row_key text) RETURNS bigint
+    LANGUAGE sql IMMUTABLE PARALLEL SAFE
+    RETURN (table_id::bigint << 32) | (hashtext(row_key COLLATE "C")::bigint & 4294967295);
+
+-- A column of *source*: by its place where the columns of a whole set were given their places as names, else by its name.
+CREATE FUNCTION provenance.column_sql(source text, place integer, name text) RETURNS text
+    LANGUAGE sql IMMUTABLE
+    SET search_path = pg_catalog, pg_temp
+    AS $$ SELECT CASE WHEN source = 'by_place' THEN format('by_place.c%s', place) ELSE format('%s.%I', source, name) END $$;
+
+-- SQL for the text of a row: what is neither excluded nor masked, as a composite value.
+CREATE FUNCTION provenance.row_sql(captured provenance.captured_tables, relation oid, source text) RETURNS text
+    LANGUAGE sql STABLE
+    SET search_path = pg_catalog, pg_temp
+    AS $$
+SELECT format('ROW(%s)::text', string_agg(provenance.column_sql(source, c.place, c.name), ', ' ORDER BY c.place))
+  FROM provenance.captured_columns(captured, relation) c
+ WHERE c.hidden = ''
+$$;
+
+-- SQL for the text of the key: of its single column, or of all of them as a composite value. concat() prints with the type's
+-- own output function, which a cast need not do.
+CREATE FUNCTION provenance.key_sql(captured provenance.captured_tables, relation oid, source text) RETURNS text
+    LANGUAGE plpgsql STABLE
+    SET search_path = pg_catalog, pg_temp
+    AS $$
+DECLARE
+    parts text[];
+    secret boolean;
+    short boolean;
+    whole text;
+BEGIN
+    SELECT array_agg(provenance.column_sql(source, c.place, c.name) ORDER BY array_position(captured.key_columns, c.name)),
+           bool_or(c.hidden <> ''), bool_and(a.attlen > 0)
+      INTO parts, secret, short
+      FROM provenance.captured_columns(captured, relation) c
+      JOIN pg_attribute a ON a.attrelid = relation AND a.attname = c.name
+     WHERE c.name = ANY (captured.key_columns);
+    -- The key was changed since the table was captured. That is no reason to fail somebody's write.
+    IF cardinality(parts) IS DISTINCT FROM cardinality(captured.key_columns) THEN
+        RETURN format('provenance.key_digest(%s)', provenance.row_sql(captured, relation, source));
+    END IF;
+    whole := format(CASE cardinality(parts) WHEN 1 THEN 'concat(%s)' ELSE 'ROW(%s)::text' END, array_to_string(parts, ', '));
+    RETURN CASE WHEN secret THEN format('provenance.key_digest(%s)', whole)
+                WHEN short THEN whole
+                ELSE format('CASE WHEN octet_length(%1$s) > 1000 THEN provenance.key_digest(%1$s) ELSE %1$s END', whole) END;
+END
+$$;
+
+-- SQL for what there is to store of one row: its key, its text, and, to be compared and then dropped, its masked values.
+CREATE FUNCTION provenance.image_sql(captured provenance.captured_tables, relation oid, source text) RETURNS text
+    LANGUAGE sql STABLE
+    SET search_path = pg_catalog, pg_temp
+    AS $$
+SELECT format('%s AS key, %s AS row', provenance.key_sql(captured, relation, source),
+              provenance.row_sql(captured, relation, source))
+       || COALESCE((
+           SELECT format(', ARRAY[%s] AS masked', string_agg(format(
+                      'CASE WHEN num_nulls(%1$s) = 0 THEN concat(%1$s) END', provenance.column_sql(source, c.place, c.name)),
+                      ', ' ORDER BY c.place))
+             FROM provenance.captured_columns(captured, relation) c
+            WHERE c.hidden = 'masked' HAVING count(*) > 0), '')
+$$;
+
+-- SQL for what there is to store of many rows, numbered: old and new rows of a statement belong together by their place,
+-- because the keys may be what was changed. OFFSET 0: the text is made before rows are moved about, and once.
+CREATE FUNCTION provenance.images_sql(captured provenance.captured_tables, relation oid, rows_sql text) RETURNS text
+    LANGUAGE sql STABLE
+    SET search_path = pg_catalog, pg_temp
+    AS $$
+SELECT format('(SELECT row_number() OVER () AS ordinal, i.* FROM (SELECT %s FROM %s AS by_place (%s) OFFSET 0) AS i)',
+              provenance.image_sql(captured, relation, 'by_place'), rows_sql,
+              (SELECT string_agg('c' || c.place, ', ' ORDER BY c.place)
+                 FROM provenance.captured_columns(captured, relation) c))
+$$;
+
+-- The statement that stores changes. *facts*: expressions for seq, recorded_at, action_id and tenant_id. *old_images* and
+-- *new_images*: from the functions above, null where there are none.
+CREATE FUNCTION provenance.change_sql(
+    captured provenance.captured_tables, relation oid, shape integer, operation text, facts text[],
+    old_images text, new_images text
+) RETURNS text
+    LANGUAGE plpgsql STABLE
+    SET search_path = pg_catalog, pg_temp
+    AS $$
+DECLARE
+    present CONSTANT text := CASE WHEN new_images IS NULL THEN 'o' ELSE 'n' END;
+    paired CONSTANT boolean := old_images IS NOT NULL AND new_images IS NOT NULL;
+    cut CONSTANT text := replace(
+        'CASE WHEN octet_length(%1$s.row) > max THEN provenance.cut_row(%1$s.row, max) ELSE %1$s.row END',
+        'max', captured.max_bytes::text);
+    masked CONSTANT text := (
+        SELECT format('NULLIF(array_remove(ARRAY[%s], NULL), ''{}'')', string_agg(
+                   format('CASE WHEN o.masked[%1$s] IS DISTINCT FROM n.masked[%1$s] THEN %2$L END', m.n, m.name), ', '))
+          FROM (SELECT row_number() OVER (ORDER BY c.place) AS n, c.name
+                  FROM provenance.captured_columns(captured, relation) c WHERE c.hidden = 'masked') AS m
+        HAVING paired AND count(*) > 0);
+BEGIN
+    RETURN format(
+        'INSERT INTO provenance.row_changes (seq, recorded_at, row_slot, ordinal, table_id, shape_id, action_id, tenant_id, '
+        'operation, row_key, old_key, old_row, new_row, masked_changes) '
+        'SELECT %s, %s, provenance.row_slot(%s, %s.key), %s, %s, %s, %s, %s, %L, %s.key, %s, %s, %s, %s FROM %s%s',
+        facts[1], facts[2], captured.id, present,
+        CASE WHEN operation = 'baseline' THEN 'row_number() OVER ()' ELSE present || '.ordinal' END,
+        captured.id, shape, facts[3], facts[4], operation, present,
+        CASE WHEN paired THEN 'NULLIF(o.key, n.key)' ELSE 'NULL' END,
+        CASE WHEN old_images IS NOT NULL THEN format(cut, 'o') ELSE 'NULL' END,
+        CASE WHEN new_images IS NOT NULL THEN format(cut, 'n') ELSE 'NULL' END,
+        COALESCE(masked, 'NULL'),
+        concat_ws(' JOIN ', old_images || ' AS o', new_images || ' AS n'),
+        -- What did not change is not stored, except that every statement has a first row.
+        CASE WHEN paired
+             THEN ' ON n.ordinal = o.ordinal WHERE n.ordinal = 1 OR o.row <> n.row'
+                  || CASE WHEN masked IS NULL THEN '' ELSE ' OR o.masked IS DISTINCT FROM n.masked' END
+             WHEN operation = 'baseline'
+             THEN format(' WHERE NOT EXISTS (SELECT FROM provenance.row_changes r WHERE '
+                         'r.row_slot = provenance.row_slot(%1$s, n.key) AND r.table_id = %1$s AND r.row_key = n.key '
+                         'OFFSET 0) AND NOT EXISTS (SELECT FROM provenance.row_changes r '
+                         'WHERE r.table_id = %1$s AND r.old_key = n.key OFFSET 0)', captured.id)
+             ELSE '' END);
+END
+$$;
+
+-- What a TRUNCATE is about to remove. For a partitioned table, the rows of the partitions that were attached since and have
+-- no trigger of their own.
+CREATE FUNCTION provenance.record_truncate(table_id integer, relation oid, facts_seq bigint, facts_at timestamptz,
+                                           facts_action uuid, facts_tenant text) RETURNS void
+    LANGUAGE plpgsql VOLATILE
+    SET search_path = pg_catalog, pg_temp
+    AS $$
+DECLARE
+    captured CONSTANT provenance.captured_tables := (
+        SELECT c FROM provenance.captured_tables c WHERE c.id = record_truncate.table_id);
+    leaf regclass;
+BEGIN
+    FOR leaf IN
+        SELECT c.oid FROM pg_class c WHERE c.oid = relation AND c.relkind <> 'p'
+        UNION ALL
+        SELECT p.relid FROM pg_class c CROSS JOIN pg_partition_tree(c.oid) p
+         WHERE c.oid = relation AND c.relkind = 'p' AND p.isleaf
+           AND NOT EXISTS (SELECT FROM pg_trigger t
+                            WHERE t.tgrelid = p.relid AND t.tgname = 'provenance_capture_truncate')
+    LOOP
+        EXECUTE provenance.change_sql(
+                captured, leaf, provenance.shape_id(captured, leaf), 'truncate', ARRAY['$1', '$2', '$3', '$4'],
+                provenance.images_sql(captured, leaf, leaf::text), NULL)
+            USING facts_seq, facts_at, facts_action, facts_tenant;
+    END LOOP;
+END
+$$;
+
+-- The trigger function of one captured table. While the table is as it was when the function was made, the statement that
+-- stores a change is in it, planned once per session; after an ALTER TABLE it is made anew each time, until the table is
+-- captured again.
+CREATE FUNCTION provenance.capture_source(
+    captured provenance.captured_tables, relation oid, shape integer, by_row boolean
+) RETURNS text
+    LANGUAGE plpgsql STABLE
+    SET search_path = pg_catalog, pg_temp
+    AS $$
+DECLARE
+    -- Order does not matter to the sum. The columns of a partition may be numbered otherwise; they are found by name.
+    sum_sql CONSTANT text := format(
+        'SELECT bit_xor(hashtextextended(concat_ws('' '', %s a.attname, a.atttypid, a.atttypmod, a.attgenerated), 0)) '
+        'FROM pg_attribute a WHERE a.attrelid = $1 AND a.attnum > 0 AND NOT a.attisdropped',
+        CASE WHEN by_row THEN '' ELSE 'a.attnum,' END);
+    sum bigint;
+    old_images CONSTANT text := CASE
+        WHEN by_row THEN format('(SELECT 1 AS ordinal, %s)', provenance.image_sql(captured, relation, 'OLD'))
+        ELSE provenance.images_sql(captured, relation, 'old_rows') END;
+    new_images CONSTANT text := CASE
+        WHEN by_row THEN format('(SELECT 1 AS ordinal, %s)', provenance.image_sql(captured, relation, 'NEW'))
+        ELSE provenance.images_sql(captured, relation, 'new_rows') END;
+    facts CONSTANT text[] := ARRAY['facts.seq', 'facts.moment', 'facts.action', 'facts.tenant'];
+BEGIN
+    EXECUTE sum_sql INTO sum USING relation;
+    RETURN format(
+        $source$
+<<facts>>
+DECLARE
+    seq CONSTANT bigint := nextval('provenance.row_changes_number');
+    moment CONSTANT timestamptz := clock_timestamp();
+    action CONSTANT uuid := provenance.current_action_id();
+    block CONSTANT text := current_setting('provenance.block', true);
+    tenant CONSTANT text := COALESCE(
+        CASE WHEN action IS NULL THEN ''
+             WHEN starts_with(block, action::text) THEN substr(block, 75)
+             ELSE provenance.tenant_of(action) END, '');
+    captured provenance.captured_tables;
+BEGIN
+    IF TG_OP = 'TRUNCATE' THEN
+        PERFORM provenance.record_truncate(%1$s, TG_RELID, seq, moment, action, tenant);
+    ELSIF (%2$s) = %3$s THEN
+        CASE TG_OP
+        WHEN 'UPDATE' THEN
+            %4$s;
+        WHEN 'INSERT' THEN
+            %5$s;
+        WHEN 'DELETE' THEN
+            %6$s;
+        END CASE;
+    ELSE
+        SELECT * INTO captured FROM provenance.captured_tables c WHERE c.id = %1$s;
+        EXECUTE provenance.change_sql(
+                captured, TG_RELID, provenance.shape_id(captured, TG_RELID), lower(TG_OP), ARRAY['$1', '$2', '$3', '$4'],
+                CASE WHEN TG_OP <> 'INSERT' THEN %7$s END, CASE WHEN TG_OP <> 'DELETE' THEN %8$s END)
+            USING seq, moment, action, tenant%9$s;
+    END IF;
+    RETURN NULL;
+END
+$source$,
+        captured.id, replace(sum_sql, '$1', 'TG_RELID'), sum,
+        provenance.change_sql(captured, relation, shape, 'update', facts, old_images, new_images),
+        provenance.change_sql(captured, relation, shape, 'insert', facts, NULL, new_images),
+        provenance.change_sql(captured, relation, shape, 'delete', facts, old_images, NULL),
+        CASE WHEN by_row THEN '''(SELECT 1 AS ordinal, '' || provenance.image_sql(captured, TG_RELID, ''($5)'') || '')'''
+             ELSE 'provenance.images_sql(captured, TG_RELID, ''old_rows'')' END,
+        CASE WHEN by_row THEN '''(SELECT 1 AS ordinal, '' || provenance.image_sql(captured, TG_RELID, ''($6)'') || '')'''
+             ELSE 'provenance.images_sql(captured, TG_RELID, ''new_rows'')' END,
+        CASE WHEN by_row THEN ', OLD, NEW' ELSE '' END);
+END
+$$;
+
+-- Which capture a table is under, by its trigger: a renamed table keeps it.
+CREATE FUNCTION provenance.captured_id(relation oid) RETURNS integer
+    LANGUAGE sql STABLE STRICT
+    SET search_path = pg_catalog, pg_temp
+    AS $$
+SELECT substr(p.proname, 9)::integer
+  FROM pg_trigger t JOIN pg_proc p ON p.oid = t.tgfoid
+ WHERE t.tgrelid = relation AND t.tgname = 'provenance_capture_insert'
+   AND p.pronamespace = 'provenance'::regnamespace AND p.proname ~ '^capture_[0-9]+$'
+$$;
+
+CREATE FUNCTION provenance.capture_table(
+    relation regclass, excluded text[] DEFAULT '{}', masked text[] DEFAULT '{}', kept text[] DEFAULT '{}',
+    max_bytes integer DEFAULT 32768,
+    suspicious text DEFAULT
+        'accesskey|accountkey|aeskey|apikey|auth|authcode|authkey|authorization|backupcode|bearer|cardnumber|'
+        'cookie|credential|creditcard|csrf|cvc|cvv|debitcard|encryptionkey|hmackey|jwt|masterkey|mfacode|otp|'
+        'pass|passcode|passphrase|passwd|password|passwordhash|pin|privatekey|pwd|recoverycode|secret|'
+        'secretkey|securitycode|seedphrase|sessid|sessionid|sessionkey|sharedkey|signingkey|socialsecurity|'
+        'sshkey|ssn|token|totp|verificationcode|xsrf'
+) RETURNS integer
+    LANGUAGE plpgsql VOLATILE
+    SET search_path = pg_catalog, pg_temp
+    SET lock_timeout = '2s'
+    AS $$
+DECLARE
+    full_name CONSTANT text := provenance.qualified_name(relation);
+    by_row boolean;
+    present text[];
+    key text[];
+    missing text;
+    captured provenance.captured_tables;
+    owner name;
+    function_name text;
+    leaf regclass;
+BEGIN
+    PERFORM provenance.check_table(relation, 'captured');
+    IF max_bytes NOT BETWEEN 64 AND 16777216 THEN
+        RAISE EXCEPTION 'max_bytes: expected 64 to 16777216, got %', max_bytes USING ERRCODE = 'invalid_parameter_value';
+    END IF;
+    -- Whoever writes to the table now is waited for, so that what follows sees the table as it stays.
+    EXECUTE format('LOCK TABLE %s IN SHARE ROW EXCLUSIVE MODE', full_name);
+    SELECT c.relkind = 'p' INTO by_row FROM pg_class c WHERE c.oid = relation;
+    SELECT array_agg(a.attname::text ORDER BY a.attnum) INTO present
+      FROM pg_attribute a WHERE a.attrelid = relation AND a.attnum > 0 AND NOT a.attisdropped;
+    SELECT array_agg(a.attname::text ORDER BY k.n) INTO key
+      FROM pg_index i CROSS JOIN unnest(i.indkey) WITH ORDINALITY AS k (attnum, n)
+      JOIN pg_attribute a ON a.attrelid = i.indrelid AND a.attnum = k.attnum
+     WHERE i.indrelid = relation AND i.indisprimary AND k.n <= i.indnkeyatts;
+    IF key IS NULL THEN
+        RAISE EXCEPTION '% cannot be captured: it has no primary key, so that nobody could tell which row a change was made to',
+                full_name
+            USING ERRCODE = 'invalid_table_definition', HINT = 'Give it one with ALTER TABLE … ADD PRIMARY KEY.';
+    END IF;
+    SELECT c INTO missing FROM unnest(excluded || masked || kept) c WHERE c <> ALL (present) LIMIT 1;
+    IF missing IS NOT NULL THEN
+        RAISE EXCEPTION '% has no column %', full_name, missing
+            USING ERRCODE = 'undefined_column', HINT = format('Its columns are %s.', array_to_string(present, ', '));
+    END IF;
+    SELECT c INTO missing FROM unnest(excluded) c WHERE c = ANY (key) LIMIT 1;
+    IF missing IS NOT NULL THEN
+        RAISE EXCEPTION 'column % of % cannot be excluded: it is in the primary key', missing, full_name
+            USING ERRCODE = 'invalid_column_reference', HINT = 'Mask it: the key is then kept as a digest.';
+    END IF;
+    SELECT r.rolname INTO owner FROM pg_namespace n JOIN pg_roles r ON r.oid = n.nspowner WHERE n.nspname = 'provenance';
+    IF NOT has_table_privilege(owner, relation, 'SELECT')
+       OR NOT has_schema_privilege(owner, (SELECT c.relnamespace FROM pg_class c WHERE c.oid = relation), 'USAGE') THEN
+        RAISE EXCEPTION '% cannot be captured: the owner of the schema provenance, %, may not read it', full_name, owner
+            USING ERRCODE = 'insufficient_privilege',
+                  HINT = format('GRANT USAGE ON SCHEMA … TO %I; GRANT SELECT ON %s TO %I', owner, full_name, owner);
+    END IF;
+    UPDATE provenance.captured_tables c
+       SET table_name = full_name, key_columns = key, excluded = capture_table.excluded,
+           masked = capture_table.masked, suspicious = capture_table.suspicious, max_bytes = capture_table.max_bytes,
+           kept = capture_table.kept
+     WHERE c.id = provenance.captured_id(relation)
+    RETURNING * INTO captured;
+    IF NOT FOUND THEN
+        INSERT INTO provenance.captured_tables (table_name, key_columns, excluded, masked, suspicious, max_bytes, kept)
+        VALUES (full_name, key, excluded, masked, suspicious, max_bytes, kept)
+        RETURNING * INTO captured;
+    END IF;
+    function_name := format('provenance.capture_%s()', captured.id);
+    -- Text must look the same whoever writes. Without nested loops: what was planned for one row must do for a million.
+    EXECUTE format(
+        'CREATE OR REPLACE FUNCTION %s RETURNS trigger LANGUAGE plpgsql SECURITY DEFINER '
+        'SET search_path = pg_catalog, pg_temp SET timezone = ''UTC'' SET datestyle = ''ISO'' '
+        'SET intervalstyle = ''iso_8601'' SET bytea_output = ''hex'' SET extra_float_digits = 1 SET lc_monetary = ''C'' '
+        'SET plan_cache_mode = force_generic_plan SET enable_nestloop = off SET enable_hashjoin = off SET jit = off AS %L',
+        function_name,
+        provenance.capture_source(captured, relation, provenance.shape_id(captured, relation), by_row));
+    EXECUTE format('REVOKE ALL ON FUNCTION %s FROM PUBLIC', function_name);
+    EXECUTE format('ALTER FUNCTION %s OWNER TO %I', function_name, owner);
+    IF by_row THEN
+        -- Cloned to every partition, later ones too, so that writes aimed at a partition do not escape.
+        EXECUTE format('CREATE OR REPLACE TRIGGER provenance_capture_insert AFTER INSERT OR UPDATE OR DELETE ON %s '
+                       'FOR EACH ROW EXECUTE FUNCTION %s', full_name, function_name);
+    ELSE
+        EXECUTE format('CREATE OR REPLACE TRIGGER provenance_capture_insert AFTER INSERT ON %s '
+                       'REFERENCING NEW TABLE AS new_rows FOR EACH STATEMENT EXECUTE FUNCTION %s', full_name, function_name);
+        EXECUTE format('CREATE OR REPLACE TRIGGER provenance_capture_update AFTER UPDATE ON %s '
+                       'REFERENCING OLD TABLE AS old_rows NEW TABLE AS new_rows '
+                       'FOR EACH STATEMENT EXECUTE FUNCTION %s', full_name, function_name);
+        EXECUTE format('CREATE OR REPLACE TRIGGER provenance_capture_delete AFTER DELETE ON %s '
+                       'REFERENCING OLD TABLE AS old_rows FOR EACH STATEMENT EXECUTE FUNCTION %s', full_name, function_name);
+        EXECUTE format('ALTER TABLE %s ENABLE ALWAYS TRIGGER provenance_capture_update', full_name);
+        EXECUTE format('ALTER TABLE %s ENABLE ALWAYS TRIGGER provenance_capture_delete', full_name);
+    END IF;
+    EXECUTE format('ALTER TABLE %s ENABLE ALWAYS TRIGGER provenance_capture_insert', full_name);
+    FOR leaf IN
+        SELECT relation
+        UNION ALL
+        SELECT p.relid FROM pg_partition_tree(relation) p WHERE p.isleaf AND p.relid <> relation
+    LOOP
+        EXECUTE format('CREATE OR REPLACE TRIGGER provenance_capture_truncate BEFORE TRUNCATE ON %s '
+                       'FOR EACH STATEMENT EXECUTE FUNCTION %s', leaf, function_name);
+        EXECUTE format('ALTER TABLE %s ENABLE ALWAYS TRIGGER provenance_capture_truncate', leaf);
+    END LOOP;
+    RETURN captured.id;
+END
+$$;
+
+COMMENT ON FUNCTION provenance.capture_table IS 'Store from now on what rows of a table were before and after each change; again, to change the settings.';
+
+CREATE FUNCTION provenance.release_table(relation regclass) RETURNS void
+    LANGUAGE plpgsql VOLATILE
+    SET search_path = pg_catalog, pg_temp
+    SET lock_timeout = '2s'
+    AS $$
+DECLARE
+    captured CONSTANT integer := provenance.captured_id(relation);
+    member regclass;
+BEGIN
+    IF captured IS NULL THEN
+        RAISE EXCEPTION 'row changes of % are not captured', provenance.qualified_name(relation)
+            USING ERRCODE = 'undefined_object';
+    END IF;
+    FOR member IN SELECT relation UNION SELECT p.relid FROM pg_partition_tree(relation) p WHERE p.isleaf LOOP
+        EXECUTE format('DROP TRIGGER IF EXISTS provenance_capture_truncate ON %s', member);
+    END LOOP;
+    EXECUTE format('DROP TRIGGER provenance_capture_insert ON %s', relation);
+    EXECUTE format('DROP TRIGGER IF EXISTS provenance_capture_update ON %s', relation);
+    EXECUTE format('DROP TRIGGER IF EXISTS provenance_capture_delete ON %s', relation);
+    EXECUTE format('DROP FUNCTION provenance.capture_%s()', captured);
+    UPDATE provenance.captured_tables c
+       SET released_at = clock_timestamp(), table_name = provenance.qualified_name(relation)
+     WHERE c.id = captured;
+END
+$$;
+
+COMMENT ON FUNCTION provenance.release_table(regclass) IS 'Stop capturing; what was captured stays.';
+
+CREATE FUNCTION provenance.adopt_table(relation regclass) RETURNS bigint
+    LANGUAGE plpgsql VOLATILE
+    SET search_path = pg_catalog, pg_temp
+    SET timezone = 'UTC' SET datestyle = 'ISO' SET intervalstyle = 'iso_8601' SET bytea_output = 'hex'
+    SET extra_float_digits = 1 SET lc_monetary = 'C'
+    AS $$
+DECLARE
+    captured CONSTANT provenance.captured_tables := (
+        SELECT c FROM provenance.captured_tables c WHERE c.id = provenance.captured_id(relation));
+    action CONSTANT uuid := provenance.current_action_id();
+    adopted bigint;
+BEGIN
+    IF captured IS NULL THEN
+        RAISE EXCEPTION 'row changes of % are not captured', provenance.qualified_name(relation)
+            USING ERRCODE = 'undefined_object', HINT = 'Capture it first.';
+    END IF;
+    PERFORM pg_advisory_xact_lock(1664910189, captured.id);
+    -- Numbered before every change: of a change that is not committed yet, this sees the row as it was before.
+    EXECUTE provenance.change_sql(
+            captured, relation, provenance.shape_id(captured, relation), 'baseline', ARRAY['0', '$1', '$2', '$3'],
+            NULL, provenance.images_sql(captured, relation, relation::text))
+        USING clock_timestamp(), action, COALESCE(provenance.tenant_of(action), '');
+    GET DIAGNOSTICS adopted = ROW_COUNT;
+    RETURN adopted;
+END
+$$;
+
+COMMENT ON FUNCTION provenance.adopt_table(regclass) IS 'Store the rows that have been there since before the table was captured.';
+
+-- The captures of a table, also of one that was renamed or is gone.
+CREATE FUNCTION provenance.captures_of(relation regclass, given_name text) RETURNS integer[]
+    LANGUAGE plpgsql STABLE
+    SET search_path = pg_catalog, pg_temp
+    AS $$
+DECLARE
+    ids CONSTANT integer[] := (
+        SELECT array_agg(c.id) FROM provenance.captured_tables c
+         WHERE c.id = provenance.captured_id(relation)
+            OR c.table_name = COALESCE(provenance.qualified_name(relation), given_name));
+BEGIN
+    IF ids IS NULL THEN
+        RAISE EXCEPTION 'row changes of % have never been captured', COALESCE(provenance.qualified_name(relation), given_name)
+            USING ERRCODE = 'undefined_object',
+                  HINT = 'Write its name with its schema; capture it with `provenance capture TABLE`.';
+    END IF;
+    RETURN ids;
+END
+$$;
+
+COMMENT ON FUNCTION provenance.captures_of(regclass, text) IS 'The ids in captured_tables that belong to a table.';
+
+-- The rows of a table as they were. What a key was is known from the last change before that moment; failing that from the
+-- first one after it, which tells what it found; failing that from the baseline; and failing that from the table itself,
+-- where the row has not changed since. At a moment in which two captures meet, the later one tells.
+CREATE FUNCTION provenance.rows_as_of(
+    relation regclass, given_name text, moment timestamptz, wanted_key text DEFAULT NULL,
+    OUT row_key text, OUT fields text, OUT row_text text
+) RETURNS SETOF record
+    LANGUAGE plpgsql STABLE
+    SET search_path = pg_catalog, pg_temp
+    SET timezone = 'UTC' SET datestyle = 'ISO' SET intervalstyle = 'iso_8601' SET bytea_output = 'hex'
+    SET extra_float_digits = 1 SET lc_monetary = 'C'
+    AS $$
+#variable_conflict use_column
+DECLARE
+    captured provenance.captured_tables;
+    live text := '';
+BEGIN
+    SELECT c.* INTO captured FROM provenance.captured_tables c
+     WHERE c.id = ANY (provenance.captures_of(relation, given_name))
+       AND c.captured_at <= moment AND (c.released_at IS NULL OR c.released_at >= moment)
+     ORDER BY c.id DESC LIMIT 1;
+    IF NOT FOUND THEN
+        RAISE EXCEPTION 'what was in % at % is not known: its row changes were not captured then', given_name, moment
+            USING ERRCODE = 'undefined_object',
+                  HINT = (SELECT format('They are captured since %s.', min(c.captured_at)) FROM provenance.captured_tables c
+                           WHERE c.id = ANY (provenance.captures_of(relation, given_name)));
+    END IF;
+    IF captured.id = provenance.captured_id(relation) THEN
+        live := format(
+            ' UNION ALL SELECT l.key, 0, %L, l.row FROM (SELECT %s AS key, %s AS row FROM %s AS live OFFSET 0) AS l '
+            'WHERE ($3 IS NULL OR l.key = $3) AND NOT EXISTS (SELECT FROM known k WHERE k.key = l.key)',
+            provenance.row_fields(captured, relation), provenance.key_sql(captured, relation, 'live'),
+            provenance.row_sql(captured, relation, 'live'), relation);
+    END IF;
+    RETURN QUERY EXECUTE
+        'WITH event AS ('
+        '    SELECT r.row_key AS key, r.seq, r.recorded_at, 1 AS side, r.shape_id, r.operation,'
+        '           CASE WHEN r.operation <> ''insert'' AND r.old_key IS NULL THEN r.old_row END AS before,'
+        '           r.new_row AS after'
+        '      FROM provenance.row_changes r WHERE r.row_slot BETWEEN $4 AND $5 AND ($3 IS NULL OR r.row_key = $3)'
+        '    UNION ALL'
+        '    SELECT r.old_key, r.seq, r.recorded_at, 0, r.shape_id, r.operation, r.old_row, NULL'
+        '      FROM provenance.row_changes r'
+        '     WHERE r.table_id = $1 AND r.old_key IS NOT NULL AND ($3 IS NULL OR r.old_key = $3)),'
+        'past AS (SELECT DISTINCT ON (key) key, shape_id, after AS row FROM event'
+        '          WHERE recorded_at <= $2 AND operation <> ''baseline'' ORDER BY key, seq DESC, side DESC),'
+        'later AS (SELECT DISTINCT ON (key) key, shape_id, before AS row FROM event'
+        '           WHERE recorded_at > $2 AND operation <> ''baseline'' ORDER BY key, seq, side),'
+        'base AS (SELECT key, shape_id, after AS row FROM event WHERE operation = ''baseline''),'
+        'known AS ('
+        '    SELECT key, shape_id, row FROM past'
+        '    UNION ALL SELECT key, shape_id, row FROM later WHERE key NOT IN (SELECT key FROM past)'
+        '    UNION ALL SELECT key, shape_id, row FROM base'
+        '     WHERE key NOT IN (SELECT key FROM past) AND key NOT IN (SELECT key FROM later)) '
+        'SELECT k.key, COALESCE(s.fields, k.fields), k.row FROM (SELECT key, shape_id, NULL::text AS fields, row FROM known WHERE row IS NOT NULL'
+        || live || ') AS k LEFT JOIN provenance.row_shapes s ON s.id = k.shape_id'
+        USING captured.id, moment, wanted_key,
+              COALESCE(provenance.row_slot(captured.id, wanted_key), captured.id::bigint << 32),
+              COALESCE(provenance.row_slot(captured.id, wanted_key), (captured.id::bigint << 32) | 4294967295);
+END
+$$;
+
+-- Every table of the application, and how much of it is accounted for. Counts only what is stamped, and only what the caller
+-- may read.
+CREATE FUNCTION provenance.coverage(
+    OUT table_name text, OUT is_stamped boolean, OUT is_strict boolean, OUT is_captured boolean, OUT row_count bigint,
+    OUT untracked_rows bigint, OUT last_untracked_at timestamptz, OUT last_untracked_by text
+) RETURNS SETOF record
+    LANGUAGE plpgsql STABLE
+    SET search_path = pg_catalog, pg_temp
+    AS $$
+DECLARE
+    relation regclass;
+BEGIN
+    FOR relation, table_name IN
+        SELECT c.oid, format('%I.%I', n.nspname, c.relname)
+          FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace
+         WHERE c.relkind IN ('r', 'p') AND NOT c.relispartition AND c.relpersistence <> 't'
+           AND n.nspname NOT IN ('provenance', 'pg_catalog', 'information_schema') AND n.nspname NOT LIKE 'pg\_t%'
+           AND NOT EXISTS (SELECT FROM pg_depend d WHERE d.classid = 'pg_class'::regclass AND d.objid = c.oid
+                                                     AND d.deptype = 'e')
+         ORDER BY n.nspname, c.relname
+    LOOP
+        SELECT COALESCE(bool_or(t.tgname = 'provenance_stamp_update' AND t.tgenabled <> 'D'), false),
+               COALESCE(bool_or(t.tgname = 'provenance_require_action' AND t.tgenabled <> 'D'), false),
+               COALESCE(bool_or(t.tgname = 'provenance_capture_insert' AND t.tgenabled <> 'D'), false)
+          INTO is_stamped, is_strict, is_captured
+          FROM pg_trigger t WHERE t.tgrelid = relation;
+        row_count := NULL;
+        untracked_rows := NULL;
+        last_untracked_at := NULL;
+        last_untracked_by := NULL;
+        IF is_stamped AND has_table_privilege(relation, 'SELECT') THEN
+            EXECUTE format('SELECT count(*), count(*) FILTER (WHERE t.updated_by_action_id IS NULL) FROM %s AS t', relation)
+               INTO row_count, untracked_rows;
+        END IF;
+        IF is_captured THEN
+            SELECT r.recorded_at, r.db_user INTO last_untracked_at, last_untracked_by
+              FROM provenance.row_changes r
+             WHERE r.table_id = provenance.captured_id(relation) AND r.ordinal = 1 AND r.action_id IS NULL AND r.seq > 0
+             ORDER BY r.seq DESC LIMIT 1;
+        END IF;
+        RETURN NEXT;
+    END LOOP;
+END
+$$;
+
+COMMENT ON FUNCTION provenance.coverage IS 'Which tables are stamped and captured, and what was written to them outside any action.';
+
+CREATE OR REPLACE FUNCTION provenance.grant_reader(role_name name) RETURNS void
+    LANGUAGE plpgsql VOLATILE
+    SET search_path = pg_catalog, pg_temp
+    AS $$
+BEGIN
+    EXECUTE format('GRANT USAGE ON SCHEMA provenance TO %I', role_name);
+    EXECUTE format(
+        'GRANT SELECT ON provenance.actions, provenance.action_intents, provenance.action_log, provenance.row_changes, '
+        'provenance.row_shapes, provenance.captured_tables TO %I', role_name);
+    EXECUTE format(
+        'GRANT EXECUTE ON FUNCTION provenance.row_values(text), provenance.captures_of, provenance.rows_as_of, provenance.coverage, '
+        'provenance.captured_id, provenance.qualified_name, provenance.captured_columns, provenance.row_fields, '
+        'provenance.row_slot, provenance.column_sql, provenance.row_sql, provenance.key_sql, provenance.key_digest TO %I', role_name);
+END
+$$;
+
+REVOKE ALL ON ALL FUNCTIONS IN SCHEMA provenance FROM PUBLIC;
+
+SELECT provenance.ensure_partitions();

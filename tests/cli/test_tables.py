@@ -1,0 +1,190 @@
+"""``stamp``, ``capture``, ``adopt``, ``coverage``, ``changes``, ``blame`` and ``as-of``."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import psycopg
+import pytest
+
+from provenance.trail import Trail
+from tests.cli.conftest import Run
+
+
+@pytest.fixture
+def eye(provenance_dsn: str) -> Iterator[psycopg.Connection[Any]]:
+    """Another connection, in autocommit mode."""
+    with psycopg.connect(provenance_dsn, autocommit=True) as connection:
+        yield connection
+
+
+def said(run: Run, *arguments: str, **options: Any) -> str:
+    result = run(*arguments, **options)
+    assert (0, "") == (result.exit_code, result.stderr)
+    return result.stdout
+
+
+def test_stamp_and_undo(run: Run, eye: psycopg.Connection[Any]) -> None:
+    """Each says what is so now."""
+    assert said(run, "stamp", "work", "--strict") == "work is stamped.\n"
+    with pytest.raises(psycopg.errors.ObjectNotInPrerequisiteState):
+        eye.execute("INSERT INTO work (id) VALUES (1)")
+    assert said(run, "stamp", "work", "--undo") == "work is not stamped any more.\n"
+    eye.execute("INSERT INTO work (id) VALUES (1)")
+
+
+def test_capture_adopt_and_release(run: Run, eye: psycopg.Connection[Any]) -> None:
+    """Each says what is so now."""
+    eye.execute("INSERT INTO work (id) VALUES (1), (2)")
+    assert said(run, "capture", "work", "--mask", "action_id", "--keep", "secret") == "work is captured.\n"
+    assert said(run, "adopt", "work") == "2 rows of work adopted.\n"
+    assert said(run, "capture", "work", "--release") == "work is not captured any more.\n"
+
+
+def test_a_refusal_is_one_sentence(run: Run) -> None:
+    """On standard error, with the exit code for bad news."""
+    result = run("capture", "nope")
+    assert (result.exit_code, result.stderr) == (1, 'Error: relation "nope" does not exist\n')
+    result = run("changes", "work", "1")
+    assert result.exit_code == 1
+    assert result.stderr.startswith("Error: row changes of public.work have never been captured;")
+
+
+def test_the_sql_for_migrations_of_ones_own_does_the_same(run: Run, eye: psycopg.Connection[Any]) -> None:
+    """Printed, and then run by somebody else, up and down."""
+    for arguments in (
+        ["stamp", "work", "--strict"],
+        ["capture", "work", "--exclude", "action_id", "--max-bytes", "100"],
+        ["stamp", "work", "--undo"],
+        ["capture", "work", "--release"],
+    ):
+        printed = said(run, *arguments, "--sql")
+        assert printed.startswith("SELECT provenance.")
+        eye.execute(printed.encode())
+    settings = eye.execute("SELECT excluded, masked, kept, max_bytes FROM provenance.captured_tables").fetchall()
+    kept = ["id", "created_by_action_id", "updated_by_action_id"]
+    assert settings == [(["action_id"], ["secret"], kept, 100)]
+
+
+def test_coverage(run: Run, run_json: Callable[..., Any], trail: Trail, eye: psycopg.Connection[Any]) -> None:
+    """As a table and as JSON."""
+    eye.execute("CREATE TABLE other (id integer PRIMARY KEY); CREATE TABLE third (id integer)")
+    trail.stamp("work")
+    trail.stamp("third")
+    trail.capture("work")
+    eye.execute("INSERT INTO work (id) VALUES (1)")
+    lines = said(run, "coverage").splitlines()
+    assert [line.split("  ")[0] for line in lines] == ["TABLE", "public.other", "public.third", "public.work"]
+    assert "stamped, captured" in lines[3]
+    assert "100.0 %" in lines[3]
+    assert lines[3].endswith("by postgres")
+    assert "no rows" in lines[2]
+    work = run_json("coverage")[2]
+    assert (work["table"], work["untracked_rows"], work["captured"]) == ("public.work", 1, True)
+
+
+@pytest.fixture
+def history(trail: Trail, eye: psycopg.Connection[Any]) -> Any:
+    """A table with a few changes, and the action that made most of them."""
+    eye.execute("""CREATE TABLE t (id integer, part text, name text, more bytea, data jsonb, born date,
+                                   PRIMARY KEY (id, part));
+                   INSERT INTO t (id, part) VALUES (9, 'old')""")
+    trail.capture("t", max_bytes=100)
+    with trail.track_action("make", concept="t", user_id="dvora") as action:
+        action.connection.execute(
+            "INSERT INTO t VALUES (1, 'a', 'x', %s, '{\"k\": [1, null]}', '2026-01-02')", (b"\0",)
+        )
+        action.connection.execute("UPDATE t SET name = %s WHERE id = 1", ("y" * 90,))
+        action.connection.execute("UPDATE t SET id = 2 WHERE id = 1")
+    eye.execute("UPDATE t SET name = %s WHERE id = 2", ("z" * 200,))
+    return action
+
+
+def test_changes_of_a_row(run: Run, run_json: Callable[..., Any], history: Any) -> None:
+    """Newest first, what changed and by whom; as JSON whole."""
+    lines = said(run, "changes", "t", "2", "a", terminal=None).splitlines()
+    assert len(lines) >= 3
+    text = " ".join(lines)
+    assert "200 bytes" in text
+    assert "(1,a) → (2,a)" in text
+    assert "none, by postgres" in text
+    document = run_json("changes", "t", "1", "a")
+    assert document["next"] is None
+    assert [change["operation"] for change in document["changes"]] == ["update", "update", "insert"]
+    insert = document["changes"][2]
+    assert insert["new"] == {
+        "id": 1,
+        "part": "a",
+        "name": "x",
+        "more": "\\x00",
+        "data": {"k": [1, None]},
+        "born": "2026-01-02",
+    }
+    assert insert["action_id"] == str(history.id)
+    (newest, _) = run_json("changes", "t", "2", "a")["changes"]
+    assert newest["new"]["name"]["$truncated"]["bytes"] == 200
+
+
+def test_changes_in_pages(run: Run, history: Any) -> None:
+    """Standard error says how to go on."""
+    result = run("changes", "t", "1", "a", "--limit", "2")
+    before = result.stderr.rpartition("--before ")[2].strip()
+    assert result.stderr.startswith("There are older ones: add --before ")
+    assert "insert" in said(run, "changes", "t", "1", "a", "--before", before)
+    result = run("changes", "--action", str(history.id), "--limit", "1")
+    after = result.stderr.rpartition("--after ")[2].strip()
+    assert result.stderr.startswith("There are later ones: add --after ")
+    assert "insert" not in said(run, "changes", "--action", str(history.id), "--after", after, "--alone")
+
+
+def test_no_changes(run: Run, history: Any) -> None:
+    """Said on standard error."""
+    result = run("changes", "t", "7", "a")
+    assert (result.exit_code, result.stdout, result.stderr) == (0, "", "No changes found.\n")
+
+
+@pytest.mark.parametrize("arguments", [["changes"], ["changes", "t"], ["changes", "t", "1", "--action", str(b"")]])
+def test_changes_of_nothing_in_particular(run: Run, arguments: list[str]) -> None:
+    """Wrong usage."""
+    assert run(*arguments).exit_code == 2
+
+
+def test_blame(run: Run, run_json: Callable[..., Any], history: Any) -> None:
+    """Per column: the value, since when, by what action and user."""
+    text = " ".join(said(run, "blame", "t", "2", "a").split())
+    assert f"make {history.id}" in text
+    assert "dvora" in text
+    assert "none, by postgres" in text
+    blame = {entry["column"]: entry for entry in run_json("blame", "t", "2", "a")}
+    assert blame["more"]["action"]["user_id"] == "dvora"
+    assert blame["name"]["action"] is None
+    result = run("blame", "t", "7", "a")
+    assert (result.exit_code, result.stderr) == (1, "Error: no change of t 7 a is stored\n")
+
+
+def test_blame_of_what_is_older_than_the_capture(
+    run: Run, run_json: Callable[..., Any], history: Any, eye: psycopg.Connection[Any]
+) -> None:
+    """Said so; and an action that has no row yet is named by its id."""
+    with eye.transaction():
+        eye.execute("SELECT provenance.set_context('00000000-0000-7000-8000-000000000001')")
+        eye.execute("UPDATE t SET name = 'n' WHERE id = 9")
+    text = said(run, "blame", "t", "9", "old")
+    assert "before the capture" in text
+    assert "00000000-0000-7000-8000-000000000001" in text
+    assert run_json("blame", "t", "9", "old")[0]["change"] is None
+
+
+def test_as_of(run: Run, run_json: Callable[..., Any], history: Any, eye: psycopg.Connection[Any]) -> None:
+    """A row, or the whole table."""
+    (at,) = eye.execute("SELECT clock_timestamp()").fetchone() or (None,)
+    assert at is not None
+    eye.execute("DELETE FROM t WHERE id = 2")
+    when = at.isoformat()
+    assert [row["id"] for row in run_json("as-of", when, "t")] == [2, 9]
+    assert run_json("as-of", when, "t", "2", "a")[0]["born"] == "2026-01-02"
+    lines = said(run, "as-of", when, "t").splitlines()
+    assert lines[0].split() == ["id", "part", "name", "more", "data", "born"]
+    result = run("as-of", when, "t", "7", "a")
+    assert (result.exit_code, result.stderr) == (0, "No rows found.\n")
