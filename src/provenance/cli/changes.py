@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from datetime import datetime
-from typing import Any
+from typing import Any, cast
 from uuid import UUID
 
 import attrs
@@ -29,14 +29,16 @@ def _plain(value: object) -> Any:
             return value
         case Truncated():
             return {"$truncated": attrs.asdict(value)}
+        case dict():
+            members = cast("dict[object, object]", value)
+            return {str(key): _plain(item) for key, item in members.items()}
         case Mapping():
-            return {str(key): _plain(item) for key, item in value.items()}
-        case list() | tuple():
-            return [_plain(item) for item in value]
+            row = cast("RowValues", value)
+            return {name: _plain(item) for name, item in row.items()}
+        case list():
+            return [_plain(item) for item in cast("list[object]", value)]
         case bytes():
             return f"\\x{value.hex()}"
-        case datetime():
-            return value.isoformat()
         case _:
             return str(value)
 

@@ -199,11 +199,16 @@ def down(connection: Connection, *, to: int) -> list[Migration]:
         MigrationError: as for :func:`up`.
     """
     done: list[Migration] = []
-    for migration in reversed(known_migrations()):
-        if migration.version <= to:
-            return done
+    newest_first = [migration for migration in reversed(known_migrations()) if migration.version > to]
+    waiting = newest_first
+    while waiting:
+        migration, *waiting = waiting
         with _locked_step(connection, f"taking back migration {migration.version:04} ({migration.name})") as ledger:
             if migration.version not in ledger:
+                continue
+            if max(ledger) > migration.version:
+                # Between two steps another deploy has applied again what was taken back.
+                waiting = newest_first
                 continue
             connection.execute(migration.down.encode())
             connection.execute("DELETE FROM provenance.migrations WHERE version = %s", (migration.version,))

@@ -146,7 +146,7 @@ def of_action(action_id: UUID, *, descendants: bool, after: str | None, limit: i
                 SELECT child.id, down.depth + 1
                   FROM down CROSS JOIN LATERAL (
                        SELECT a.id FROM provenance.action_log a WHERE a.parent_action_id = down.id OFFSET 0) child
-                 WHERE %(descendants)s AND down.depth < {reading.MAX_DEPTH}
+                 WHERE %(descendants)s AND down.depth < %(depth)s
             ) CYCLE id SET looped USING path,
             span AS (
                 SELECT d.id AS action_id, min(f.seq) AS first, max(f.seq) AS last,
@@ -169,6 +169,7 @@ def of_action(action_id: UUID, *, descendants: bool, after: str | None, limit: i
         {
             "id": ids.as_action_id(action_id, "action_id"),
             "descendants": descendants,
+            "depth": reading.MAX_DEPTH,
             "table_id": table_id,
             "seq": seq,
             "ordinal": ordinal,
@@ -216,7 +217,7 @@ def blame(table: str, key: Key) -> Statement[tuple[Blame, ...]]:
     )
     return Statement(
         f"""WITH RECURSIVE {_WANTED}, life (ids, keys, until_table, until_seq, from_table, from_seq, old_key) AS (
-                SELECT wanted.ids, wanted.keys, {2**31 - 1}, {2**63 - 1}::bigint, origin.*
+                SELECT wanted.ids, wanted.keys, 2147483647, 9223372036854775807::bigint, origin.*
                   FROM wanted LEFT JOIN LATERAL ({first}) origin ON true
                 UNION ALL
                 SELECT life.ids, before.keys, life.from_table, life.from_seq, origin.*
