@@ -165,11 +165,16 @@ def up(connection: Connection, *, to: int | None = None) -> list[Migration]:
             the failing one stay applied.
     """
     done: list[Migration] = []
-    for migration in known_migrations():
-        if to is not None and migration.version > to:
-            return done
+    oldest_first = [migration for migration in known_migrations() if to is None or migration.version <= to]
+    waiting = oldest_first
+    while waiting:
+        migration, *waiting = waiting
         with _locked_step(connection, f"migration {migration.version:04} ({migration.name})") as ledger:
             if migration.version in ledger:
+                continue
+            if any(earlier.version not in ledger for earlier in oldest_first if earlier.version < migration.version):
+                # Between two steps another deploy has taken back what was applied.
+                waiting = oldest_first
                 continue
             connection.execute(_LEDGER)
             connection.execute(migration.up.encode())
@@ -178,6 +183,8 @@ def up(connection: Connection, *, to: int | None = None) -> list[Migration]:
                 (migration.version, migration.name, migration.checksum),
             )
             done.append(migration)
+    if to is not None and to < known_migrations()[-1].version:
+        return done
     with _locked_step(connection, "making partitions") as ledger:
         # Between two steps another deploy may have taken everything back.
         if ledger:
