@@ -37,8 +37,6 @@ def refused() -> Generator[None]:
         ) from error
     except (psycopg.ProgrammingError, psycopg.DataError, psycopg.IntegrityError, psycopg.NotSupportedError) as error:
         raise TableRefused(sentence(error)) from error
-    except psycopg.errors.ObjectNotInPrerequisiteState as error:
-        raise TableRefused(sentence(error)) from error
 
 
 class Settings(TypedDict):
