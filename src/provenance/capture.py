@@ -9,11 +9,10 @@ from typing import TypedDict
 
 import psycopg
 
-from provenance import drivers
+from provenance import drivers, tracking
 from provenance.errors import TableRefused
 from provenance.models import TableCoverage
 from provenance.statements import Statement, changes, tables
-from provenance.tracking import track_action
 from provenance.translation import sentence, translated
 from provenance.values import Redactor
 
@@ -48,11 +47,12 @@ class Settings(TypedDict):
     max_bytes: int
 
 
-def check_lists(**lists: Sequence[str]) -> None:
-    """Refuse a text where a list of columns is expected: it would be taken for a list of letters."""
-    for what, names in lists.items():
+def checked_settings(exclude: Sequence[str], mask: Sequence[str], keep: Sequence[str], max_bytes: int) -> Settings:
+    """Return the settings, checked: a text where a list of columns is expected would be taken for a list of letters."""
+    for what, names in (("exclude", exclude), ("mask", mask), ("keep", keep)):
         if isinstance(names, str):
             raise TypeError(f'{what}: expected a list of columns, got text; write ["{names}"] for a single one')
+    return {"exclude": list(exclude), "mask": list(mask), "keep": list(keep), "max_bytes": max_bytes}
 
 
 def capture_statement(table: str, columns: Sequence[str], settings: Settings, redactor: Redactor) -> Statement[None]:
@@ -74,11 +74,16 @@ def capture_statement(table: str, columns: Sequence[str], settings: Settings, re
     )
 
 
-class Tables(ABC):
-    """What a :class:`Trail` does to tables."""
-
-    track_action: type[track_action]
+class _Tables:
+    track_action: type[tracking.track_action]
     redactor: Redactor
+
+    def _about(self, action_type: str, table: str, payload: object = None) -> tracking.track_action:
+        return self.track_action(action_type, concept="table", entity_type="table", entity_id=table, payload=payload)
+
+
+class Tables(_Tables, ABC):
+    """What a :class:`Trail` does to tables."""
 
     @abstractmethod
     def _connection(self) -> AbstractContextManager[drivers.SyncConnection]:
@@ -97,12 +102,7 @@ class Tables(ABC):
         Raises:
             TableRefused: it is not there, or not fit, or in use.
         """
-        with (
-            refused(),
-            self.track_action(
-                "stamp_table", concept="table", entity_type="table", entity_id=table, payload={"strict": strict}
-            ) as action,
-        ):
+        with refused(), self._about("stamp_table", table, {"strict": strict}) as action:
             drivers.run(action.connection, tables.stamp(table, strict=strict))
 
     def unstamp(self, table: str) -> None:
@@ -111,10 +111,7 @@ class Tables(ABC):
         Raises:
             TableRefused: it is not stamped, or in use.
         """
-        with (
-            refused(),
-            self.track_action("unstamp_table", concept="table", entity_type="table", entity_id=table) as action,
-        ):
+        with refused(), self._about("unstamp_table", table) as action:
             drivers.run(action.connection, tables.unstamp(table))
 
     def capture(
@@ -142,14 +139,8 @@ class Tables(ABC):
         Raises:
             TableRefused: it is not there, or not fit, or in use; or it has no such column.
         """
-        check_lists(exclude=exclude, mask=mask, keep=keep)
-        settings: Settings = {"exclude": list(exclude), "mask": list(mask), "keep": list(keep), "max_bytes": max_bytes}
-        with (
-            refused(),
-            self.track_action(
-                "capture_table", concept="table", entity_type="table", entity_id=table, payload=settings
-            ) as action,
-        ):
+        settings = checked_settings(exclude, mask, keep, max_bytes)
+        with refused(), self._about("capture_table", table, settings) as action:
             columns = drivers.run(action.connection, tables.columns(table))
             statement = capture_statement(table, columns, settings, self.redactor)
             drivers.run(action.connection, statement)
@@ -160,10 +151,7 @@ class Tables(ABC):
         Raises:
             TableRefused: it is not captured, or in use.
         """
-        with (
-            refused(),
-            self.track_action("release_table", concept="table", entity_type="table", entity_id=table) as action,
-        ):
+        with refused(), self._about("release_table", table) as action:
             drivers.run(action.connection, tables.release(table))
 
     def adopt(self, table: str) -> int:
@@ -177,10 +165,7 @@ class Tables(ABC):
         Raises:
             TableRefused: it is not captured.
         """
-        with (
-            refused(),
-            self.track_action("adopt_table", concept="table", entity_type="table", entity_id=table) as action,
-        ):
+        with refused(), self._about("adopt_table", table) as action:
             adopted = drivers.run(action.connection, tables.adopt(table))
             action.result = {"rows": adopted}
         return adopted
@@ -191,11 +176,8 @@ class Tables(ABC):
             return drivers.run(connection, changes.COVERAGE)
 
 
-class AsyncTables(ABC):
+class AsyncTables(_Tables, ABC):
     """What an :class:`AsyncTrail` does to tables."""
-
-    track_action: type[track_action]
-    redactor: Redactor
 
     @abstractmethod
     def _connection(self) -> AbstractAsyncContextManager[drivers.AsyncConnection]:
@@ -215,9 +197,7 @@ class AsyncTables(ABC):
             TableRefused: it is not there, or not fit, or in use.
         """
         with refused():
-            async with self.track_action(
-                "stamp_table", concept="table", entity_type="table", entity_id=table, payload={"strict": strict}
-            ) as action:
+            async with self._about("stamp_table", table, {"strict": strict}) as action:
                 await drivers.arun(action.connection, tables.stamp(table, strict=strict))
 
     async def unstamp(self, table: str) -> None:
@@ -227,9 +207,7 @@ class AsyncTables(ABC):
             TableRefused: it is not stamped, or in use.
         """
         with refused():
-            async with self.track_action(
-                "unstamp_table", concept="table", entity_type="table", entity_id=table
-            ) as action:
+            async with self._about("unstamp_table", table) as action:
                 await drivers.arun(action.connection, tables.unstamp(table))
 
     async def capture(
@@ -257,12 +235,9 @@ class AsyncTables(ABC):
         Raises:
             TableRefused: it is not there, or not fit, or in use; or it has no such column.
         """
-        check_lists(exclude=exclude, mask=mask, keep=keep)
-        settings: Settings = {"exclude": list(exclude), "mask": list(mask), "keep": list(keep), "max_bytes": max_bytes}
+        settings = checked_settings(exclude, mask, keep, max_bytes)
         with refused():
-            async with self.track_action(
-                "capture_table", concept="table", entity_type="table", entity_id=table, payload=settings
-            ) as action:
+            async with self._about("capture_table", table, settings) as action:
                 columns = await drivers.arun(action.connection, tables.columns(table))
                 statement = capture_statement(table, columns, settings, self.redactor)
                 await drivers.arun(action.connection, statement)
@@ -274,9 +249,7 @@ class AsyncTables(ABC):
             TableRefused: it is not captured, or in use.
         """
         with refused():
-            async with self.track_action(
-                "release_table", concept="table", entity_type="table", entity_id=table
-            ) as action:
+            async with self._about("release_table", table) as action:
                 await drivers.arun(action.connection, tables.release(table))
 
     async def adopt(self, table: str) -> int:
@@ -291,9 +264,7 @@ class AsyncTables(ABC):
             TableRefused: it is not captured.
         """
         with refused():
-            async with self.track_action(
-                "adopt_table", concept="table", entity_type="table", entity_id=table
-            ) as action:
+            async with self._about("adopt_table", table) as action:
                 adopted = await drivers.arun(action.connection, tables.adopt(table))
                 action.result = {"rows": adopted}
         return adopted

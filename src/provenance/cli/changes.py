@@ -14,10 +14,9 @@ from rich.text import Text
 from provenance.cli.database import changes as reading
 from provenance.cli.output import action_fields, clean, columns, emit, emit_json
 from provenance.cli.output import moment as shown_moment
-from provenance.cli.parameters import json_option, moment
+from provenance.cli.parameters import json_option, limit_option, moment
 from provenance.cli.problems import BadNews
 from provenance.models import Blame, ChangePage, RowChange, RowValues, Truncated
-from provenance.statements.reading import MAX_LIMIT
 
 _LONGEST_VALUE = 60
 
@@ -91,16 +90,6 @@ def _show(page: ChangePage, *, as_json: bool, more: str) -> None:
         click.echo(f"There are {more} {page.next}", err=True)
 
 
-_limit_option = click.option(
-    "--limit",
-    type=click.IntRange(1, MAX_LIMIT),
-    default=50,
-    show_default=True,
-    metavar="N",
-    help=f"How many changes at most; up to {MAX_LIMIT}.",
-)
-
-
 @click.command("changes")
 @click.argument("table", required=False)
 @click.argument("key", nargs=-1)
@@ -108,7 +97,7 @@ _limit_option = click.option(
 @click.option("--alone", is_flag=True, help="With --action: without what the actions that it caused changed.")
 @click.option("--before", metavar="ID", help="Go on where a page of a row's history ended, with the id it named.")
 @click.option("--after", metavar="ID", help="Go on where a page of an action's changes ended, with the id it named.")
-@_limit_option
+@limit_option("changes")
 @json_option
 @click.pass_obj
 def changes(

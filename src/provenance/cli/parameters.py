@@ -58,16 +58,21 @@ def json_option(command: Command) -> Command:
     return click.option("--json", "as_json", is_flag=True, help="Print one JSON document.")(command)
 
 
-def page_options(command: Command) -> Command:
-    """Add ``--limit`` and ``--before``."""
-    command = click.option(
-        "--before", type=click.UUID, metavar="ID", help="Go on where a page ended, with the id it named."
-    )(command)
+def limit_option(what: str) -> Callable[[Command], Command]:
+    """Return what adds ``--limit``, of so many of *what*."""
     return click.option(
         "--limit",
         type=click.IntRange(1, MAX_LIMIT),
         default=50,
         show_default=True,
         metavar="N",
-        help=f"How many actions at most; up to {MAX_LIMIT}.",
+        help=f"How many {what} at most; up to {MAX_LIMIT}.",
+    )
+
+
+def page_options(command: Command) -> Command:
+    """Add ``--limit`` and ``--before``."""
+    command = click.option(
+        "--before", type=click.UUID, metavar="ID", help="Go on where a page ended, with the id it named."
     )(command)
+    return limit_option("actions")(command)

@@ -6,7 +6,7 @@ import attrs
 import click
 from psycopg import sql
 
-from provenance.capture import MAX_BYTES, Settings, capture_statement, refused
+from provenance.capture import MAX_BYTES, capture_statement, checked_settings, refused
 from provenance.cli.database import address, connected
 from provenance.cli.output import clean, columns, emit, emit_json, moment
 from provenance.cli.parameters import json_option
@@ -82,7 +82,7 @@ def capture(
     if as_sql and release:
         _print_sql(tables.release(table))
     elif as_sql:
-        settings: Settings = {"exclude": list(exclude), "mask": list(mask), "keep": list(keep), "max_bytes": max_bytes}
+        settings = checked_settings(exclude, mask, keep, max_bytes)
         with connected(dsn) as connection, refused():
             names = run(connection, tables.columns(table))
         _print_sql(capture_statement(table, names, settings, Redactor()))

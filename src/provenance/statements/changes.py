@@ -31,6 +31,9 @@ _COLUMNS: LiteralString = (
 )
 _WIDTH = len(_COLUMNS.split(", "))
 
+_MEANING: LiteralString = """JOIN provenance.captured_tables c ON c.id = r.table_id
+              JOIN provenance.row_shapes s ON s.id = r.shape_id"""
+
 # The first row of a statement is stored even if nothing in it changed.
 _CHANGED: LiteralString = "(r.old_row IS DISTINCT FROM r.new_row OR r.masked_changes IS NOT NULL)"
 
@@ -69,16 +72,16 @@ def _change(row: Row) -> RowChange:
         fields,
     ) = row
     shape = _shape(fields)
-    old, new = shape.values(old_row), shape.values(new_row)
+    old, new = shape.texts(old_row), shape.texts(new_row)
     return RowChange(
         id=f"{table_id}.{seq}.{ordinal}",
         table=table,
         operation=Operation(operation),
         key=key,
         old_key=old_key,
-        old=old,
-        new=new,
-        changed=shape.changed(old_row, new_row, masked_changes or ()),
+        old=shape.values(old),
+        new=shape.values(new),
+        changed=shape.changed(old, new, masked_changes or ()),
         action_id=action_id,
         tenant_id=tenant_id,
         recorded_at=recorded_at.astimezone(UTC),
@@ -117,8 +120,7 @@ def history(table: str, key: Key, *, before: str | None, limit: int) -> Statemen
                    SELECT r.* FROM provenance.row_changes r
                     WHERE r.table_id = ANY (wanted.ids) AND r.old_key = ANY (wanted.keys) AND {older}
                     ORDER BY table_id DESC, seq DESC, ordinal DESC LIMIT %(limit)s) r
-              JOIN provenance.captured_tables c ON c.id = r.table_id
-              JOIN provenance.row_shapes s ON s.id = r.shape_id
+              {_MEANING}
              ORDER BY r.table_id DESC, r.seq DESC, r.ordinal DESC""",
         {
             "table": table,
@@ -140,14 +142,7 @@ def of_action(action_id: UUID, *, descendants: bool, after: str | None, limit: i
     limit = reading.checked_limit(limit)
     table_id, seq, ordinal = _cursor(after, "after")
     return Statement(
-        f"""WITH RECURSIVE down (id, depth) AS (
-                SELECT %(id)s::uuid, 0
-                UNION ALL
-                SELECT child.id, down.depth + 1
-                  FROM down CROSS JOIN LATERAL (
-                       SELECT a.id FROM provenance.action_log a WHERE a.parent_action_id = down.id OFFSET 0) child
-                 WHERE %(descendants)s AND down.depth < %(depth)s
-            ) CYCLE id SET looped USING path,
+        f"""WITH RECURSIVE {reading.DOWN},
             span AS (
                 SELECT d.id AS action_id, min(f.seq) AS first, max(f.seq) AS last,
                        min(f.recorded_at) AS since, max(f.recorded_at) AS until
@@ -160,16 +155,14 @@ def of_action(action_id: UUID, *, descendants: bool, after: str | None, limit: i
                    SELECT i.* FROM provenance.row_changes i
                     WHERE i.action_id = span.action_id AND i.seq BETWEEN span.first AND span.last
                       AND i.recorded_at BETWEEN span.since AND span.until OFFSET 0) r
-              JOIN provenance.captured_tables c ON c.id = r.table_id
-              JOIN provenance.row_shapes s ON s.id = r.shape_id
+              {_MEANING}
              WHERE {_CHANGED}
                AND (%(seq)s::bigint IS NULL
                     OR (r.seq, r.table_id, r.ordinal) > (%(seq)s::bigint, %(table_id)s::integer, %(ordinal)s::integer))
              ORDER BY r.seq, r.table_id, r.ordinal LIMIT %(limit)s""",
         {
             "id": ids.as_action_id(action_id, "action_id"),
-            "descendants": descendants,
-            "depth": reading.MAX_DEPTH,
+            "depth": reading.MAX_DEPTH if descendants else 0,
             "table_id": table_id,
             "seq": seq,
             "ordinal": ordinal,
@@ -229,8 +222,7 @@ def blame(table: str, key: Key) -> Statement[tuple[Blame, ...]]:
                    SELECT r.* FROM provenance.row_changes r
                     WHERE {_OF_LIFE} AND (r.table_id, r.seq) < (life.until_table, life.until_seq)
                       AND (life.from_seq IS NULL OR (r.table_id, r.seq) >= (life.from_table, life.from_seq)) OFFSET 0) r
-              JOIN provenance.captured_tables c ON c.id = r.table_id
-              JOIN provenance.row_shapes s ON s.id = r.shape_id
+              {_MEANING}
               LEFT JOIN LATERAL (
                    SELECT l.* FROM provenance.action_log l WHERE l.id = r.action_id OFFSET 0) a ON true
              ORDER BY r.table_id DESC, r.seq DESC, r.ordinal DESC""",
@@ -248,7 +240,8 @@ def _moment(at: datetime) -> datetime:
 def _rows(rows: Rows) -> list[TableRow]:
     found: list[TableRow] = []
     for key, fields, text in rows:
-        values = _shape(fields).values(text)
+        shape = _shape(fields)
+        values = shape.values(shape.texts(text))
         assert values is not None  # noqa: S101 - rows that were not there are left out by the statement
         found.append(TableRow(key=key, values=values))
     return found

@@ -163,17 +163,21 @@ def by_request(request_id: UUID, *, limit: int) -> Statement[list[Action]]:
 # with the view would read all pending actions at every step, and for the last one the whole table.
 
 
-def chain(action_id: UUID, *, max_depth: int) -> Statement[list[ChainLink]]:
-    """An action and what it caused, directly and indirectly, parents before children."""
-    return Statement(
-        f"""WITH RECURSIVE down (id, depth) AS (
+DOWN: LiteralString = """down (id, depth) AS (
                 SELECT %(id)s::uuid, 0
                 UNION ALL
                 SELECT child.id, down.depth + 1
                   FROM down CROSS JOIN LATERAL (
                        SELECT c.id FROM provenance.action_log c WHERE c.parent_action_id = down.id OFFSET 0) child
                  WHERE down.depth < %(depth)s
-            ) CYCLE id SET looped USING path
+            ) CYCLE id SET looped USING path"""
+"""An action and what it caused, with the steps between, down to a depth."""
+
+
+def chain(action_id: UUID, *, max_depth: int) -> Statement[list[ChainLink]]:
+    """An action and what it caused, directly and indirectly, parents before children."""
+    return Statement(
+        f"""WITH RECURSIVE {DOWN}
             SELECT {COLUMNS}, steps.depth
               FROM (SELECT id, min(depth) AS depth FROM down WHERE NOT looped GROUP BY id) steps
              CROSS JOIN LATERAL (SELECT l.* FROM provenance.action_log l WHERE l.id = steps.id OFFSET 0) a

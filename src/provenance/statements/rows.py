@@ -37,6 +37,8 @@ _TRUNCATED = re.compile(r'\{"\$truncated":\{"bytes":(\d+),"sha256":"([0-9a-f]{64
 _MODIFIER = re.compile(r"\([^)]*\)")
 
 Load = Callable[[str], object]
+Texts = dict[str, str | None]
+"""The fields of a stored row by column, without those that are masked."""
 
 
 def split(text: str) -> list[str | None]:
@@ -104,16 +106,16 @@ class Shape:
 
     fields: tuple[Field, ...]
 
-    def _texts(self, text: str | None) -> dict[str, str | None] | None:
+    def texts(self, text: str | None) -> Texts | None:
+        """Take the text of a row apart; ``None`` where there is no row."""
         if text is None:
             return None
         names = [field.name for field in self.fields if not field.masked]
         # Without any column, the text is that of a single null field.
         return dict(zip(names, split(text), strict=True)) if names else {}
 
-    def values(self, text: str | None) -> RowValues | None:
+    def values(self, texts: Texts | None) -> RowValues | None:
         """Return the values of a row by column, in the order of the table; ``None`` where there is no row."""
-        texts = self._texts(text)
         if texts is None:
             return None
         values: dict[str, object] = {}
@@ -125,15 +127,14 @@ class Shape:
                 values[field.name] = None if stored is None else field.load(stored)
         return MappingProxyType(values)
 
-    def changed(self, old: str | None, new: str | None, masked_changes: Collection[str]) -> tuple[str, ...]:
-        """Return the columns that differ between the texts of two rows: all of them where there is only one."""
-        before, after = self._texts(old), self._texts(new)
-        if before is None or after is None:
+    def changed(self, old: Texts | None, new: Texts | None, masked_changes: Collection[str]) -> tuple[str, ...]:
+        """Return the columns that differ between two rows: all of them where there is only one."""
+        if old is None or new is None:
             return tuple(field.name for field in self.fields)
         return tuple(
             field.name
             for field in self.fields
-            if (field.name in masked_changes if field.masked else before[field.name] != after[field.name])
+            if (field.name in masked_changes if field.masked else old[field.name] != new[field.name])
         )
 
 

@@ -25,6 +25,7 @@ DROP FUNCTION
     provenance.tenant_of(uuid),
     provenance.unstamp_table(regclass),
     provenance.stamp_table(regclass, boolean),
+    provenance.truncated_with(regclass),
     provenance.check_table(oid, text),
     provenance.qualified_name(oid),
     provenance.touch(),

@@ -95,6 +95,12 @@ BEGIN
 END
 $$;
 
+-- Where triggers of TRUNCATE belong, which are not cloned: on a table, and on the partitions it has.
+CREATE FUNCTION provenance.truncated_with(relation regclass) RETURNS SETOF regclass
+    LANGUAGE sql STABLE STRICT
+    SET search_path = pg_catalog, pg_temp
+    AS $$ SELECT relation UNION SELECT p.relid FROM pg_partition_tree(relation) p WHERE p.isleaf $$;
+
 -- The columns are noted as ours, so that taking the stamps off leaves alone what was there before.
 CREATE FUNCTION provenance.stamp_table(relation regclass, strict boolean DEFAULT false) RETURNS void
     LANGUAGE plpgsql VOLATILE
@@ -126,7 +132,7 @@ BEGIN
                    'FOR EACH ROW EXECUTE FUNCTION provenance.stamp_insert()', full_name);
     EXECUTE format('CREATE OR REPLACE TRIGGER provenance_stamp_update BEFORE UPDATE ON %s '
                    'FOR EACH ROW EXECUTE FUNCTION provenance.stamp_update()', full_name);
-    FOR leaf IN SELECT relation UNION SELECT p.relid FROM pg_partition_tree(relation) p WHERE p.isleaf LOOP
+    FOR leaf IN SELECT provenance.truncated_with(relation) LOOP
         IF strict THEN
             EXECUTE format('CREATE OR REPLACE TRIGGER provenance_require_action_truncate BEFORE TRUNCATE ON %s '
                            'FOR EACH STATEMENT EXECUTE FUNCTION provenance.require_action()', leaf);
@@ -160,7 +166,7 @@ BEGIN
     IF NOT EXISTS (SELECT FROM pg_trigger t WHERE t.tgrelid = relation AND t.tgname = 'provenance_stamp_insert') THEN
         RAISE EXCEPTION '% is not stamped', full_name USING ERRCODE = 'undefined_object';
     END IF;
-    FOR leaf IN SELECT relation UNION SELECT p.relid FROM pg_partition_tree(relation) p WHERE p.isleaf LOOP
+    FOR leaf IN SELECT provenance.truncated_with(relation) LOOP
         EXECUTE format('DROP TRIGGER IF EXISTS provenance_require_action_truncate ON %s', leaf);
     END LOOP;
     EXECUTE format('DROP TRIGGER IF EXISTS provenance_require_action ON %s', full_name);
@@ -695,11 +701,7 @@ BEGIN
         EXECUTE format('ALTER TABLE %s ENABLE ALWAYS TRIGGER provenance_capture_delete', full_name);
     END IF;
     EXECUTE format('ALTER TABLE %s ENABLE ALWAYS TRIGGER provenance_capture_insert', full_name);
-    FOR leaf IN
-        SELECT relation
-        UNION ALL
-        SELECT p.relid FROM pg_partition_tree(relation) p WHERE p.isleaf AND p.relid <> relation
-    LOOP
+    FOR leaf IN SELECT provenance.truncated_with(relation) LOOP
         EXECUTE format('CREATE OR REPLACE TRIGGER provenance_capture_truncate BEFORE TRUNCATE ON %s '
                        'FOR EACH STATEMENT EXECUTE FUNCTION %s', leaf, function_name);
         EXECUTE format('ALTER TABLE %s ENABLE ALWAYS TRIGGER provenance_capture_truncate', leaf);
@@ -723,7 +725,7 @@ BEGIN
         RAISE EXCEPTION 'row changes of % are not captured', provenance.qualified_name(relation)
             USING ERRCODE = 'undefined_object';
     END IF;
-    FOR member IN SELECT relation UNION SELECT p.relid FROM pg_partition_tree(relation) p WHERE p.isleaf LOOP
+    FOR member IN SELECT provenance.truncated_with(relation) LOOP
         EXECUTE format('DROP TRIGGER IF EXISTS provenance_capture_truncate ON %s', member);
     END LOOP;
     EXECUTE format('DROP TRIGGER provenance_capture_insert ON %s', relation);
@@ -843,7 +845,8 @@ BEGIN
         '    UNION ALL SELECT key, shape_id, row FROM later WHERE key NOT IN (SELECT key FROM past)'
         '    UNION ALL SELECT key, shape_id, row FROM base'
         '     WHERE key NOT IN (SELECT key FROM past) AND key NOT IN (SELECT key FROM later)) '
-        'SELECT k.key, COALESCE(s.fields, k.fields), k.row FROM (SELECT key, shape_id, NULL::text AS fields, row FROM known WHERE row IS NOT NULL'
+        'SELECT k.key, COALESCE(s.fields, k.fields), k.row'
+        '  FROM (SELECT key, shape_id, NULL::text AS fields, row FROM known WHERE row IS NOT NULL'
         || live || ') AS k LEFT JOIN provenance.row_shapes s ON s.id = k.shape_id'
         USING captured.id, moment, wanted_key,
               COALESCE(provenance.row_slot(captured.id, wanted_key), captured.id::bigint << 32),
@@ -864,7 +867,7 @@ DECLARE
     relation regclass;
 BEGIN
     FOR relation, table_name IN
-        SELECT c.oid, format('%I.%I', n.nspname, c.relname)
+        SELECT c.oid, provenance.qualified_name(c.oid)
           FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace
          WHERE c.relkind IN ('r', 'p') AND NOT c.relispartition AND c.relpersistence <> 't'
            AND n.nspname NOT IN ('provenance', 'pg_catalog', 'information_schema') AND n.nspname NOT LIKE 'pg\_t%'
@@ -908,9 +911,10 @@ BEGIN
         'GRANT SELECT ON provenance.actions, provenance.action_intents, provenance.action_log, provenance.row_changes, '
         'provenance.row_shapes, provenance.captured_tables TO %I', role_name);
     EXECUTE format(
-        'GRANT EXECUTE ON FUNCTION provenance.row_values(text), provenance.captures_of, provenance.rows_as_of, provenance.coverage, '
-        'provenance.captured_id, provenance.qualified_name, provenance.captured_columns, provenance.row_fields, '
-        'provenance.row_slot, provenance.column_sql, provenance.row_sql, provenance.key_sql, provenance.key_digest TO %I', role_name);
+        'GRANT EXECUTE ON FUNCTION provenance.row_values(text), provenance.captures_of, provenance.rows_as_of, '
+        'provenance.coverage, provenance.captured_id, provenance.qualified_name, provenance.captured_columns, provenance.row_fields, '
+        'provenance.row_slot, provenance.column_sql, provenance.row_sql, provenance.key_sql, '
+        'provenance.key_digest TO %I', role_name);
 END
 $$;
 
