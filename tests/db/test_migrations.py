@@ -344,7 +344,6 @@ def test_down_does_not_take_what_is_not_its_own(
         assert connection.execute("TABLE provenance.migrations").fetchall() == ledger
 
 
-@pytest.mark.xfail(strict=True, reason="a defect of unreleased migration 0002 that is being repaired")
 def test_down_does_not_stop_a_capture(connection: Connection) -> None:
     """As long as a table is captured its trigger needs what would be dropped; nothing that was captured is lost."""
     connection.execute("CREATE TABLE work (id integer PRIMARY KEY)")
@@ -362,7 +361,6 @@ def test_down_does_not_stop_a_capture(connection: Connection) -> None:
     assert schema.down(connection, to=0) == list(reversed(ORIGINAL))
 
 
-@pytest.mark.xfail(strict=True, reason="a defect of unreleased migration 0002 that is being repaired")
 def test_down_takes_what_captured_a_table_that_is_gone(connection: Connection) -> None:
     """Nobody can release a table that was dropped, or that lost its trigger; its function is in nobody's way."""
     connection.execute("CREATE TABLE work (id integer PRIMARY KEY)")

@@ -875,7 +875,6 @@ _OF_THE_OWNER = {
 
 
 @pytest.mark.parametrize("how", _OF_THE_OWNER)
-@pytest.mark.xfail(strict=True, reason="a defect of unreleased migration 0002 that is being repaired")
 def test_stamping_lends_nobody_the_rights_of_the_owner(session: Connection, how: str) -> None:
     """Whoever owns a stamped table decides what its columns are, and so what is executed when one is assigned to.
 
@@ -908,7 +907,6 @@ def test_stamping_lends_nobody_the_rights_of_the_owner(session: Connection, how:
     assert said == {f"ran as {name}"}
 
 
-@pytest.mark.xfail(strict=True, reason="a defect of unreleased migration 0002 that is being repaired")
 def test_capturing_a_truncate_lends_nobody_the_rights_of_the_owner(owned: tuple[str, str]) -> None:
     """What TRUNCATE removes is read by the owner of the schema, and a policy of the table's is executed by who reads.
 
@@ -1347,7 +1345,6 @@ def test_making_partitions_holds_nobody_up(connect: Callable[..., Connection], r
     assert value(user, "SELECT count(*) FROM provenance.row_changes") == 1
 
 
-@pytest.mark.xfail(strict=True, reason="a defect of unreleased migration 0002 that is being repaired")
 def test_making_partitions_makes_nobody_a_victim(connect: Callable[..., Connection]) -> None:
     """A long transaction that has read one table may go on to the other while the months of both are made."""
     reader, maker, watcher = connect(), connect(), connect()

@@ -306,13 +306,14 @@ CREATE FUNCTION provenance.uuid_floor(at timestamptz) RETURNS uuid
 
 -- A partition is made apart and then attached: CREATE TABLE … PARTITION OF would lock all of provenance.actions, and with it
 -- every tracked operation, for as long as the oldest transaction that has read or written the trail stays open. Attaching
--- locks the default partition alone, and waits for it only briefly.
+-- locks the default partition alone, and waits for it only briefly: the lock on the one before is still held then, and
+-- whoever waits for that shall not be found to be in a deadlock, which is looked for after a second.
 CREATE FUNCTION provenance.ensure_partitions(months_ahead integer DEFAULT 6) RETURNS SETOF text
     LANGUAGE plpgsql VOLATILE
     SET search_path = pg_catalog, pg_temp
     SET timezone = 'UTC'
     SET datestyle = 'ISO'
-    SET lock_timeout = '2s'
+    SET lock_timeout = '500ms'
     AS $$
 DECLARE
     first_month timestamp := date_trunc('month', clock_timestamp() AT TIME ZONE 'UTC');

@@ -1,4 +1,17 @@
--- Tables that are still captured stop this: their triggers depend on the functions below.
+-- Tables that are still captured stop this: their triggers depend on their functions. Those of tables that are gone go too.
+DO $$
+DECLARE
+    capture regprocedure;
+BEGIN
+    FOR capture IN
+        SELECT p.oid FROM pg_proc p
+         WHERE p.pronamespace = 'provenance'::regnamespace AND p.proname ~ '^capture_[0-9]+$'
+         ORDER BY p.oid
+    LOOP
+        EXECUTE format('DROP FUNCTION %s', capture);
+    END LOOP;
+END
+$$;
 DROP FUNCTION
     provenance.coverage(),
     provenance.rows_as_of(regclass, text, timestamptz, text),

@@ -4,14 +4,18 @@ CREATE OR REPLACE FUNCTION provenance.schema_version() RETURNS integer
     LANGUAGE sql IMMUTABLE PARALLEL SAFE
     RETURN 2;
 
--- Stamping. The trigger functions run with their owner's rights, because only writers may call current_action_id(). They
--- use no operator and no unqualified name, so that they need no search_path of their own, which would cost every row.
+-- Stamping. The first two run with the rights of whoever writes: what is executed when a column is assigned to, a cast or the
+-- check of a domain, is the choice of the table's owner, and must not run with the rights of the trail's. So they cannot
+-- call current_action_id(), which only writers may. All three use no operator and no unqualified name, so that they need no
+-- search_path of their own, which would cost every row.
 
 CREATE FUNCTION provenance.stamp_insert() RETURNS trigger
-    LANGUAGE plpgsql SECURITY DEFINER
+    LANGUAGE plpgsql
     AS $$
 BEGIN
-    NEW.created_by_action_id := provenance.current_action_id();
+    NEW.created_by_action_id :=
+        CASE WHEN pg_catalog.texteq(pg_catalog.current_setting('provenance.action_id', true), '') THEN NULL
+             ELSE pg_catalog.current_setting('provenance.action_id', true)::pg_catalog.uuid END;
     NEW.updated_by_action_id := NEW.created_by_action_id;
     RETURN NEW;
 END
@@ -21,11 +25,13 @@ COMMENT ON FUNCTION provenance.stamp_insert() IS 'Row trigger: note which action
 
 -- Null where no action is current: the truth about this version of the row.
 CREATE FUNCTION provenance.stamp_update() RETURNS trigger
-    LANGUAGE plpgsql SECURITY DEFINER
+    LANGUAGE plpgsql
     AS $$
 BEGIN
     NEW.created_by_action_id := OLD.created_by_action_id;
-    NEW.updated_by_action_id := provenance.current_action_id();
+    NEW.updated_by_action_id :=
+        CASE WHEN pg_catalog.texteq(pg_catalog.current_setting('provenance.action_id', true), '') THEN NULL
+             ELSE pg_catalog.current_setting('provenance.action_id', true)::pg_catalog.uuid END;
     RETURN NEW;
 END
 $$;
@@ -492,12 +498,14 @@ BEGIN
 END
 $$;
 
--- What a TRUNCATE is about to remove. For a partitioned table, the rows of the partitions that were attached since and have
+-- What a TRUNCATE is about to remove. It is read with the rights of the owner of this schema, and row-level security is off:
+-- the table's policies are not executed with them, and where they would hide rows the TRUNCATE is refused. For a partitioned table, the rows of the partitions that were attached since and have
 -- no trigger of their own.
 CREATE FUNCTION provenance.record_truncate(table_id integer, relation oid, facts_seq bigint, facts_at timestamptz,
                                            facts_action uuid, facts_tenant text) RETURNS void
     LANGUAGE plpgsql VOLATILE
     SET search_path = pg_catalog, pg_temp
+    SET row_security = off
     AS $$
 DECLARE
     captured CONSTANT provenance.captured_tables := (
