@@ -31,13 +31,14 @@ _COLUMNS: LiteralString = (
 )
 _WIDTH = len(_COLUMNS.split(", "))
 
-_MEANING: LiteralString = """JOIN provenance.captured_tables c ON c.id = r.table_id
-              JOIN provenance.row_shapes s ON s.id = r.shape_id"""
+_MEANING: LiteralString = """LEFT JOIN provenance.captured_tables c ON c.id = r.table_id
+              LEFT JOIN provenance.row_shapes s ON s.id = r.shape_id"""
 
 # The first row of a statement is stored even if nothing in it changed.
 _CHANGED: LiteralString = "(r.old_row IS DISTINCT FROM r.new_row OR r.masked_changes IS NOT NULL)"
 
-# The captures of a table; asking for them is what refuses a table that has none.
+# The captures of a table; asking for them is what refuses a table that has none. Everything else is joined to them from the
+# left: they must be asked for whatever plan the server makes, so there may be a row without a change in the answer.
 _WANTED: LiteralString = """wanted AS MATERIALIZED (
     SELECT provenance.captures_of(to_regclass(%(table)s), %(table)s) AS ids,
            %(keys)s::text[] COLLATE "C" AS keys)"""
@@ -90,8 +91,13 @@ def _change(row: Row) -> RowChange:
     )
 
 
+def _found(rows: Rows) -> list[Row]:
+    """Return the rows that hold a change."""
+    return [row for row in rows if row[0] is not None]
+
+
 def _page(rows: Rows, limit: int) -> ChangePage:
-    items = tuple(_change(row) for row in rows[:limit])
+    items = tuple(_change(row) for row in _found(rows)[:limit])
     return ChangePage(items=items, next=items[-1].id if len(rows) > limit else None)
 
 
@@ -114,12 +120,12 @@ def history(table: str, key: Key, *, before: str | None, limit: int) -> Statemen
     return Statement(
         f"""WITH {_WANTED}
             SELECT {_COLUMNS}
-              FROM wanted CROSS JOIN LATERAL (
+              FROM wanted LEFT JOIN LATERAL (
                    SELECT r.* FROM provenance.row_changes r WHERE {_OF_WANTED} AND {_CHANGED} AND {older}
                    UNION ALL
                    SELECT r.* FROM provenance.row_changes r
                     WHERE r.table_id = ANY (wanted.ids) AND r.old_key = ANY (wanted.keys) AND {older}
-                    ORDER BY table_id DESC, seq DESC, ordinal DESC LIMIT %(limit)s) r
+                    ORDER BY table_id DESC, seq DESC, ordinal DESC LIMIT %(limit)s) r ON true
               {_MEANING}
              ORDER BY r.table_id DESC, r.seq DESC, r.ordinal DESC""",
         {
@@ -179,7 +185,7 @@ def _blamed(rows: Rows) -> tuple[Blame, ...]:
     """
     found: dict[str, Blame] = {}
     values: RowValues | None = None
-    for row in rows:
+    for row in _found(rows):
         change = _change(row[:_WIDTH])
         action: Action | None = reading.decode_action(row[_WIDTH:]) if row[_WIDTH] is not None else None
         if change.new is None:
@@ -218,10 +224,11 @@ def blame(table: str, key: Key) -> Statement[tuple[Blame, ...]]:
                   LEFT JOIN LATERAL ({earlier}) origin ON true
                  WHERE life.old_key IS NOT NULL)
             SELECT {_COLUMNS}, {reading.COLUMNS}
-              FROM life CROSS JOIN LATERAL (
+              FROM life LEFT JOIN LATERAL (
                    SELECT r.* FROM provenance.row_changes r
                     WHERE {_OF_LIFE} AND (r.table_id, r.seq) < (life.until_table, life.until_seq)
                       AND (life.from_seq IS NULL OR (r.table_id, r.seq) >= (life.from_table, life.from_seq)) OFFSET 0) r
+                   ON true
               {_MEANING}
               LEFT JOIN LATERAL (
                    SELECT l.* FROM provenance.action_log l WHERE l.id = r.action_id OFFSET 0) a ON true
