@@ -86,8 +86,8 @@ class Tables(_Tables, ABC):
     """What a :class:`Trail` does to tables."""
 
     @abstractmethod
-    def _connection(self) -> AbstractContextManager[drivers.SyncConnection]:
-        """Return what gives a connection for the time of a block."""
+    def connection(self) -> AbstractContextManager[drivers.SyncConnection]:
+        """Lend a connection for the time of a block."""
 
     def stamp(self, table: str, *, strict: bool = False) -> None:
         """Have the database note in each row of a table which action made it and which last changed it.
@@ -172,7 +172,7 @@ class Tables(_Tables, ABC):
 
     def coverage(self) -> list[TableCoverage]:
         """Return how much of every table of the application is accounted for; counts the rows of those that are stamped."""
-        with translated("reading the coverage"), self._connection() as connection:
+        with translated("reading the coverage"), self.connection() as connection:
             return drivers.run(connection, changes.COVERAGE)
 
 
@@ -180,8 +180,8 @@ class AsyncTables(_Tables, ABC):
     """What an :class:`AsyncTrail` does to tables."""
 
     @abstractmethod
-    def _connection(self) -> AbstractAsyncContextManager[drivers.AsyncConnection]:
-        """Return what gives a connection for the time of a block."""
+    def connection(self) -> AbstractAsyncContextManager[drivers.AsyncConnection]:
+        """Lend a connection for the time of a block."""
 
     async def stamp(self, table: str, *, strict: bool = False) -> None:
         """Have the database note in each row of a table which action made it and which last changed it.
@@ -272,5 +272,5 @@ class AsyncTables(_Tables, ABC):
     async def coverage(self) -> list[TableCoverage]:
         """Return how much of every table of the application is accounted for; counts the rows of those that are stamped."""
         with translated("reading the coverage"):
-            async with self._connection() as connection:
+            async with self.connection() as connection:
                 return await drivers.arun(connection, changes.COVERAGE)

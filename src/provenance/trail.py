@@ -132,8 +132,8 @@ class Trail(_Setup, Tables):
         self._journal = Journal(
             _address(journal) if journal else self.pool.conninfo, kwargs=None if journal else self.pool.kwargs
         )
-        self.actions = ActionRepository(self._connection)
-        self.changes = ChangeRepository(self._connection)
+        self.actions = ActionRepository(self.connection)
+        self.changes = ChangeRepository(self.connection)
         self.track_action = tracking.bound(self)
 
     def perform(self, step: Step) -> Any:
@@ -166,7 +166,8 @@ class Trail(_Setup, Tables):
             self.pool.open()
 
     @contextmanager
-    def _connection(self) -> Generator[drivers.SyncConnection]:
+    def connection(self) -> Generator[drivers.SyncConnection]:
+        """Lend a connection of the trail's pool for the time of a block, outside any action; to read with."""
         self._open()
         with self.pool.connection() as connection:
             yield connection
@@ -348,8 +349,8 @@ class AsyncTrail(_Setup, AsyncTables):
         self._journal = AsyncJournal(
             _address(journal) if journal else self.pool.conninfo, kwargs=None if journal else self.pool.kwargs
         )
-        self.actions = AsyncActionRepository(self._connection)
-        self.changes = AsyncChangeRepository(self._connection)
+        self.actions = AsyncActionRepository(self.connection)
+        self.changes = AsyncChangeRepository(self.connection)
         self.track_action = tracking.bound(self)
 
     async def perform(self, step: Step) -> Any:
@@ -382,7 +383,8 @@ class AsyncTrail(_Setup, AsyncTables):
             await self.pool.open()
 
     @asynccontextmanager
-    async def _connection(self) -> AsyncGenerator[drivers.AsyncConnection]:
+    async def connection(self) -> AsyncGenerator[drivers.AsyncConnection]:
+        """Lend a connection of the trail's pool for the time of a block, outside any action; to read with."""
         await self._open()
         async with self.pool.connection() as connection:
             yield connection

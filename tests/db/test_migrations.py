@@ -632,6 +632,44 @@ def test_what_was_taken_back_meanwhile_gets_no_partitions(
     assert not schema_exists(connection)
 
 
+def test_what_was_applied_again_meanwhile_is_taken_back_too(
+    connection: Connection, empty_dsn: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Another deploy may apply a step anew once it was taken back; going down starts over, and ends where it must."""
+    schema.up(connection)
+    step = runner._locked_step
+    interfering = iter([ORIGINAL[0]])
+
+    def before_the_last_step(connection: Connection, what: str) -> Any:
+        if what.startswith("taking back migration 0001") and next(interfering, None):
+            with psycopg.connect(empty_dsn, autocommit=True) as other:
+                schema.up(other)
+        return step(connection, what)
+
+    monkeypatch.setattr(runner, "_locked_step", before_the_last_step)
+    assert [migration.version for migration in schema.down(connection, to=0)] == [*range(LATEST, 1, -1)] * 2 + [1]
+    assert not schema_exists(connection)
+
+
+def test_what_was_taken_back_meanwhile_is_applied_again(
+    connection: Connection, empty_dsn: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Another deploy may take a step back once it was applied; going up starts over, and ends where it must."""
+    step = runner._locked_step
+    interfering = iter([ORIGINAL[0]])
+
+    def before_the_last_step(connection: Connection, what: str) -> Any:
+        if what.startswith(f"migration {LATEST:04}") and next(interfering, None):
+            with psycopg.connect(empty_dsn, autocommit=True) as other:
+                schema.down(other, to=0)
+        return step(connection, what)
+
+    monkeypatch.setattr(runner, "_locked_step", before_the_last_step)
+    versions = [migration.version for migration in schema.up(connection)]
+    assert versions == [*range(1, LATEST), *range(1, LATEST + 1)]
+    assert schema.verify(connection) == []
+
+
 def test_a_step_waits_for_the_lock_and_then_reads_the_ledger(connection: Connection, empty_dsn: str) -> None:
     """While another deploy holds the lock nothing is looked at; afterwards its work is found done.
 

@@ -8,6 +8,7 @@ import click
 
 import provenance
 from provenance.cli.changes import as_of, blame, changes
+from provenance.cli.concept import concept
 from provenance.cli.demo import demo
 from provenance.cli.history import history
 from provenance.cli.log import log
@@ -39,5 +40,5 @@ def cli(ctx: click.Context, dsn: str | None) -> None:
     ctx.obj = dsn
 
 
-for _command in (migrate, log, show, history, stamp, capture, adopt, coverage, changes, blame, as_of, demo):
+for _command in (migrate, log, show, history, stamp, capture, adopt, coverage, changes, blame, as_of, concept, demo):
     cli.add_command(_command)

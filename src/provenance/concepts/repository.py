@@ -1,0 +1,407 @@
+"""Working with the rows of a concept: the same methods in both colours, one statement each.
+
+Writes are part of the current action, and there must be one. So are reads inside an action, because a body must see what
+it has written itself; elsewhere they take a connection of the trail's.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Generator, Mapping
+from contextlib import contextmanager
+from typing import TypeVar
+from uuid import UUID
+
+import psycopg
+
+from provenance import drivers
+from provenance.concepts import statements
+from provenance.concepts.definition import Concept
+from provenance.concepts.errors import EntityNotFound
+from provenance.concepts.models import DanglingReference, Entity, ResolvedEntity
+from provenance.configuration import get_async_trail, get_trail
+from provenance.context import innermost_action
+from provenance.errors import MisusedAction, NoCurrentAction, SchemaNotReady
+from provenance.models import Action, Page
+from provenance.recording import Block
+from provenance.statements import Statement
+from provenance.tracking import AsyncTrackedAction, TrackedAction, current_action
+from provenance.trail import AsyncTrail, Trail
+from provenance.translation import unavailable
+
+T = TypeVar("T")
+
+_NOTHING: Mapping[str, object] = {}
+
+
+def _acting() -> tuple[TrackedAction | AsyncTrackedAction, Block] | None:
+    """Return the current action and its block, or ``None`` outside any."""
+    try:
+        action = current_action()
+    except NoCurrentAction:
+        return None
+    block = innermost_action()
+    while isinstance(block, Block) and block.handle is not action:
+        block = block.around
+    assert isinstance(block, Block)  # noqa: S101 - current_action() has found it on the same way
+    return action, block
+
+
+class _Repository:
+    """What both colours have in common."""
+
+    def __init__(self, concept: Concept) -> None:
+        self._concept = concept
+
+    def _writing(self, trail: object) -> TrackedAction | AsyncTrackedAction:
+        """Return the current action, which a write is to be part of."""
+        found = _acting()
+        if found is None:
+            raise NoCurrentAction(
+                f"writing a {self._concept.name} needs an action that tells of it, and none is open here; call this inside "
+                "a track_action block"
+            )
+        action, block = found
+        if block.host is not trail:
+            raise MisusedAction(
+                f"writing a {self._concept.name}: the current action, {block.label}, is recorded by another trail than this "
+                "repository's; open one on the same trail"
+            )
+        return action
+
+    def _reading(self, trail: object) -> TrackedAction | AsyncTrackedAction | None:
+        """Return the current action if a read shall be part of it."""
+        found = _acting()
+        if found is None or found[1].host is not trail or found[1].unit is None:
+            return None
+        return found[0]
+
+    def _wrote(self, action: TrackedAction | AsyncTrackedAction, entity: Entity | None, missing: str) -> Entity:
+        """Note which row an action is about, unless it says so itself."""
+        if entity is None:
+            raise EntityNotFound(f"{missing}; look with get(..., include_deleted=True)")
+        if action.entity_type in (None, self._concept.name) and action.entity_id is None:
+            action.entity_type = self._concept.name
+            action.entity_id = entity.id
+        return entity
+
+    def _missing(self, entity_id: UUID | str, what: str = "live") -> str:
+        return f"there is no {what} {self._concept.name} {statements.as_id(self._concept, entity_id, 'entity_id')}"
+
+    @contextmanager
+    def _explained(self) -> Generator[None]:
+        try:
+            yield
+        except (
+            psycopg.errors.UndefinedTable,
+            psycopg.errors.UndefinedColumn,
+            psycopg.errors.InvalidSchemaName,
+        ) as error:
+            raise SchemaNotReady(
+                f"the database lacks the concept {self._concept.name} as it is declared ({error.diag.message_primary}); run "
+                "your migrations, or `provenance concept sql --apply`"
+            ) from error
+
+    @contextmanager
+    def _reached(self) -> Generator[None]:
+        try:
+            yield
+        except psycopg.OperationalError as error:
+            if error.sqlstate is not None and not error.sqlstate.startswith(("08", "57P", "53")):
+                raise
+            raise unavailable(error, f"reading a {self._concept.name}") from error
+
+
+class ConceptRepository(_Repository):
+    """Writes and reads the rows of a concept.
+
+    The action that a write is part of is about the row, unless it names another entity: the first row written becomes its
+    entity. So give each row an action of its own where each shall have a history.
+
+    Args:
+        concept: its declaration.
+        trail: whose actions the writes are part of, and whose connections reads take; the configured one when left out.
+    """
+
+    def __init__(self, concept: Concept, trail: Trail | None = None) -> None:
+        super().__init__(concept)
+        self._given_trail = trail
+
+    @property
+    def _trail(self) -> Trail:
+        return self._given_trail or get_trail()
+
+    def _write(self, statement: Statement[Entity | None] | Statement[Entity], missing: str = "") -> Entity:
+        action = self._writing(self._trail)
+        assert isinstance(action, TrackedAction)  # noqa: S101 - it is of a trail of this colour
+        with self._explained():
+            entity = drivers.run(action.connection, statement)
+        return self._wrote(action, entity, missing)
+
+    def _read(self, statement: Statement[T]) -> T:
+        trail = self._trail
+        action = self._reading(trail)
+        with self._explained():
+            if isinstance(action, TrackedAction):
+                return drivers.run(action.connection, statement)
+            with self._reached(), trail.connection() as connection:
+                return drivers.run(connection, statement)
+
+    def create(self, /, **values: object) -> Entity:
+        """Make a row, and return it with its id.
+
+        Args:
+            values: references and attributes by name; JSON attributes take Python values. What is left out has its default.
+
+        Raises:
+            InvalidEntity: the concept has no reference or attribute of such a name.
+            UnserializableValue: a value of a JSON attribute has no JSON form.
+            NoCurrentAction, MisusedAction: there is no current action of this trail that has a connection.
+            SchemaNotReady: the database does not have what is declared.
+        """
+        return self._write(statements.create(self._concept, values))
+
+    def update(self, entity_id: UUID | str, /, **values: object) -> Entity:
+        """Change some values of a live row, and return it.
+
+        Raises:
+            EntityNotFound: there is no such live row.
+            InvalidEntity: no value is given, or one that the concept does not have; or *entity_id* is no UUID.
+            UnserializableValue, NoCurrentAction, MisusedAction, SchemaNotReady: as for :meth:`create`.
+        """
+        return self._write(statements.update(self._concept, entity_id, values), self._missing(entity_id))
+
+    def soft_delete(self, entity_id: UUID | str) -> Entity:
+        """Mark a live row as deleted, and return it; it stays in the table, and is listed no more.
+
+        Raises:
+            EntityNotFound: there is no such live row.
+            InvalidEntity, NoCurrentAction, MisusedAction, SchemaNotReady: as for :meth:`update`.
+        """
+        return self._write(statements.soft_delete(self._concept, entity_id), self._missing(entity_id))
+
+    def restore(self, entity_id: UUID | str) -> Entity:
+        """Make a deleted row a live one again, and return it.
+
+        Raises:
+            EntityNotFound: there is no such deleted row.
+            psycopg.errors.UniqueViolation: another row has taken its natural key meanwhile.
+            InvalidEntity, NoCurrentAction, MisusedAction, SchemaNotReady: as for :meth:`update`.
+        """
+        return self._write(statements.restore(self._concept, entity_id), self._missing(entity_id, "deleted"))
+
+    def get(self, entity_id: UUID | str, *, include_deleted: bool = False) -> Entity | None:
+        """Return a live row, or ``None``; with *include_deleted* a deleted one too.
+
+        Raises:
+            InvalidEntity: *entity_id* is no UUID.
+            TrailUnavailable: outside an action, the database cannot be reached.
+            SchemaNotReady: as for :meth:`create`.
+        """
+        return self._read(statements.get(self._concept, entity_id, include_deleted=include_deleted))
+
+    def list_live(
+        self, *, where: Mapping[str, object] = _NOTHING, before: UUID | str | None = None, limit: int = 50
+    ) -> Page[Entity]:
+        """Return live rows as they are now, newest first, a page at a time.
+
+        Args:
+            where: values that rows must have, by the names of references and attributes; ``None`` means null.
+            before: the ``next`` of the page before this one.
+            limit: how many rows at most, up to 1,000.
+
+        Raises:
+            InvalidEntity: the concept has no such column, or an argument is not what it should be.
+            TrailUnavailable, SchemaNotReady: as for :meth:`get`.
+        """
+        return self._read(statements.list_live(self._concept, where=where, before=before, limit=limit))
+
+    def list_resolved(
+        self, *, where: Mapping[str, object] = _NOTHING, before: UUID | str | None = None, limit: int = 50
+    ) -> Page[ResolvedEntity]:
+        """Return live rows with what their references name, as of the last refresh, newest first, a page at a time.
+
+        Args:
+            where: as for :meth:`list_live`.
+            before: as for :meth:`list_live`.
+            limit: as for :meth:`list_live`.
+
+        Raises:
+            InvalidEntity, TrailUnavailable, SchemaNotReady: as for :meth:`list_live`.
+        """
+        return self._read(statements.list_resolved(self._concept, where=where, before=before, limit=limit))
+
+    def dangling(self, *, before: UUID | str | None = None, limit: int = 50) -> Page[DanglingReference]:
+        """Return the references of live rows that name nothing, as of the last refresh, those of the newest rows first.
+
+        Args:
+            before: the ``next`` of the page before this one.
+            limit: of how many rows at most, up to 1,000.
+
+        Raises:
+            InvalidEntity, TrailUnavailable, SchemaNotReady: as for :meth:`list_live`.
+        """
+        return self._read(statements.dangling(self._concept, before=before, limit=limit))
+
+    def refresh(self) -> None:
+        """Bring the resolved view up to date. Inside an action, others see it when that has committed.
+
+        Raises:
+            TrailUnavailable, SchemaNotReady: as for :meth:`get`.
+        """
+        self._read(statements.refresh(self._concept))
+
+    def history(self, entity_id: UUID | str, *, before: UUID | None = None, limit: int = 50) -> Page[Action]:
+        """Return the committed, failed and begun actions about a row, newest first, a page at a time.
+
+        Raises:
+            InvalidEntity: *entity_id* is no UUID.
+        """
+        row = statements.as_id(self._concept, entity_id, "entity_id")
+        return self._trail.actions.entity_history(self._concept.name, row, before=before, limit=limit)
+
+
+class AsyncConceptRepository(_Repository):
+    """Writes and reads the rows of a concept with ``await``; see :class:`ConceptRepository`.
+
+    Args:
+        concept: its declaration.
+        trail: as for :class:`ConceptRepository`; an asynchronous one.
+    """
+
+    def __init__(self, concept: Concept, trail: AsyncTrail | None = None) -> None:
+        super().__init__(concept)
+        self._given_trail = trail
+
+    @property
+    def _trail(self) -> AsyncTrail:
+        return self._given_trail or get_async_trail()
+
+    async def _write(self, statement: Statement[Entity | None] | Statement[Entity], missing: str = "") -> Entity:
+        action = self._writing(self._trail)
+        assert isinstance(action, AsyncTrackedAction)  # noqa: S101 - it is of a trail of this colour
+        with self._explained():
+            entity = await drivers.arun(action.connection, statement)
+        return self._wrote(action, entity, missing)
+
+    async def _read(self, statement: Statement[T]) -> T:
+        trail = self._trail
+        action = self._reading(trail)
+        with self._explained():
+            if isinstance(action, AsyncTrackedAction):
+                return await drivers.arun(action.connection, statement)
+            with self._reached():
+                async with trail.connection() as connection:
+                    return await drivers.arun(connection, statement)
+
+    async def create(self, /, **values: object) -> Entity:
+        """Make a row, and return it with its id.
+
+        Args:
+            values: references and attributes by name; JSON attributes take Python values. What is left out has its default.
+
+        Raises:
+            InvalidEntity: the concept has no reference or attribute of such a name.
+            UnserializableValue: a value of a JSON attribute has no JSON form.
+            NoCurrentAction, MisusedAction: there is no current action of this trail that has a connection.
+            SchemaNotReady: the database does not have what is declared.
+        """
+        return await self._write(statements.create(self._concept, values))
+
+    async def update(self, entity_id: UUID | str, /, **values: object) -> Entity:
+        """Change some values of a live row, and return it.
+
+        Raises:
+            EntityNotFound: there is no such live row.
+            InvalidEntity: no value is given, or one that the concept does not have; or *entity_id* is no UUID.
+            UnserializableValue, NoCurrentAction, MisusedAction, SchemaNotReady: as for :meth:`create`.
+        """
+        return await self._write(statements.update(self._concept, entity_id, values), self._missing(entity_id))
+
+    async def soft_delete(self, entity_id: UUID | str) -> Entity:
+        """Mark a live row as deleted, and return it; it stays in the table, and is listed no more.
+
+        Raises:
+            EntityNotFound: there is no such live row.
+            InvalidEntity, NoCurrentAction, MisusedAction, SchemaNotReady: as for :meth:`update`.
+        """
+        return await self._write(statements.soft_delete(self._concept, entity_id), self._missing(entity_id))
+
+    async def restore(self, entity_id: UUID | str) -> Entity:
+        """Make a deleted row a live one again, and return it.
+
+        Raises:
+            EntityNotFound: there is no such deleted row.
+            psycopg.errors.UniqueViolation: another row has taken its natural key meanwhile.
+            InvalidEntity, NoCurrentAction, MisusedAction, SchemaNotReady: as for :meth:`update`.
+        """
+        return await self._write(statements.restore(self._concept, entity_id), self._missing(entity_id, "deleted"))
+
+    async def get(self, entity_id: UUID | str, *, include_deleted: bool = False) -> Entity | None:
+        """Return a live row, or ``None``; with *include_deleted* a deleted one too.
+
+        Raises:
+            InvalidEntity: *entity_id* is no UUID.
+            TrailUnavailable: outside an action, the database cannot be reached.
+            SchemaNotReady: as for :meth:`create`.
+        """
+        return await self._read(statements.get(self._concept, entity_id, include_deleted=include_deleted))
+
+    async def list_live(
+        self, *, where: Mapping[str, object] = _NOTHING, before: UUID | str | None = None, limit: int = 50
+    ) -> Page[Entity]:
+        """Return live rows as they are now, newest first, a page at a time.
+
+        Args:
+            where: values that rows must have, by the names of references and attributes; ``None`` means null.
+            before: the ``next`` of the page before this one.
+            limit: how many rows at most, up to 1,000.
+
+        Raises:
+            InvalidEntity: the concept has no such column, or an argument is not what it should be.
+            TrailUnavailable, SchemaNotReady: as for :meth:`get`.
+        """
+        return await self._read(statements.list_live(self._concept, where=where, before=before, limit=limit))
+
+    async def list_resolved(
+        self, *, where: Mapping[str, object] = _NOTHING, before: UUID | str | None = None, limit: int = 50
+    ) -> Page[ResolvedEntity]:
+        """Return live rows with what their references name, as of the last refresh, newest first, a page at a time.
+
+        Args:
+            where: as for :meth:`list_live`.
+            before: as for :meth:`list_live`.
+            limit: as for :meth:`list_live`.
+
+        Raises:
+            InvalidEntity, TrailUnavailable, SchemaNotReady: as for :meth:`list_live`.
+        """
+        return await self._read(statements.list_resolved(self._concept, where=where, before=before, limit=limit))
+
+    async def dangling(self, *, before: UUID | str | None = None, limit: int = 50) -> Page[DanglingReference]:
+        """Return the references of live rows that name nothing, as of the last refresh, those of the newest rows first.
+
+        Args:
+            before: the ``next`` of the page before this one.
+            limit: of how many rows at most, up to 1,000.
+
+        Raises:
+            InvalidEntity, TrailUnavailable, SchemaNotReady: as for :meth:`list_live`.
+        """
+        return await self._read(statements.dangling(self._concept, before=before, limit=limit))
+
+    async def refresh(self) -> None:
+        """Bring the resolved view up to date. Inside an action, others see it when that has committed.
+
+        Raises:
+            TrailUnavailable, SchemaNotReady: as for :meth:`get`.
+        """
+        await self._read(statements.refresh(self._concept))
+
+    async def history(self, entity_id: UUID | str, *, before: UUID | None = None, limit: int = 50) -> Page[Action]:
+        """Return the committed, failed and begun actions about a row, newest first, a page at a time.
+
+        Raises:
+            InvalidEntity: *entity_id* is no UUID.
+        """
+        row = statements.as_id(self._concept, entity_id, "entity_id")
+        return await self._trail.actions.entity_history(self._concept.name, row, before=before, limit=limit)

@@ -1,0 +1,300 @@
+"""The statements of a repository, one a method: made from the declaration; no I/O.
+
+JSON is fetched as text and parsed here: connections of the application's may have their own idea of what such a column is.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Mapping
+from datetime import UTC, datetime
+from typing import Any, TypeVar
+from uuid import UUID
+
+from psycopg import sql
+
+from provenance.concepts import column_types, ddl
+from provenance.concepts.definition import RESERVED, Concept
+from provenance.concepts.errors import InvalidEntity
+from provenance.concepts.models import DanglingReference, Entity, ResolvedEntity
+from provenance.concepts.naming import quoted
+from provenance.errors import UnserializableValue
+from provenance.models import Page
+from provenance.statements import Row, Rows, Statement, nothing
+from provenance.statements.reading import MAX_LIMIT
+
+T = TypeVar("T")
+E = TypeVar("E", bound=Entity)
+_OURS = RESERVED[1:-1]
+
+
+def _text(text: Any) -> sql.SQL:
+    """Return SQL in which names of the declaration stand, quoted, hence no literal; a percent sign is no parameter."""
+    return sql.SQL(text.replace("%", "%%"))
+
+
+def _table(concept: Concept) -> sql.SQL:
+    return _text(ddl.qualified(concept.place))
+
+
+# -- values in --
+
+
+def _known(concept: Concept, given: Mapping[str, object], what: str) -> None:
+    if unknown := [name for name in given if name not in concept.types]:
+        raise InvalidEntity(
+            f"{what} a {concept.name}: it has no {', '.join(unknown)}; expected {', '.join(concept.columns) or 'nothing'}"
+        )
+
+
+def _parameter(concept: Concept, name: str, value: object) -> object:
+    if value is None or not column_types.is_json(concept.types[name]):
+        return value
+    try:
+        return json.dumps(value, allow_nan=False)
+    except (TypeError, ValueError, RecursionError) as error:
+        raise UnserializableValue(
+            f"{concept.name}.{name}: expected a value with a JSON form ({type(error).__name__}); convert it first"
+        ) from None
+
+
+def _parameters(concept: Concept, given: Mapping[str, object]) -> dict[str, object]:
+    # By number: a name may hold what a placeholder cannot.
+    return {f"v{number}": _parameter(concept, name, value) for number, (name, value) in enumerate(given.items())}
+
+
+def as_id(concept: Concept, value: object, what: str) -> UUID:
+    """Return the id of a row, given as a UUID or the text of one.
+
+    Raises:
+        InvalidEntity: it is neither.
+    """
+    if isinstance(value, UUID):
+        return value
+    try:
+        return UUID(value if isinstance(value, str) else None)
+    except (TypeError, ValueError):
+        raise InvalidEntity(f"{what}: expected the UUID of a {concept.name}") from None
+
+
+def _limit(limit: int) -> int:
+    if not 1 <= limit <= MAX_LIMIT:
+        raise InvalidEntity(f"limit: expected 1 to {MAX_LIMIT}, got {limit}; use before= to get the next page")
+    return limit
+
+
+# -- rows out --
+
+
+def _columns(concept: Concept) -> list[str]:
+    return [
+        f"e.{quoted(name)}::pg_catalog.text" if column_types.is_json(written) else f"e.{quoted(name)}"
+        for name, written in concept.types.items()
+    ]
+
+
+def _fields(concept: Concept) -> sql.SQL:
+    return _text(", ".join(["e.id", *_columns(concept), *(f"e.{name}" for name in (*_OURS, "deleted_at"))]))
+
+
+def _utc(value: datetime) -> datetime:
+    return value.astimezone(UTC)
+
+
+def _decoded(concept: Concept, row: Row) -> dict[str, Any]:
+    """Return what both kinds of row begin with, by the names of :class:`Entity`."""
+    count = len(concept.columns)
+    created_by, updated_by, created_at, updated_at = row[count + 1 : count + 5]
+    values = {
+        name: json.loads(value) if value is not None and column_types.is_json(written) else value
+        for (name, written), value in zip(concept.types.items(), row[1 : count + 1], strict=True)
+    }
+    return {
+        "id": row[0],
+        "values": values,
+        "created_by_action_id": created_by,
+        "updated_by_action_id": updated_by,
+        "created_at": _utc(created_at),
+        "updated_at": _utc(updated_at),
+    }
+
+
+def _entity(concept: Concept) -> Callable[[Row], Entity]:
+    return lambda row: Entity(**_decoded(concept, row), deleted_at=None if row[-1] is None else _utc(row[-1]))
+
+
+def _resolved(concept: Concept) -> Callable[[Row], ResolvedEntity]:
+    labels = [label for reference in concept.references for label, _ in reference.labels]
+    flagged = [reference.column for reference in concept.references if reference.to is not None]
+    start = len(concept.columns) + 5
+
+    def decode(row: Row) -> ResolvedEntity:
+        flags = row[start + len(labels) :]
+        return ResolvedEntity(
+            **_decoded(concept, row),
+            deleted_at=None,
+            labels=dict(zip(labels, row[start : start + len(labels)], strict=True)),
+            dangling=tuple(column for column, flag in zip(flagged, flags, strict=True) if flag),
+        )
+
+    return decode
+
+
+def _one(decode: Callable[[Row], T]) -> Callable[[Rows], T | None]:
+    return lambda rows: decode(rows[0]) if rows else None
+
+
+def _page(decode: Callable[[Row], E], limit: int) -> Callable[[Rows], Page[E]]:
+    def page(rows: Rows) -> Page[E]:
+        items = tuple(map(decode, rows[:limit]))
+        return Page(items=items, next=items[-1].id if len(rows) > limit else None)
+
+    return page
+
+
+# -- writing --
+
+
+def create(concept: Concept, values: Mapping[str, object]) -> Statement[Entity]:
+    """Insert a row; what is left out takes its default."""
+    _known(concept, values, "creating")
+    columns = _text(", ".join(map(quoted, values)))
+    placeholders = sql.SQL(", ").join(sql.Placeholder(f"v{number}") for number in range(len(values)))
+    what = sql.SQL("({}) VALUES ({})").format(columns, placeholders) if values else sql.SQL("DEFAULT VALUES")
+    decode = _entity(concept)
+    return Statement(
+        sql.SQL("INSERT INTO {} AS e {} RETURNING {}").format(_table(concept), what, _fields(concept)),
+        _parameters(concept, values),
+        lambda rows: decode(rows[0]),
+    )
+
+
+def update(concept: Concept, entity_id: UUID | str, values: Mapping[str, object]) -> Statement[Entity | None]:
+    """Change some columns of a live row."""
+    _known(concept, values, "updating")
+    if not values:
+        raise InvalidEntity(f"updating a {concept.name}: nothing to change; name at least one reference or attribute")
+    assignments = sql.SQL(", ").join(
+        sql.SQL("{} = {}").format(_text(quoted(name)), sql.Placeholder(f"v{number}"))
+        for number, name in enumerate(values)
+    )
+    return _change(concept, entity_id, assignments, _parameters(concept, values), deleted=False)
+
+
+def soft_delete(concept: Concept, entity_id: UUID | str) -> Statement[Entity | None]:
+    """Mark a live row as deleted."""
+    return _change(concept, entity_id, sql.SQL("deleted_at = pg_catalog.clock_timestamp()"), {}, deleted=False)
+
+
+def restore(concept: Concept, entity_id: UUID | str) -> Statement[Entity | None]:
+    """Make a deleted row a live one."""
+    return _change(concept, entity_id, sql.SQL("deleted_at = NULL"), {}, deleted=True)
+
+
+def _change(
+    concept: Concept, entity_id: UUID | str, assignments: sql.Composable, params: Mapping[str, object], *, deleted: bool
+) -> Statement[Entity | None]:
+    return Statement(
+        sql.SQL("UPDATE {} AS e SET {} WHERE e.id = %(id)s AND e.deleted_at IS {} RETURNING {}").format(
+            _table(concept), assignments, sql.SQL("NOT NULL" if deleted else "NULL"), _fields(concept)
+        ),
+        {**params, "id": as_id(concept, entity_id, "entity_id")},
+        _one(_entity(concept)),
+    )
+
+
+def refresh(concept: Concept) -> Statement[None]:
+    """Bring the resolved view up to date."""
+    return Statement(sql.SQL("SELECT {}()").format(_text(ddl.qualified(concept.refresh))), {}, nothing)
+
+
+# -- reading --
+
+
+def get(concept: Concept, entity_id: UUID | str, *, include_deleted: bool) -> Statement[Entity | None]:
+    """One row by its id."""
+    live = sql.SQL("" if include_deleted else " AND e.deleted_at IS NULL")
+    return Statement(
+        sql.SQL("SELECT {} FROM {} AS e WHERE e.id = %(id)s{}").format(_fields(concept), _table(concept), live),
+        {"id": as_id(concept, entity_id, "entity_id")},
+        _one(_entity(concept)),
+    )
+
+
+def _listing(
+    concept: Concept,
+    fields: sql.Composable,
+    source: sql.Composable,
+    conditions: list[sql.Composable],
+    *,
+    where: Mapping[str, object],
+    before: UUID | str | None,
+    limit: int,
+) -> tuple[sql.Composed, dict[str, object]]:
+    _known(concept, where, "listing by values of")
+    params: dict[str, object] = {"limit": _limit(limit) + 1}
+    for number, (name, value) in enumerate(where.items()):
+        if column_types.parts(concept.types[name]) == ("json", None, None):
+            raise InvalidEntity(f"{concept.name}.{name} is json, which Postgres does not compare; declare it as jsonb")
+        column = _text(f"e.{quoted(name)}")
+        if value is None:
+            conditions.append(sql.SQL("{} IS NULL").format(column))
+        else:
+            conditions.append(sql.SQL("{} = {}").format(column, sql.Placeholder(f"v{number}")))
+            params[f"v{number}"] = _parameter(concept, name, value)
+    if before is not None:
+        conditions.append(sql.SQL("e.id < %(before)s"))
+        params["before"] = as_id(concept, before, "before")
+    query = sql.SQL("SELECT {} FROM {} AS e WHERE {} ORDER BY e.id DESC LIMIT %(limit)s").format(
+        fields, source, sql.SQL(" AND ").join(conditions or [sql.SQL("true")])
+    )
+    return query, params
+
+
+def list_live(
+    concept: Concept, *, where: Mapping[str, object], before: UUID | str | None, limit: int
+) -> Statement[Page[Entity]]:
+    """Live rows, newest first: ids carry the time."""
+    live: list[sql.Composable] = [sql.SQL("e.deleted_at IS NULL")]
+    query, params = _listing(concept, _fields(concept), _table(concept), live, where=where, before=before, limit=limit)
+    return Statement(query, params, _page(_entity(concept), limit))
+
+
+def list_resolved(
+    concept: Concept, *, where: Mapping[str, object], before: UUID | str | None, limit: int
+) -> Statement[Page[ResolvedEntity]]:
+    """Live rows with what their references name, newest first, from the resolved view."""
+    labels = [quoted(label) for reference in concept.references for label, _ in reference.labels]
+    flags = [quoted(reference.flag) for reference in concept.references if reference.to is not None]
+    fields = _text(", ".join(["e.id", *_columns(concept), *(f"e.{name}" for name in (*_OURS, *labels, *flags))]))
+    view = _text(ddl.qualified(concept.resolved))
+    query, params = _listing(concept, fields, view, [], where=where, before=before, limit=limit)
+    return Statement(query, params, _page(_resolved(concept), limit))
+
+
+def dangling(concept: Concept, *, before: UUID | str | None, limit: int) -> Statement[Page[DanglingReference]]:
+    """References that name nothing, those of the newest rows first, from the resolved view."""
+    references = [reference for reference in concept.references if reference.to is not None]
+    flags = [f"e.{quoted(reference.flag)}" for reference in references]
+    values = [f"e.{quoted(reference.column)}" for reference in references]
+    conditions: list[sql.Composable] = [_text(f"({' OR '.join(flags or ['false'])})")]
+    query, params = _listing(
+        concept,
+        _text(", ".join(["e.id", *flags, *values])),
+        _text(ddl.qualified(concept.resolved)),
+        conditions,
+        where={},
+        before=before,
+        limit=limit,
+    )
+
+    def page(rows: Rows) -> Page[DanglingReference]:
+        items = tuple(
+            DanglingReference(entity_id=row[0], column=reference.column, value=row[1 + len(references) + place])
+            for row in rows[:limit]
+            for place, reference in enumerate(references)
+            if row[1 + place]
+        )
+        return Page(items=items, next=items[-1].entity_id if len(rows) > limit else None)
+
+    return Statement(query, params, page)
