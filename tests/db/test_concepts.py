@@ -499,8 +499,8 @@ def test_both_colours_have_the_same_methods() -> None:
         return {name: str(inspect.signature(member)) for name, member in vars(cls).items() if not name.startswith("_")}
 
     assert signatures(ConceptRepository) == signatures(AsyncConceptRepository)
-    methods = {"create", "update", "soft_delete", "restore", "get", "list_live", "list_resolved", "dangling"}
-    assert methods | {"refresh", "history"} == set(signatures(ConceptRepository))
+    methods = {"create", "update", "soft_delete", "restore", "get", "resolve", "list_live"}
+    assert methods | {"list_resolved", "dangling", "refresh", "history"} == set(signatures(ConceptRepository))
 
 
 def test_ids_are_made_by_the_database(trail: Trail) -> None:

@@ -25,6 +25,7 @@ LAYERS = [
         "statements.rows",
         "statements.changes",
         "statements.tables",
+        "statements.views",
     ],
     ["drivers"],
     [
@@ -36,12 +37,13 @@ LAYERS = [
         "recording",
     ],
     ["tracking.handles", "tracking.driving", "tracking.hosts", "tracking.block", "tracking", "journal", "repository"],
-    ["changes", "capture"],
+    ["changes", "capture", "refreshing"],
     ["trail"],
     ["configuration"],
     ["__init__"],
     ["schema.migrations", "schema.runner", "schema.catalogue", "schema", "embedded"],
     ["concepts"],
+    ["geo"],
     ["contrib", "testing", "examples", "cli"],
 ]
 

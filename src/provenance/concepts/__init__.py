@@ -6,7 +6,7 @@ A declaration becomes SQL, to be reviewed and kept with the team's own migration
 from provenance.concepts.applying import Plan, apply, plan, remove
 from provenance.concepts.changing import Script, changes
 from provenance.concepts.ddl import down_sql, up_sql
-from provenance.concepts.definition import Attribute, Concept, LiveIndex, Reference, Target, linked
+from provenance.concepts.definition import Attribute, Computed, Concept, LiveIndex, Reference, Target, linked
 from provenance.concepts.errors import ConceptRefused, EntityNotFound, InvalidConcept, InvalidEntity
 from provenance.concepts.models import DanglingReference, Entity, ResolvedEntity
 from provenance.concepts.repository import AsyncConceptRepository, ConceptRepository
@@ -14,6 +14,7 @@ from provenance.concepts.repository import AsyncConceptRepository, ConceptReposi
 __all__ = [
     "AsyncConceptRepository",
     "Attribute",
+    "Computed",
     "Concept",
     "ConceptRefused",
     "ConceptRepository",

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
+from textwrap import indent
 
 from provenance.concepts import declaration
 from provenance.concepts.definition import RESERVED, Attribute, Concept, LiveIndex, Reference, linked
@@ -191,6 +192,19 @@ def view_indexes(concept: Concept) -> dict[str, str]:
 
 def view_definition(concept: Concept) -> str:
     """Return the statement that makes the resolved view alone."""
+    return f"CREATE MATERIALIZED VIEW {qualified(concept.resolved)} AS\n{resolved_query(concept)};\n"
+
+
+def resolved_query(concept: Concept) -> str:
+    """Return the query that the resolved view keeps the answer of."""
+    if not concept.computed:
+        return _resolving(concept)
+    computed = "".join(f",\n       {made.sql} AS {quoted(made.name)}" for made in concept.computed)
+    inner = indent(_resolving(concept), " " * 8)
+    return f"SELECT resolved.*{computed}\n  FROM (\n{inner}\n       ) AS resolved"  # noqa: S608 - see below
+
+
+def _resolving(concept: Concept) -> str:
     columns, joins = [f"live.{quoted(name)}" for name in ("id", *concept.columns, *RESERVED[1:-1])], list[str]()
     for number, reference in enumerate(concept.references, 1):
         if (target := reference.target) is None:
@@ -201,11 +215,9 @@ def view_definition(concept: Concept) -> str:
         joins.append(f"  LEFT JOIN {target.table} AS {alias} ON {alias}.{key} = live.{held}\n")
     selected, joined = ",\n       ".join(columns), "".join(joins)
     return f"""\
-CREATE MATERIALIZED VIEW {qualified(concept.resolved)} AS
 SELECT {selected}
   FROM {qualified(concept.place)} AS live
-{joined} WHERE live.deleted_at IS NULL;
-"""  # noqa: S608 - every name is quoted
+{joined} WHERE live.deleted_at IS NULL"""  # noqa: S608 - every name is quoted
 
 
 def refresh_function(concept: Concept) -> str:

@@ -10,7 +10,7 @@ from typing import Any
 
 import attrs
 
-from provenance.concepts.definition import Attribute, Concept, LiveIndex, Reference, Target
+from provenance.concepts.definition import Attribute, Computed, Concept, LiveIndex, Reference, Target
 from provenance.concepts.errors import ConceptRefused
 
 _MARK = "Rows of a concept of provenance, declared as:\n"
@@ -20,7 +20,7 @@ def written(concept: Concept) -> str:
     """Return the comment of the concept's table: the declaration as JSON, a line for each of its parts."""
     document = {"name": concept.name, "table": concept.table}
     lines = [f"{json.dumps(key)}: {json.dumps(value, ensure_ascii=False)}" for key, value in document.items()]
-    for key in ("references", "attributes", "indexes"):
+    for key in ("references", "attributes", "indexes", "computed"):
         if items := getattr(concept, key):
             rows = ",\n  ".join(json.dumps(_fields(item), ensure_ascii=False) for item in items)
             lines.append(f"{json.dumps(key)}: [\n  {rows}]")
@@ -60,6 +60,7 @@ def read(comment: str | None, what: str) -> Concept | None:
             references=[_reference(item) for item in document.pop("references", [])],
             attributes=[Attribute(**item) for item in document.pop("attributes", [])],
             indexes=[LiveIndex(**item) for item in document.pop("indexes", [])],
+            computed=[Computed(**item) for item in document.pop("computed", [])],
             **document,
         )
     except (ValueError, TypeError, KeyError, AttributeError) as error:

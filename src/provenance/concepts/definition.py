@@ -251,6 +251,26 @@ class LiveIndex:
         _flag(self.unique, f"unique of the LiveIndex on {', '.join(self.columns)}")
 
 
+@attrs.frozen(kw_only=True)
+class Computed:
+    """A column of the resolved view that is made of its other columns.
+
+    Args:
+        name: of the column.
+        sql: an SQL expression on references, attributes and labels: ``"concat_ws(', ', street, city_name)"``.
+
+    Raises:
+        InvalidConcept: one of them is not what it should be.
+    """
+
+    name: str
+    sql: str
+
+    def __attrs_post_init__(self) -> None:
+        _column(self.name, "the computed column")
+        object.__setattr__(self, "sql", _sql(self.sql, f"the SQL of the computed column {self.name}"))
+
+
 def _references(value: Iterable[Reference]) -> tuple[Reference, ...]:
     return _tuple(value, Reference, "references")
 
@@ -263,6 +283,10 @@ def _indexes(value: Iterable[LiveIndex]) -> tuple[LiveIndex, ...]:
     return _tuple(value, LiveIndex, "indexes")
 
 
+def _computed(value: Iterable[Computed]) -> tuple[Computed, ...]:
+    return _tuple(value, Computed, "computed")
+
+
 @attrs.frozen(kw_only=True)
 class Concept:
     """A noun of the domain that owns a table and names rows of others by opaque ids alone.
@@ -273,6 +297,7 @@ class Concept:
         references: ids of what other concepts own.
         attributes: its own values.
         indexes: on live rows, beside the one for listing them all.
+        computed: further columns of the resolved view.
 
     Raises:
         InvalidConcept: something is not what it should be, or two columns have the same name.
@@ -283,6 +308,7 @@ class Concept:
     references: tuple[Reference, ...] = attrs.field(default=(), converter=_references)
     attributes: tuple[Attribute, ...] = attrs.field(default=(), converter=_attributes)
     indexes: tuple[LiveIndex, ...] = attrs.field(default=(), converter=_indexes)
+    computed: tuple[Computed, ...] = attrs.field(default=(), converter=_computed)
 
     def __attrs_post_init__(self) -> None:
         try:
@@ -311,6 +337,13 @@ class Concept:
                         f"label of {reference.column}, or the other column"
                     )
                 shown.add(column)
+        for computed in self.computed:
+            if computed.name in shown:
+                raise InvalidConcept(
+                    f"the resolved view of the concept {self.name} would have two columns named {computed.name}; rename "
+                    "the computed one"
+                )
+            shown.add(computed.name)
 
     def _check_indexes(self) -> None:
         known, seen = set(self.columns), set[tuple[tuple[str, ...], bool]]()
@@ -336,6 +369,12 @@ class Concept:
     def columns(self) -> tuple[str, ...]:
         """The names of the references and the attributes, in the order of the table."""
         return (*(reference.column for reference in self.references), *(a.name for a in self.attributes))
+
+    @property
+    def labels(self) -> tuple[str, ...]:
+        """The names of what the resolved view adds: labels of references, and computed columns."""
+        shown = (label for reference in self.references for label, _ in reference.labels)
+        return (*shown, *(computed.name for computed in self.computed))
 
     @property
     def types(self) -> dict[str, str]:

@@ -1,49 +1,21 @@
-"""Working with the rows of a concept: the same methods in both colours, one statement each.
-
-Writes are part of the current action, and there must be one. So are reads inside an action, because a body must see what
-it has written itself; elsewhere they take a connection of the trail's.
-"""
+"""Working with the rows of a concept: the same methods in both colours, one statement each."""
 
 from __future__ import annotations
 
-from collections.abc import Generator, Mapping
-from contextlib import contextmanager
-from typing import TypeVar
+from collections.abc import Mapping
 from uuid import UUID
 
-import psycopg
-
-from provenance import drivers
 from provenance.concepts import statements
+from provenance.concepts.access import Access, AsyncAccess
 from provenance.concepts.definition import Concept
 from provenance.concepts.errors import EntityNotFound
 from provenance.concepts.models import DanglingReference, Entity, ResolvedEntity
-from provenance.configuration import get_async_trail, get_trail
-from provenance.context import innermost_action
-from provenance.errors import MisusedAction, NoCurrentAction, SchemaNotReady
 from provenance.models import Action, Page
-from provenance.recording import Block
 from provenance.statements import Statement
-from provenance.tracking import AsyncTrackedAction, TrackedAction, current_action
+from provenance.tracking import AsyncTrackedAction, TrackedAction
 from provenance.trail import AsyncTrail, Trail
-from provenance.translation import unavailable
-
-T = TypeVar("T")
 
 _NOTHING: Mapping[str, object] = {}
-
-
-def _acting() -> tuple[TrackedAction | AsyncTrackedAction, Block] | None:
-    """Return the current action and its block, or ``None`` outside any."""
-    try:
-        action = current_action()
-    except NoCurrentAction:
-        return None
-    block = innermost_action()
-    while isinstance(block, Block) and block.handle is not action:
-        block = block.around
-    assert isinstance(block, Block)  # noqa: S101 - current_action() has found it on the same way
-    return action, block
 
 
 class _Repository:
@@ -51,29 +23,6 @@ class _Repository:
 
     def __init__(self, concept: Concept) -> None:
         self._concept = concept
-
-    def _writing(self, trail: object) -> TrackedAction | AsyncTrackedAction:
-        """Return the current action, which a write is to be part of."""
-        found = _acting()
-        if found is None:
-            raise NoCurrentAction(
-                f"writing a {self._concept.name} needs an action that tells of it, and none is open here; call this inside "
-                "a track_action block"
-            )
-        action, block = found
-        if block.host is not trail:
-            raise MisusedAction(
-                f"writing a {self._concept.name}: the current action, {block.label}, is recorded by another trail than this "
-                "repository's; open one on the same trail"
-            )
-        return action
-
-    def _reading(self, trail: object) -> TrackedAction | AsyncTrackedAction | None:
-        """Return the current action if a read shall be part of it."""
-        found = _acting()
-        if found is None or found[1].host is not trail or found[1].unit is None:
-            return None
-        return found[0]
 
     def _wrote(self, action: TrackedAction | AsyncTrackedAction, entity: Entity | None, missing: str) -> Entity:
         """Note which row an action is about, unless it says so itself."""
@@ -86,29 +35,6 @@ class _Repository:
 
     def _missing(self, entity_id: UUID | str, what: str = "live") -> str:
         return f"there is no {what} {self._concept.name} {statements.as_id(self._concept, entity_id, 'entity_id')}"
-
-    @contextmanager
-    def _explained(self) -> Generator[None]:
-        try:
-            yield
-        except (
-            psycopg.errors.UndefinedTable,
-            psycopg.errors.UndefinedColumn,
-            psycopg.errors.InvalidSchemaName,
-        ) as error:
-            raise SchemaNotReady(
-                f"the database lacks the concept {self._concept.name} as it is declared ({error.diag.message_primary}); run "
-                "your migrations, or `provenance concept sql --apply`"
-            ) from error
-
-    @contextmanager
-    def _reached(self) -> Generator[None]:
-        try:
-            yield
-        except psycopg.OperationalError as error:
-            if error.sqlstate is not None and not error.sqlstate.startswith(("08", "57P", "53")):
-                raise
-            raise unavailable(error, f"reading a {self._concept.name}") from error
 
 
 class ConceptRepository(_Repository):
@@ -124,27 +50,11 @@ class ConceptRepository(_Repository):
 
     def __init__(self, concept: Concept, trail: Trail | None = None) -> None:
         super().__init__(concept)
-        self._given_trail = trail
-
-    @property
-    def _trail(self) -> Trail:
-        return self._given_trail or get_trail()
+        self._access = Access(concept.name, trail)
 
     def _write(self, statement: Statement[Entity | None] | Statement[Entity], missing: str = "") -> Entity:
-        action = self._writing(self._trail)
-        assert isinstance(action, TrackedAction)  # noqa: S101 - it is of a trail of this colour
-        with self._explained():
-            entity = drivers.run(action.connection, statement)
-        return self._wrote(action, entity, missing)
-
-    def _read(self, statement: Statement[T]) -> T:
-        trail = self._trail
-        action = self._reading(trail)
-        with self._explained():
-            if isinstance(action, TrackedAction):
-                return drivers.run(action.connection, statement)
-            with self._reached(), trail.connection() as connection:
-                return drivers.run(connection, statement)
+        action = self._access.acting()
+        return self._wrote(action, self._access.write(statement), missing)
 
     def create(self, /, **values: object) -> Entity:
         """Make a row, and return it with its id.
@@ -197,7 +107,17 @@ class ConceptRepository(_Repository):
             TrailUnavailable: outside an action, the database cannot be reached.
             SchemaNotReady: as for :meth:`create`.
         """
-        return self._read(statements.get(self._concept, entity_id, include_deleted=include_deleted))
+        return self._access.read(statements.get(self._concept, entity_id, include_deleted=include_deleted))
+
+    def resolve(self, entity_id: UUID | str) -> ResolvedEntity | None:
+        """Return a live row with what its references name now, whenever the view was refreshed; or ``None``.
+
+        Raises:
+            InvalidEntity: *entity_id* is no UUID.
+            TrailUnavailable, SchemaNotReady: as for :meth:`get`.
+        """
+        found = self._access.read(statements.resolve(self._concept, [entity_id]))
+        return next(iter(found.values()), None)
 
     def list_live(
         self, *, where: Mapping[str, object] = _NOTHING, before: UUID | str | None = None, limit: int = 50
@@ -213,7 +133,7 @@ class ConceptRepository(_Repository):
             InvalidEntity: the concept has no such column, or an argument is not what it should be.
             TrailUnavailable, SchemaNotReady: as for :meth:`get`.
         """
-        return self._read(statements.list_live(self._concept, where=where, before=before, limit=limit))
+        return self._access.read(statements.list_live(self._concept, where=where, before=before, limit=limit))
 
     def list_resolved(
         self, *, where: Mapping[str, object] = _NOTHING, before: UUID | str | None = None, limit: int = 50
@@ -228,7 +148,7 @@ class ConceptRepository(_Repository):
         Raises:
             InvalidEntity, TrailUnavailable, SchemaNotReady: as for :meth:`list_live`.
         """
-        return self._read(statements.list_resolved(self._concept, where=where, before=before, limit=limit))
+        return self._access.read(statements.list_resolved(self._concept, where=where, before=before, limit=limit))
 
     def dangling(self, *, before: UUID | str | None = None, limit: int = 50) -> Page[DanglingReference]:
         """Return the references of live rows that name nothing, as of the last refresh, those of the newest rows first.
@@ -240,7 +160,7 @@ class ConceptRepository(_Repository):
         Raises:
             InvalidEntity, TrailUnavailable, SchemaNotReady: as for :meth:`list_live`.
         """
-        return self._read(statements.dangling(self._concept, before=before, limit=limit))
+        return self._access.read(statements.dangling(self._concept, before=before, limit=limit))
 
     def refresh(self) -> None:
         """Bring the resolved view up to date. Inside an action, others see it when that has committed.
@@ -248,7 +168,7 @@ class ConceptRepository(_Repository):
         Raises:
             TrailUnavailable, SchemaNotReady: as for :meth:`get`.
         """
-        self._read(statements.refresh(self._concept))
+        self._access.read(statements.refresh(self._concept))
 
     def history(self, entity_id: UUID | str, *, before: UUID | None = None, limit: int = 50) -> Page[Action]:
         """Return the committed, failed and begun actions about a row, newest first, a page at a time.
@@ -257,7 +177,7 @@ class ConceptRepository(_Repository):
             InvalidEntity: *entity_id* is no UUID.
         """
         row = statements.as_id(self._concept, entity_id, "entity_id")
-        return self._trail.actions.entity_history(self._concept.name, row, before=before, limit=limit)
+        return self._access.trail.actions.entity_history(self._concept.name, row, before=before, limit=limit)
 
 
 class AsyncConceptRepository(_Repository):
@@ -270,28 +190,11 @@ class AsyncConceptRepository(_Repository):
 
     def __init__(self, concept: Concept, trail: AsyncTrail | None = None) -> None:
         super().__init__(concept)
-        self._given_trail = trail
-
-    @property
-    def _trail(self) -> AsyncTrail:
-        return self._given_trail or get_async_trail()
+        self._access = AsyncAccess(concept.name, trail)
 
     async def _write(self, statement: Statement[Entity | None] | Statement[Entity], missing: str = "") -> Entity:
-        action = self._writing(self._trail)
-        assert isinstance(action, AsyncTrackedAction)  # noqa: S101 - it is of a trail of this colour
-        with self._explained():
-            entity = await drivers.arun(action.connection, statement)
-        return self._wrote(action, entity, missing)
-
-    async def _read(self, statement: Statement[T]) -> T:
-        trail = self._trail
-        action = self._reading(trail)
-        with self._explained():
-            if isinstance(action, AsyncTrackedAction):
-                return await drivers.arun(action.connection, statement)
-            with self._reached():
-                async with trail.connection() as connection:
-                    return await drivers.arun(connection, statement)
+        action = self._access.acting()
+        return self._wrote(action, await self._access.write(statement), missing)
 
     async def create(self, /, **values: object) -> Entity:
         """Make a row, and return it with its id.
@@ -344,7 +247,17 @@ class AsyncConceptRepository(_Repository):
             TrailUnavailable: outside an action, the database cannot be reached.
             SchemaNotReady: as for :meth:`create`.
         """
-        return await self._read(statements.get(self._concept, entity_id, include_deleted=include_deleted))
+        return await self._access.read(statements.get(self._concept, entity_id, include_deleted=include_deleted))
+
+    async def resolve(self, entity_id: UUID | str) -> ResolvedEntity | None:
+        """Return a live row with what its references name now, whenever the view was refreshed; or ``None``.
+
+        Raises:
+            InvalidEntity: *entity_id* is no UUID.
+            TrailUnavailable, SchemaNotReady: as for :meth:`get`.
+        """
+        found = await self._access.read(statements.resolve(self._concept, [entity_id]))
+        return next(iter(found.values()), None)
 
     async def list_live(
         self, *, where: Mapping[str, object] = _NOTHING, before: UUID | str | None = None, limit: int = 50
@@ -360,7 +273,7 @@ class AsyncConceptRepository(_Repository):
             InvalidEntity: the concept has no such column, or an argument is not what it should be.
             TrailUnavailable, SchemaNotReady: as for :meth:`get`.
         """
-        return await self._read(statements.list_live(self._concept, where=where, before=before, limit=limit))
+        return await self._access.read(statements.list_live(self._concept, where=where, before=before, limit=limit))
 
     async def list_resolved(
         self, *, where: Mapping[str, object] = _NOTHING, before: UUID | str | None = None, limit: int = 50
@@ -375,7 +288,7 @@ class AsyncConceptRepository(_Repository):
         Raises:
             InvalidEntity, TrailUnavailable, SchemaNotReady: as for :meth:`list_live`.
         """
-        return await self._read(statements.list_resolved(self._concept, where=where, before=before, limit=limit))
+        return await self._access.read(statements.list_resolved(self._concept, where=where, before=before, limit=limit))
 
     async def dangling(self, *, before: UUID | str | None = None, limit: int = 50) -> Page[DanglingReference]:
         """Return the references of live rows that name nothing, as of the last refresh, those of the newest rows first.
@@ -387,7 +300,7 @@ class AsyncConceptRepository(_Repository):
         Raises:
             InvalidEntity, TrailUnavailable, SchemaNotReady: as for :meth:`list_live`.
         """
-        return await self._read(statements.dangling(self._concept, before=before, limit=limit))
+        return await self._access.read(statements.dangling(self._concept, before=before, limit=limit))
 
     async def refresh(self) -> None:
         """Bring the resolved view up to date. Inside an action, others see it when that has committed.
@@ -395,7 +308,7 @@ class AsyncConceptRepository(_Repository):
         Raises:
             TrailUnavailable, SchemaNotReady: as for :meth:`get`.
         """
-        await self._read(statements.refresh(self._concept))
+        await self._access.read(statements.refresh(self._concept))
 
     async def history(self, entity_id: UUID | str, *, before: UUID | None = None, limit: int = 50) -> Page[Action]:
         """Return the committed, failed and begun actions about a row, newest first, a page at a time.
@@ -404,4 +317,4 @@ class AsyncConceptRepository(_Repository):
             InvalidEntity: *entity_id* is no UUID.
         """
         row = statements.as_id(self._concept, entity_id, "entity_id")
-        return await self._trail.actions.entity_history(self._concept.name, row, before=before, limit=limit)
+        return await self._access.trail.actions.entity_history(self._concept.name, row, before=before, limit=limit)

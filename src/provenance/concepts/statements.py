@@ -6,7 +6,7 @@ JSON is fetched as text and parsed here: connections of the application's may ha
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from datetime import UTC, datetime
 from typing import Any, TypeVar
 from uuid import UUID
@@ -124,7 +124,7 @@ def _entity(concept: Concept) -> Callable[[Row], Entity]:
 
 
 def _resolved(concept: Concept) -> Callable[[Row], ResolvedEntity]:
-    labels = [label for reference in concept.references for label, _ in reference.labels]
+    labels = concept.labels
     flagged = [reference.column for reference in concept.references if reference.to is not None]
     start = len(concept.columns) + 5
 
@@ -260,15 +260,28 @@ def list_live(
     return Statement(query, params, _page(_entity(concept), limit))
 
 
+def _resolved_fields(concept: Concept) -> sql.SQL:
+    flags = [reference.flag for reference in concept.references if reference.to is not None]
+    shown = (f"e.{name}" for name in (*_OURS, *map(quoted, (*concept.labels, *flags))))
+    return _text(", ".join(["e.id", *_columns(concept), *shown]))
+
+
+def resolve(concept: Concept, entity_ids: Iterable[UUID | str]) -> Statement[dict[UUID, ResolvedEntity]]:
+    """Live rows with what their references name now, by id; not from the view, but from what the view is made of."""
+    ids = [as_id(concept, entity_id, "entity_id") for entity_id in entity_ids]
+    query = sql.SQL("SELECT {} FROM ({}) AS e WHERE e.id = ANY(%(ids)s)").format(
+        _resolved_fields(concept), _text(ddl.resolved_query(concept))
+    )
+    decode = _resolved(concept)
+    return Statement(query, {"ids": ids}, lambda rows: {row[0]: decode(row) for row in rows})
+
+
 def list_resolved(
     concept: Concept, *, where: Mapping[str, object], before: UUID | str | None, limit: int
 ) -> Statement[Page[ResolvedEntity]]:
     """Live rows with what their references name, newest first, from the resolved view."""
-    labels = [quoted(label) for reference in concept.references for label, _ in reference.labels]
-    flags = [quoted(reference.flag) for reference in concept.references if reference.to is not None]
-    fields = _text(", ".join(["e.id", *_columns(concept), *(f"e.{name}" for name in (*_OURS, *labels, *flags))]))
     view = _text(ddl.qualified(concept.resolved))
-    query, params = _listing(concept, fields, view, [], where=where, before=before, limit=limit)
+    query, params = _listing(concept, _resolved_fields(concept), view, [], where=where, before=before, limit=limit)
     return Statement(query, params, _page(_resolved(concept), limit))
 
 

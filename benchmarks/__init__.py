@@ -1,0 +1,1 @@
+"""What provenance costs, measured: ``python -m benchmarks`` prints a report."""

@@ -1,0 +1,49 @@
+"""``python -m benchmarks``: run workloads on a server of their own, and print the report."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from datetime import UTC, datetime
+from typing import TextIO
+
+import click
+
+from benchmarks import capture
+from benchmarks.measuring import Comparison
+from benchmarks.report import report
+from benchmarks.server import facts, new_database, running_server
+
+WORKLOADS: dict[str, Callable[[str, int], list[Comparison]]] = {"capture": capture.run}
+"""What can be measured: given the address of an empty database and the number of rounds."""
+
+
+@click.command()
+@click.argument("workloads", nargs=-1, type=click.Choice(list(WORKLOADS)), metavar="[WORKLOAD]...")
+@click.option("--rounds", type=click.IntRange(min=2), default=30, show_default=True, help="How often all is measured.")
+@click.option(
+    "--output",
+    type=click.File("w", encoding="utf-8", lazy=True),
+    metavar="FILE.md",
+    help="Write the report there, too.",
+)
+def main(*, workloads: tuple[str, ...], rounds: int, output: TextIO | None) -> None:
+    """Measure what provenance costs, and print a report in Markdown.
+
+    A WORKLOAD is one of those that benchmarks/__main__.py lists; all of them when none is named.
+    """
+    results: dict[str, list[Comparison]] = {}
+    with running_server() as server:
+        known = {"Date": f"{datetime.now(UTC):%Y-%m-%d %H:%M} UTC", **facts(server), "Rounds": f"{rounds:,}"}
+        # Named twice is measured once.
+        for name in dict.fromkeys(workloads or WORKLOADS):
+            click.echo(f"measuring {name} ...", err=True)
+            results[name] = WORKLOADS[name](new_database(server, name), rounds)
+    text = report(known, results)
+    # Printed first: a file that cannot be written loses nothing.
+    click.echo(text, nl=False)
+    if output is not None:
+        output.write(text)
+
+
+if __name__ == "__main__":
+    main(prog_name="python -m benchmarks")

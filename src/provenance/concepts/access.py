@@ -1,0 +1,181 @@
+"""Which connection a statement about rows of a concept goes through.
+
+Writes are part of the current action, and there must be one. So are reads inside an action, because a body must see what
+it has written itself; elsewhere they take a connection of the trail's.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Generator
+from contextlib import contextmanager
+from typing import TypeVar
+
+import psycopg
+
+from provenance import drivers
+from provenance.configuration import get_async_trail, get_trail
+from provenance.context import innermost_action
+from provenance.errors import MisusedAction, NoCurrentAction, SchemaNotReady
+from provenance.recording import Block
+from provenance.statements import Statement
+from provenance.tracking import AsyncTrackedAction, TrackedAction, current_action
+from provenance.trail import AsyncTrail, Trail
+from provenance.translation import unavailable
+
+T = TypeVar("T")
+
+
+def _acting() -> tuple[TrackedAction | AsyncTrackedAction, Block] | None:
+    """Return the current action and its block, or ``None`` outside any."""
+    try:
+        action = current_action()
+    except NoCurrentAction:
+        return None
+    block = innermost_action()
+    while isinstance(block, Block) and block.handle is not action:
+        block = block.around
+    assert isinstance(block, Block)  # noqa: S101 - current_action() has found it on the same way
+    return action, block
+
+
+class _Access:
+    """What both colours have in common."""
+
+    def __init__(self, what: str) -> None:
+        self._what = what
+
+    def _writing(self, trail: object) -> TrackedAction | AsyncTrackedAction:
+        """Return the current action, which a write is to be part of."""
+        found = _acting()
+        if found is None:
+            raise NoCurrentAction(
+                f"writing a {self._what} needs an action that tells of it, and none is open here; call this inside a "
+                "track_action block"
+            )
+        action, block = found
+        if block.host is not trail:
+            raise MisusedAction(
+                f"writing a {self._what}: the current action, {block.label}, is recorded by another trail than this "
+                "repository's; open one on the same trail"
+            )
+        return action
+
+    def _reading(self, trail: object) -> TrackedAction | AsyncTrackedAction | None:
+        """Return the current action if a read shall be part of it."""
+        found = _acting()
+        if found is None or found[1].host is not trail or found[1].unit is None:
+            return None
+        return found[0]
+
+    @contextmanager
+    def _explained(self) -> Generator[None]:
+        try:
+            yield
+        except (
+            psycopg.errors.UndefinedTable,
+            psycopg.errors.UndefinedColumn,
+            psycopg.errors.InvalidSchemaName,
+        ) as error:
+            raise SchemaNotReady(
+                f"the database lacks the concept {self._what} as it is declared ({error.diag.message_primary}); run your "
+                "migrations, or `provenance concept sql --apply`"
+            ) from error
+
+    @contextmanager
+    def _reached(self) -> Generator[None]:
+        try:
+            yield
+        except psycopg.OperationalError as error:
+            if error.sqlstate is not None and not error.sqlstate.startswith(("08", "57P", "53")):
+                raise
+            raise unavailable(error, f"reading a {self._what}") from error
+
+
+class Access(_Access):
+    """Runs statements, blocking.
+
+    Args:
+        what: the concept, for errors.
+        trail: the configured one when left out.
+    """
+
+    def __init__(self, what: str, trail: Trail | None) -> None:
+        super().__init__(what)
+        self._given_trail = trail
+
+    @property
+    def trail(self) -> Trail:
+        """Whose actions writes are part of, and whose connections reads take."""
+        return self._given_trail or get_trail()
+
+    def acting(self) -> TrackedAction:
+        """Return the current action.
+
+        Raises:
+            NoCurrentAction, MisusedAction: there is none, or it is of another trail.
+        """
+        action = self._writing(self.trail)
+        assert isinstance(action, TrackedAction)  # noqa: S101 - it is of a trail of this colour
+        return action
+
+    def write(self, statement: Statement[T]) -> T:
+        """Run a statement as a part of the current action.
+
+        Raises:
+            NoCurrentAction, MisusedAction: there is no current action of this trail that has a connection.
+            SchemaNotReady: the database does not have what is declared.
+        """
+        action = self.acting()
+        with self._explained():
+            return drivers.run(action.connection, statement)
+
+    def read(self, statement: Statement[T]) -> T:
+        """Run a statement in the current action, if there is one, or by itself.
+
+        Raises:
+            TrailUnavailable: outside an action, the database cannot be reached.
+            SchemaNotReady: as for :meth:`write`.
+        """
+        trail = self.trail
+        action = self._reading(trail)
+        with self._explained():
+            if isinstance(action, TrackedAction):
+                return drivers.run(action.connection, statement)
+            with self._reached(), trail.connection() as connection:
+                return drivers.run(connection, statement)
+
+
+class AsyncAccess(_Access):
+    """Runs statements with ``await``; see :class:`Access`."""
+
+    def __init__(self, what: str, trail: AsyncTrail | None) -> None:
+        super().__init__(what)
+        self._given_trail = trail
+
+    @property
+    def trail(self) -> AsyncTrail:
+        """Whose actions writes are part of, and whose connections reads take."""
+        return self._given_trail or get_async_trail()
+
+    def acting(self) -> AsyncTrackedAction:
+        """Return the current action; see :meth:`Access.acting`."""
+        action = self._writing(self.trail)
+        assert isinstance(action, AsyncTrackedAction)  # noqa: S101 - it is of a trail of this colour
+        return action
+
+    async def write(self, statement: Statement[T]) -> T:
+        """Run a statement as a part of the current action; see :meth:`Access.write`."""
+        action = self.acting()
+        with self._explained():
+            return await drivers.arun(action.connection, statement)
+
+    async def read(self, statement: Statement[T]) -> T:
+        """Run a statement in the current action, if there is one, or by itself; see :meth:`Access.read`."""
+        trail = self.trail
+        action = self._reading(trail)
+        with self._explained():
+            if isinstance(action, AsyncTrackedAction):
+                return await drivers.arun(action.connection, statement)
+            with self._reached():
+                async with trail.connection() as connection:
+                    return await drivers.arun(connection, statement)

@@ -1,0 +1,15 @@
+"""Locations: opaque ids for places, however many levels of them an application knows, instead of a column for each level."""
+
+from provenance.geo.errors import ContradictoryLevels
+from provenance.geo.levels import Geography, Level
+from provenance.geo.models import Location
+from provenance.geo.repository import AsyncGeoRepository, GeoRepository
+
+__all__ = [
+    "AsyncGeoRepository",
+    "ContradictoryLevels",
+    "GeoRepository",
+    "Geography",
+    "Level",
+    "Location",
+]
