@@ -12,7 +12,7 @@ from psycopg import sql
 from provenance.concepts import ddl
 from provenance.concepts.naming import literal, quoted
 from provenance.geo.levels import Geography
-from provenance.statements import Row, Statement
+from provenance.statements import Rows, Statement
 
 Places = Mapping[str, Any]
 """The key of a place, or ``None``, for each level."""
@@ -21,7 +21,7 @@ Mask = tuple[bool, ...]
 """Which levels are given."""
 
 
-def _text(text: Any) -> sql.SQL:
+def as_sql(text: Any) -> sql.SQL:
     """Return SQL in which names stand quoted, hence no literal; a percent sign is no parameter."""
     return sql.SQL(text.replace("%", "%%"))
 
@@ -104,9 +104,9 @@ def contradictions_sql(geography: Geography, source: str, columns: Mapping[str, 
     return " UNION ALL ".join(branches) and f"{' UNION ALL '.join(branches)} ORDER BY 6 DESC, 1, 2, 3"
 
 
-def contradiction(row: Row) -> Contradiction:
-    """Decode a row of that query."""
-    return Contradiction(*row)
+def contradictions_found(rows: Rows) -> list[Contradiction]:
+    """Decode the answer of that query."""
+    return [Contradiction(*row) for row in rows]
 
 
 # -- one location or many: the wanted places are parameters --
@@ -114,11 +114,11 @@ def contradiction(row: Row) -> Contradiction:
 
 def _wanted(geography: Geography, wanted: Sequence[Places], text: str) -> tuple[sql.Composed, dict[str, object]]:
     """Return SQL that reads the wanted places from ``w``, numbered in ``w.n`` from 1, and its parameters."""
-    arrays = [sql.SQL("{}::{}[]").format(sql.Placeholder(level.name), _text(level.type)) for level in geography.levels]
+    arrays = [sql.SQL("{}::{}[]").format(sql.Placeholder(level.name), as_sql(level.type)) for level in geography.levels]
     names = ", ".join(quoted(level.column) for level in geography.levels)
     query = sql.SQL(
         "WITH w AS (SELECT * FROM ROWS FROM (pg_catalog.unnest({})) WITH ORDINALITY AS w({}, n)) {}"
-    ).format(sql.SQL("), pg_catalog.unnest(").join(arrays), _text(names), _text(text))
+    ).format(sql.SQL("), pg_catalog.unnest(").join(arrays), as_sql(names), as_sql(text))
     return query, {level.name: [places[level.name] for places in wanted] for level in geography.levels}
 
 
@@ -145,4 +145,4 @@ def add(geography: Geography, wanted: Sequence[Places]) -> Statement[int]:
 def contradictions(geography: Geography, wanted: Sequence[Places]) -> Statement[list[Contradiction]] | None:
     """What of the wanted the tables of places contradict; ``None`` when they say nothing about each other."""
     text = contradictions_sql(geography, "w", _columns(geography))
-    return Statement(*_wanted(geography, wanted, text), lambda rows: list(map(contradiction, rows))) if text else None
+    return Statement(*_wanted(geography, wanted, text), contradictions_found) if text else None

@@ -1,0 +1,191 @@
+"""The statements that move a table from columns for levels to one id, and back, a range of its primary key at a time.
+
+What has been moved is known from the table itself, so there is nothing to remember and nothing to disagree with it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import TypeVar
+
+import attrs
+from psycopg import sql
+
+from provenance.concepts import ddl
+from provenance.concepts.naming import quoted
+from provenance.geo import statements
+from provenance.geo.level_columns import LevelColumns
+from provenance.geo.statements import Contradiction, Mask, as_sql
+from provenance.statements import Rows, Statement, nothing
+
+T = TypeVar("T")
+
+Key = tuple[str, ...]
+"""The values of a primary key, as text."""
+
+
+@attrs.frozen
+class Range:
+    """Rows after one key, up to another; ``None`` is the beginning or the end of the table."""
+
+    after: Key | None = None
+    upto: Key | None = None
+
+
+@attrs.frozen
+class Moving:
+    """Makes the statements.
+
+    Args:
+        form: the table and its columns.
+        key: the columns of its primary key, with their types.
+    """
+
+    form: LevelColumns
+    key: Mapping[str, str]
+
+    @property
+    def _locations(self) -> str:
+        return ddl.qualified(self.form.geography.concept.place)
+
+    # -- there --
+
+    @property
+    def waiting(self) -> str:
+        """The condition that a row names a place, and has no id for it yet."""
+        held = ", ".join(self.form.held("s").values())
+        return f"s.{quoted(self.form.reference)} IS NULL AND pg_catalog.num_nonnulls({held}) > 0"
+
+    def masks(self, rows: Range) -> Statement[list[Mask]]:
+        """Which levels are given together in the waiting rows of a range."""
+        held = self.form.held("s")
+        levels = [level.name for level in self.form.geography.levels]
+        given = ", ".join(f"{held[name]} IS NOT NULL" if name in held else "false" for name in levels)
+        return self._over(f"SELECT DISTINCT {given} FROM {self.form.table} AS s WHERE {self.waiting}", rows, _masks)  # noqa: S608
+
+    def contradictions(self, rows: Range) -> Statement[list[Contradiction]] | None:
+        """What the waiting rows of a range say against the tables of places; ``None`` when these say nothing."""
+        text = statements.contradictions_sql(self.form.geography, "b", self.form.held("b"))
+        return self._from_waiting(text, rows, statements.contradictions_found) if text else None
+
+    def add(self, rows: Range) -> Statement[int]:
+        """Make the locations of the waiting rows of a range; how many there were not yet."""
+        made = statements.insert(self.form.geography, "FROM b", self.form.held("b"))
+        also = f", made AS ({made} RETURNING 1)"
+        return self._from_waiting("SELECT pg_catalog.count(*) FROM made", rows, _number, also=also)
+
+    def move(self, rows: Range, given: Mask) -> Statement[int]:
+        """Give the waiting rows of a range their ids, those where just these levels are given; how many.
+
+        No join of the table with itself: a row that somebody changes meanwhile is looked at as it is then.
+        """
+        same = statements.same_places(self.form.geography, given, self.form.held("s"))
+        return self._counted(
+            f"UPDATE {self.form.table} AS s SET {quoted(self.form.reference)} = l.id FROM {self._locations} AS l "  # noqa: S608
+            f"WHERE {self.waiting} AND {same}",
+            rows,
+        )
+
+    # -- and back --
+
+    @property
+    def moved(self) -> str:
+        """The condition that a row's id names other places than its columns do, for a location ``l``."""
+        held = self.form.held("s")
+        columns = {level.name: f"l.{quoted(level.column)}" for level in self.form.geography.levels}
+        return (
+            f"l.id = s.{quoted(self.form.reference)} AND "
+            f"({', '.join(held.values())}) IS DISTINCT FROM ({', '.join(columns[name] for name in held)})"
+        )
+
+    def carry_back(self, rows: Range) -> Statement[int]:
+        """Write the places of a range's locations into the columns; how many rows that changed."""
+        levels = {level.name: level.column for level in self.form.geography.levels}
+        set_columns = ", ".join(
+            f"{quoted(column)} = l.{quoted(levels[name])}" for name, column in self.form.columns.items()
+        )
+        text = f"UPDATE {self.form.table} AS s SET {set_columns} FROM {self._locations} AS l WHERE {self.moved}"  # noqa: S608
+        return self._counted(text, rows)
+
+    def carried_otherwise(self) -> Statement[int]:
+        """How many rows have an id that says something else than their columns."""
+        text = f"SELECT pg_catalog.count(*) FROM {self.form.table} AS s, {self._locations} AS l WHERE {self.moved}"  # noqa: S608
+        return self._over(text, Range(), _number)
+
+    def unmovable(self) -> Statement[int]:
+        """How many rows would lose something: their location is not there, or names a level that has no column here."""
+        others = [level for level in self.form.geography.levels if level.name not in self.form.columns]
+        lost = " OR ".join(["l.id IS NULL", *(f"l.{quoted(level.column)} IS NOT NULL" for level in others)])
+        reference = f"s.{quoted(self.form.reference)}"
+        text = (
+            f"SELECT pg_catalog.count(*) FROM {self.form.table} AS s LEFT JOIN {self._locations} AS l "  # noqa: S608
+            f"ON l.id = {reference} WHERE {reference} IS NOT NULL AND ({lost})"
+        )
+        return self._over(text, Range(), _number)
+
+    # -- ranges --
+
+    def alone(self, lock_class: int) -> Statement[None]:
+        """Wait until no other batch of the table is in work."""
+        query = "SELECT pg_catalog.pg_advisory_xact_lock(%(class)s::int, pg_catalog.hashtext(%(table)s))"
+        return Statement(query, {"class": lock_class, "table": self.form.table}, nothing)
+
+    def count(self, condition: str) -> Statement[int]:
+        """How many rows meet a condition."""
+        text = f"SELECT pg_catalog.count(*) FROM {self.form.table} AS s WHERE {condition}"  # noqa: S608
+        return self._over(text, Range(), _number)
+
+    def bound(self, condition: str, after: Key | None, size: int) -> Statement[Key | None]:
+        """The key of the row that ends a batch; ``None`` when fewer are left."""
+        selected = ", ".join(f"s.{quoted(name)}::pg_catalog.text" for name in self.key)
+        order = ", ".join(f"s.{quoted(name)}" for name in self.key)
+        where, params = self._within(Range(after))
+        query = (
+            as_sql(f"SELECT {selected} FROM {self.form.table} AS s WHERE {condition}")  # noqa: S608
+            + where
+            + as_sql(f" ORDER BY {order} LIMIT 1 OFFSET ")
+            + sql.Placeholder("skip")
+        )
+        return Statement(query, params | {"skip": size - 1}, lambda rows: tuple(rows[0]) if rows else None)
+
+    def _over(self, text: str, rows: Range, decode: Callable[[Rows], T]) -> Statement[T]:
+        """Return a statement that ends in a condition, narrowed to a range."""
+        where, params = self._within(rows)
+        return Statement(as_sql(text) + where, params, decode)
+
+    def _counted(self, text: str, rows: Range) -> Statement[int]:
+        where, params = self._within(rows)
+        return Statement(
+            as_sql(f"WITH done AS ({text}") + where + as_sql(" RETURNING 1) SELECT pg_catalog.count(*) FROM done"),
+            params,
+            _number,
+        )
+
+    def _from_waiting(self, text: str, rows: Range, decode: Callable[[Rows], T], *, also: str = "") -> Statement[T]:
+        """Return a statement that reads the waiting rows of a range from ``b``."""
+        where, params = self._within(rows)
+        columns = ", ".join(self.form.held("s").values())
+        head = as_sql(f"WITH b AS (SELECT {columns} FROM {self.form.table} AS s WHERE {self.waiting}")  # noqa: S608
+        return Statement(head + where + as_sql(f"){also} {text}"), params, decode)
+
+    def _within(self, rows: Range) -> tuple[sql.Composed, dict[str, object]]:
+        columns = as_sql(", ".join(f"s.{quoted(name)}" for name in self.key))
+        where, params = sql.Composed([]), dict[str, object]()
+        for name, operator, bound in (("after", sql.SQL(">"), rows.after), ("upto", sql.SQL("<="), rows.upto)):
+            if bound is None:
+                continue
+            values = [
+                sql.SQL("{}::{}").format(sql.Placeholder(f"{name}{number}"), as_sql(written))
+                for number, written in enumerate(self.key.values())
+            ]
+            where += sql.SQL(" AND ({}) {} ({})").format(columns, operator, sql.SQL(", ").join(values))
+            params |= {f"{name}{number}": value for number, value in enumerate(bound)}
+        return where, params
+
+
+def _number(rows: Rows) -> int:
+    return int(rows[0][0])
+
+
+def _masks(rows: Rows) -> list[Mask]:
+    return [tuple(map(bool, row)) for row in rows]

@@ -1,0 +1,93 @@
+"""What the catalogue says of a table whose columns for levels are to become one id."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import attrs
+import psycopg
+from psycopg import sql
+
+from provenance import drivers
+from provenance.concepts import ConceptRefused
+from provenance.concepts.naming import quoted
+from provenance.geo.level_columns import LevelColumns
+from provenance.geo.statements import as_sql
+from provenance.statements import Rows, Statement, nothing
+
+_KINDS = {"v": "a view", "m": "a materialized view", "f": "a foreign table"}
+
+_COLUMNS = """
+SELECT c.relkind::pg_catalog.text, a.attname::pg_catalog.text, pg_catalog.format_type(a.atttypid, a.atttypmod),
+       pg_catalog.array_position(p.indkey::pg_catalog.int2[], a.attnum)
+  FROM pg_catalog.pg_class AS c
+  JOIN pg_catalog.pg_namespace AS n ON n.oid = c.relnamespace
+  JOIN pg_catalog.pg_attribute AS a ON a.attrelid = c.oid AND a.attnum > 0 AND NOT a.attisdropped
+  LEFT JOIN pg_catalog.pg_index AS p ON p.indrelid = c.oid AND p.indisprimary
+ WHERE n.nspname = %(schema)s AND c.relname = %(table)s
+ ORDER BY 4, a.attnum"""
+
+
+_IS_THERE = "SELECT pg_catalog.to_regclass(%(name)s) IS NOT NULL"
+
+
+@attrs.frozen
+class Source:
+    """A table that is fit to be moved."""
+
+    key: Mapping[str, str]
+    """The columns of its primary key, in the order of that, with their types."""
+    has_reference: bool
+    """Whether the column for the id is there."""
+
+
+def read_source(connection: psycopg.Connection[Any], form: LevelColumns) -> Source:
+    """Look at a table.
+
+    Raises:
+        ConceptRefused: it is not there, or not fit: a view, without primary key, with columns that are missing or of another
+            type.
+    """
+    schema, table = form.place
+    rows = drivers.run(connection, Statement(_COLUMNS, {"schema": schema, "table": table}, _rows))
+    if not rows:
+        raise ConceptRefused(f"there is no table {form.table}; create it first, or correct the name")
+    if (kind := _KINDS.get(rows[0][0])) is not None:
+        raise ConceptRefused(f"{form.table} is {kind}, whose rows cannot be given ids; name the table itself")
+    types = {name: written for _, name, written, _ in rows}
+    key = {name: written for _, name, written, position in rows if position is not None}
+    if not key:
+        raise ConceptRefused(f"{form.table} has no primary key, so its rows cannot be told apart; add one")
+    if missing := [column for column in form.columns.values() if column not in types]:
+        raise ConceptRefused(f"{form.table} has no column {missing[0]}; it has {', '.join(types)}")
+    if types.get(form.reference, "uuid") != "uuid":
+        raise ConceptRefused(
+            f"{form.table}.{quoted(form.reference)} is of type {types[form.reference]} and cannot hold an id; give another "
+            "reference="
+        )
+    for level, column in form.columns.items():
+        _check_type(connection, form, level, column, types[column])
+    locations = form.geography.concept.table
+    if not drivers.run(connection, Statement(_IS_THERE, {"name": locations}, lambda found: bool(found[0][0]))):
+        raise ConceptRefused(
+            f"there is no table {locations} for the locations; apply the concept of the geography first"
+        )
+    return Source(key, form.reference in types)
+
+
+def _check_type(connection: psycopg.Connection[Any], form: LevelColumns, level: str, column: str, written: str) -> None:
+    wanted = form.types[level]
+    comparison = as_sql(f"SELECT NULL::{written} = NULL::{wanted}")
+    try:
+        with connection.transaction():
+            drivers.run(connection, Statement(sql.Composed([comparison]), {}, nothing))
+    except psycopg.errors.UndefinedFunction as error:
+        raise ConceptRefused(
+            f"{form.table}.{quoted(column)} is of type {written}, and the key of a {level} is of type {wanted}; correct the "
+            "type of the level, or name another column"
+        ) from error
+
+
+def _rows(rows: Rows) -> Rows:
+    return rows
