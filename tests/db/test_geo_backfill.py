@@ -122,13 +122,13 @@ import sys
 from provenance import Trail, geo
 from tests.db.test_geo_backfill import COVERAGE
 with Trail(sys.argv[1]) as trail:
-    geo.backfill(trail, COVERAGE, batch=700, progress=lambda done, total: print(done, flush=True))
+    geo.backfill(trail, COVERAGE, batch=7_000, progress=lambda done, total: print(done, flush=True))
 """
 
 
 def test_killed_and_run_again_it_ends_as_if_it_had_not_been(connection: Connection, trail: Trail) -> None:
     """Row for row, and no location is there twice or for nothing."""
-    many(connection, 20_000)
+    many(connection, 200_000)
     geo.add_reference(connection, COVERAGE)
     connection.execute("CREATE TABLE uninterrupted (LIKE coverage INCLUDING ALL)")
     connection.execute("INSERT INTO uninterrupted OVERRIDING SYSTEM VALUE SELECT * FROM coverage")
@@ -141,7 +141,7 @@ def test_killed_and_run_again_it_ends_as_if_it_had_not_been(connection: Connecti
         process.kill()
     assert process.returncode == -signal.SIGKILL
     done = answers(connection, "SELECT count(geo_location_id) FROM coverage")[0][0]
-    assert 0 < done < 20_000
+    assert 0 < done < 200_000
     moved = geo.backfill(trail, COVERAGE)
     assert moved.left == 0
     interrupted = answers(connection, RESOLVED)
@@ -261,7 +261,7 @@ def test_what_cannot_be_carried_back_is_refused(connection: Connection, trail: T
             f"{lost} rows of public.coverage cannot be carried back: their location is not there, or names a place of a "
             "level that the table has no column for; give them another location, or add the column"
         )
-        with pytest.raises(ConceptRefused, match="rows of .* have an id in geo_location_id that says something"):
+        with pytest.raises(ConceptRefused, match=r"rows of .* have an id in geo_location_id that says something"):
             geo.drop_reference(connection, form)
 
 
@@ -318,8 +318,8 @@ def test_a_geography_whose_levels_say_nothing_of_each_other(connection: Connecti
             "",
             {"columns": {"city": "town"}},
             (
-                "public.coverage has no column town; it has id, publisher, continent_id, country_id, region_id, district_id, "
-                "city_id"
+                "public.coverage has no column town; it has id, publisher, continent_id, country_id, region_id, "
+                "district_id, city_id"
             ),
         ),
         (
@@ -390,8 +390,10 @@ def test_a_lock_that_is_held(connection: Connection, provenance_dsn: str, monkey
     [
         (
             {"columns": {"town": "city_id"}},
-            "the columns of public.coverage: the geography has no level town; it has continent, country, region, "
-            "district, city",
+            (
+                "the columns of public.coverage: the geography has no level town; it has continent, country, region, "
+                "district, city"
+            ),
         ),
         (
             {"columns": {"city": "place", "country": "place"}},

@@ -77,12 +77,13 @@ class Moving:
     def move(self, rows: Range, given: Mask) -> Statement[int]:
         """Give the waiting rows of a range their ids, those where just these levels are given; how many.
 
-        No join of the table with itself: a row that somebody changes meanwhile is looked at as it is then.
+        A row that somebody changes meanwhile is looked at as it is then; it goes on waiting if its location is not there.
         """
-        same = statements.same_places(self.form.geography, given, self.form.held("s"))
+        held, reference = self.form.held("s"), quoted(self.form.reference)
         return self._counted(
-            f"UPDATE {self.form.table} AS s SET {quoted(self.form.reference)} = l.id FROM {self._locations} AS l "  # noqa: S608
-            f"WHERE {self.waiting} AND {same}",
+            f"UPDATE {self.form.table} AS s "  # noqa: S608
+            f"SET {reference} = {statements.its_location(self.form.geography, given, held)} "
+            f"WHERE {self.waiting} AND {statements.just(self.form.geography, given, held)}",
             rows,
         )
 
@@ -156,7 +157,9 @@ class Moving:
     def _counted(self, text: str, rows: Range) -> Statement[int]:
         where, params = self._within(rows)
         return Statement(
-            as_sql(f"WITH done AS ({text}") + where + as_sql(" RETURNING 1) SELECT pg_catalog.count(*) FROM done"),
+            as_sql(f"WITH done AS ({text}")
+            + where
+            + as_sql(f" RETURNING s.{quoted(self.form.reference)} AS id) SELECT pg_catalog.count(id) FROM done"),  # noqa: S608
             params,
             _number,
         )

@@ -31,21 +31,33 @@ def mask(geography: Geography, places: Places) -> Mask:
     return tuple(places[level.name] is not None for level in geography.levels)
 
 
-def same_places(geography: Geography, given: Mask, columns: Mapping[str, str]) -> str:
-    """Return the condition that a location ``l`` names the same places as the columns, for rows where just these are given.
+def just(geography: Geography, given: Mask, columns: Mapping[str, str]) -> str:
+    """Return the condition that a row gives these levels and no others.
 
-    Equality where both are there and ``IS NULL`` elsewhere, because no index serves ``IS NOT DISTINCT FROM``.
+    Args:
+        geography: the levels.
+        given: which of them.
+        columns: SQL for those that the row has, by level.
     """
-    conditions = ["l.deleted_at IS NULL"]
-    for level, there in zip(geography.levels, given, strict=True):
-        held = f"l.{quoted(level.column)}"
-        if there:
-            conditions.append(f"{held} = {columns[level.name]}")
-        else:
-            conditions.append(f"{held} IS NULL")
-            if level.name in columns:
-                conditions.append(f"{columns[level.name]} IS NULL")
-    return " AND ".join(conditions)
+    return " AND ".join(
+        f"{columns[level.name]} IS {'NOT NULL' if there else 'NULL'}"
+        for level, there in zip(geography.levels, given, strict=True)
+        if level.name in columns
+    )
+
+
+def its_location(geography: Geography, given: Mask, columns: Mapping[str, str]) -> str:
+    """Return SQL for the id of the location of a row that gives just these levels; null when there is none.
+
+    Equality where there is a value and ``IS NULL`` elsewhere, because no index serves ``IS NOT DISTINCT FROM``. A scalar
+    subquery looks into that index for each row, whatever the planner believes of a table that has just been filled.
+    """
+    conditions = [
+        f"l.{quoted(level.column)} = {columns[level.name]}" if there else f"l.{quoted(level.column)} IS NULL"
+        for level, there in zip(geography.levels, given, strict=True)
+    ]
+    table = ddl.qualified(geography.concept.place)
+    return f"(SELECT l.id FROM {table} AS l WHERE {' AND '.join(conditions)} AND l.deleted_at IS NULL)"  # noqa: S608
 
 
 def insert(geography: Geography, source: str, columns: Mapping[str, str]) -> str:
@@ -128,12 +140,16 @@ def _columns(geography: Geography) -> dict[str, str]:
 
 def find(geography: Geography, wanted: Sequence[Places]) -> Statement[dict[int, UUID]]:
     """The ids of those that are there, by their place in the list."""
-    table, columns = ddl.qualified(geography.concept.place), _columns(geography)
+    columns = _columns(geography)
     text = " UNION ALL ".join(
-        f"SELECT w.n, l.id FROM w JOIN {table} AS l ON {same_places(geography, given, columns)}"  # noqa: S608
+        f"SELECT w.n, {its_location(geography, given, columns)} FROM w WHERE {just(geography, given, columns)}"  # noqa: S608
         for given in dict.fromkeys(mask(geography, places) for places in wanted)
     )
-    return Statement(*_wanted(geography, wanted, text), lambda rows: {int(row[0]) - 1: row[1] for row in rows})
+    return Statement(*_wanted(geography, wanted, text), _found)
+
+
+def _found(rows: Rows) -> dict[int, UUID]:
+    return {int(number) - 1: found for number, found in rows if found is not None}
 
 
 def add(geography: Geography, wanted: Sequence[Places]) -> Statement[int]:
