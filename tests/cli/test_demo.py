@@ -56,6 +56,21 @@ publisher_zmanim  12    12       link_zman, copy_zman  match
 notifications     12    12       notify_publisher      match
 """
 
+# Few of the cities are enough to see that the journey is told; the largest first, and those that it looks at.
+CITIES = ["--cities", "50"]
+COUNTED = "3,540 of 3,540 rows of coverage were given the ids of 3,540 locations, in 1 batches and"
+JOURNEY = """\
+LEVEL  NAME       HIERARCHY                                              IN HEBREW                                               LATITUDE  LONGITUDE
+city   Jerusalem  Jerusalem > Israel > Asia                              Jerusalem > Israel > אסיה                               31.77     35.22
+city   Lakewood   Lakewood > New Jersey > United States > North America  Lakewood > New Jersey > United States > אמריקה הצפונית  40.10     -74.22
+city   Vila       Vila > Andorra > Europe                                Vila > Andorra > אירופה                                 42.53     1.57
+"""  # noqa: E501 - as it is printed
+RENAMED = """\
+A region is renamed, and the resolved view refreshed
+WHEN    HIERARCHY
+before  Lakewood > New Jersey > United States > North America
+after   Lakewood > Garden State > United States > North America"""
+
 
 def _masked(text: str) -> str:
     text = re.sub(r"[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}", "{}", text)
@@ -63,7 +78,7 @@ def _masked(text: str) -> str:
 
 
 def _expect_story(text: str) -> None:
-    head, flask, starlette, wsgi, history, tallies = text.split("\n\n")
+    head, flask, starlette, wsgi, history, tallies, journey, renamed, blame = text.split("\n\n")
     assert re.fullmatch(
         r"One service behind three web fronts, on PostgreSQL [0-9][^\n]*\.\n"
         r"Each request with its X-Request-ID, and the actions recorded under it:",
@@ -78,14 +93,23 @@ def _expect_story(text: str) -> None:
     title, _, newest, oldest = history.splitlines()
     assert "History of publisher_zman 2, newest first" == title
     assert (["edit_formula", "yosef"], ["copy_zman", "dvora"]) == (newest.split()[3:6:2], oldest.split()[3:6:2])
-    assert TALLIES == tallies
+    assert TALLIES == f"{tallies}\n"
+    title, counted, *shown = journey.splitlines()
+    assert "Geography: a column for each level becomes one id" == title
+    assert re.fullmatch(COUNTED + " [0-9.]+ s[.]", counted)
+    assert JOURNEY.splitlines() == shown
+    assert RENAMED == renamed
+    title, _, *lines = blame.splitlines()
+    assert title.startswith("Who set what in publisher_coverage ")
+    makers = {words[0]: words[4] for words in map(str.split, lines)}
+    assert ("import_coverage", "backfill_locations") == (makers["city_id"], makers["geo_location_id"])
 
 
 def test_the_story_in_a_pipe() -> None:
     """With nothing but the package: plain text on standard output, nothing on standard error, code 0."""
     environment = {name: value for name, value in os.environ.items() if name != "PROVENANCE_DSN"}
     result = subprocess.run(
-        [SCRIPT, "demo"],
+        [SCRIPT, "demo", *CITIES],
         env={**environment, "PYTHONUTF8": "1"},
         capture_output=True,
         text=True,
@@ -99,7 +123,7 @@ def test_the_story_in_a_pipe() -> None:
 def test_the_story_as_json(provenance_server: str) -> None:
     """One document, from a database of its own on the server given."""
     result = subprocess.run(
-        [SCRIPT, "demo", "--json"],
+        [SCRIPT, "demo", *CITIES, "--json"],
         env={**os.environ, "PROVENANCE_DSN": provenance_server},
         capture_output=True,
         text=True,
@@ -108,7 +132,7 @@ def test_the_story_as_json(provenance_server: str) -> None:
     )
     assert (0, "") == (result.returncode, result.stderr)
     story = json.loads(result.stdout)
-    assert ["server_version", "fronts", "history", "tallies", "problems"] == list(story)
+    assert ["server_version", "fronts", "history", "tallies", "journey", "problems"] == list(story)
     assert ["Flask", "Starlette", "plain WSGI"] == [front["name"] for front in story["fronts"]]
     for front in story["fronts"]:
         assert [201, 201, 409, 404, 200, 200, 500] == [request["status"] for request in front["requests"]]
@@ -122,13 +146,17 @@ def test_the_story_as_json(provenance_server: str) -> None:
     assert [("publisher_zmanim", 12, 12, 12), ("notifications", 12, 12, 12)] == [
         (tally["table"], tally["rows"], tally["matched"], tally["actions"]) for tally in story["tallies"]
     ]
+    journey = story["journey"]
+    assert 3540 == journey["coverage"] == journey["moved"]["rows"]
+    assert ["IL", "US", "AD"] == [location["codes"]["country"] for location in journey["locations"]]
+    assert {"import_coverage", "backfill_locations"} == {entry["action"]["action_type"] for entry in journey["blame"]}
     assert [] == story["problems"]
 
 
 def test_the_story_within_a_process(monkeypatch: pytest.MonkeyPatch) -> None:
     """Servers, pools and the embedded database are all gone when the command returns."""
     monkeypatch.delenv("PROVENANCE_DSN", raising=False)
-    result = click.testing.CliRunner().invoke(cli, ["demo"], catch_exceptions=False)
+    result = click.testing.CliRunner().invoke(cli, ["demo", *CITIES], catch_exceptions=False)
     assert (0, "") == (result.exit_code, result.stderr)
     _expect_story(result.stdout)
 
@@ -149,7 +177,7 @@ def untracked(monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.mark.usefixtures("untracked")
 def test_rows_without_an_action_are_noticed(run: Run, provenance_server: str) -> None:
     """The tally differs, and the code is 1, after the story has been told."""
-    result = run("demo", dsn=provenance_server)
+    result = run("demo", *CITIES, dsn=provenance_server)
     assert (
         1,
         (
@@ -163,7 +191,7 @@ def test_rows_without_an_action_are_noticed(run: Run, provenance_server: str) ->
 @pytest.mark.usefixtures("untracked")
 def test_what_was_noticed_is_in_the_json_too(run: Run, provenance_server: str) -> None:
     """The document is printed whole before the error."""
-    result = run("demo", "--json", dsn=provenance_server)
+    result = run("demo", *CITIES, "--json", dsn=provenance_server)
     assert 1 == result.exit_code
     assert 1 == len(json.loads(result.stdout)["problems"])
 
@@ -182,7 +210,7 @@ def test_the_scratch_database_is_dropped(
             connection.execute("SELECT 1/0")
 
     monkeypatch.setattr(tables, "create", creating)
-    result = run("demo", dsn=provenance_server)
+    result = run("demo", *CITIES, dsn=provenance_server)
     error = "Error: the database cannot be reached, or broke off: division by zero\n" if code else ""
     assert (code, error) == (result.exit_code, result.stderr)
     [database] = databases
@@ -200,7 +228,7 @@ def test_a_missing_extra_is_one_sentence(run: Run, monkeypatch: pytest.MonkeyPat
         return original(name, *args, **kwargs)
 
     monkeypatch.setattr(builtins, "__import__", refusing)
-    result = run("demo", dsn="host=/nowhere")
+    result = run("demo", *CITIES, dsn="host=/nowhere")
     assert (
         2,
         "",

@@ -55,7 +55,7 @@ def test_a_linked_zman_records_one_completed_action(
     assert action.completed_at > action.started_at
     assert action.duration_ms is not None
     assert action.duration_ms > 0
-    assert [(linked.id, 1, 2, None, action.id, None)] == _rows(database)
+    assert [(linked.id, 1, 2, None, action.id, action.id)] == _rows(database)
 
 
 def test_a_copied_zman_has_a_formula_of_its_own(
@@ -243,10 +243,22 @@ def test_coverage_is_shared_evenly(
     makers = [action.id for action in recorded_actions.all(action_type="add_coverage")]
     changer = recorded_actions.one(action_type="rebalance_coverage")
     assert [
-        (first, 1, "Jerusalem", 0.5, makers[0], changer.id),
-        (second, 1, "Safed", 0.5, makers[1], changer.id),
+        (first, 1, "Jerusalem", None, None, None, None, None, 0.5, makers[0], changer.id),
+        (second, 1, "Safed", None, None, None, None, None, 0.5, makers[1], changer.id),
     ] == _rows(database, "publisher_coverage")
     assert {"places": 2, "share": 0.5} == changer.result
+
+
+def test_an_algorithm_is_made_and_changed(
+    service: ZmanimLinkingService, database: Database, recorded_actions: RecordedActions
+) -> None:
+    """The row names the action that made it, and the one that changed it last."""
+    made = service.save_algorithm(1, "fixed", "sunrise - 72 min")
+    assert made == service.save_algorithm(1, "fixed", "sunrise - 90 min")
+    first, second = recorded_actions.all(action_type="save_algorithm")
+    assert [(made, 1, "fixed", "sunrise - 90 min", first.id, second.id)] == _rows(database, "algorithms")
+    with pytest.raises(PublisherNotFound):
+        service.save_algorithm(9, "fixed", "sunrise")
 
 
 def test_coverage_of_nobody_is_refused(service: ZmanimLinkingService, database: Database) -> None:

@@ -38,6 +38,27 @@ def test_each_deviation_is_a_sentence(story: Story) -> None:
     )
 
 
+def test_each_deviation_of_the_journey_is_a_sentence(provenance_dsn: str) -> None:
+    """Rows without an id, other places, a view that was not stale or not refreshed, and other makers."""
+    told = list[tuple[int, int]]()
+    story = walk(provenance_dsn, cities=10, progress=lambda done, total: told.append((done, total)))
+    journey = story.journey
+    assert journey is not None
+    assert [] == journey.problems()
+    assert [(3500, 3500)] == told
+    assert ["3499 of 3500 rows of coverage were given ids"] == (
+        attrs.evolve(journey, moved=attrs.evolve(journey.moved, rows=3499)).problems()
+    )
+    [sentence] = attrs.evolve(journey, locations=journey.locations[::-1]).problems()
+    assert sentence.endswith(
+        "got Vila > Andorra > Europe; Lakewood > New Jersey > United States > North America; Jerusalem > Israel > Asia"
+    )
+    [sentence] = attrs.evolve(story, journey=attrs.evolve(journey, stale=journey.refreshed)).problems()
+    assert sentence.startswith("expected Lakewood > New Jersey > United States > North America and after the refresh ")
+    [sentence] = attrs.evolve(journey, blame=()).problems()
+    assert sentence == "the row of coverage names other actions as its makers: {}"
+
+
 def test_the_walk_quietens_only_itself(story: Story) -> None:
     """Afterwards the loggers of the servers are as they were."""
     assert {logging.NOTSET} == {

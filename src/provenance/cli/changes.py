@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from datetime import datetime
 from typing import Any, cast
 from uuid import UUID
 
 import attrs
 import click
+from rich.console import RenderableType
 from rich.text import Text
 
 from provenance.cli.database import changes as reading
@@ -142,7 +143,14 @@ def _who(found: Blame) -> tuple[str, ...]:
     )
 
 
-def _blame_fields(found: Blame) -> dict[str, Any]:
+def blame_table(found: Iterable[Blame]) -> RenderableType:
+    """Return what :meth:`provenance.ChangeRepository.blame` says, to be printed."""
+    rows = [(clean(entry.column), _text(entry.value), *_who(entry)) for entry in found]
+    return columns(("COLUMN", "VALUE", "SET", "BY ACTION", "USER", "REQUEST"), rows)
+
+
+def blame_fields(found: Blame) -> dict[str, Any]:
+    """Return one of it, for JSON."""
     return {
         "column": found.column,
         "value": _plain(found.value),
@@ -161,12 +169,11 @@ def blame(dsn: str | None, *, table: str, key: tuple[str, ...], as_json: bool) -
     with reading(dsn) as repository:
         found = repository.blame(table, key)
     if as_json:
-        emit_json([_blame_fields(entry) for entry in found])
+        emit_json([blame_fields(entry) for entry in found])
         return
     if not found:
         raise BadNews(f"no change of {table} {' '.join(key)} is stored")
-    rows = [(clean(entry.column), _text(entry.value), *_who(entry)) for entry in found]
-    emit(columns(("COLUMN", "VALUE", "SET", "BY ACTION", "USER", "REQUEST"), rows))
+    emit(blame_table(found))
 
 
 @click.command("as-of")

@@ -16,6 +16,7 @@ from rich.console import RenderableType
 from rich.text import Text
 from rich.tree import Tree
 
+from provenance.cli.changes import blame_fields, blame_table
 from provenance.cli.database import address
 from provenance.cli.output import (
     ActionList,
@@ -29,19 +30,28 @@ from provenance.cli.output import (
 )
 from provenance.cli.parameters import json_option
 from provenance.cli.problems import BadNews, Misuse
+from provenance.cli.progress import progress_bar
 from provenance.embedded import EmbeddedPostgres
 
 if TYPE_CHECKING:
+    from provenance.examples.zmanim.journey import Journey
     from provenance.examples.zmanim.walkthrough import Exchange, Front, Story
 
 
 @click.command()
+@click.option(
+    "--cities",
+    type=click.IntRange(min=1),
+    metavar="N",
+    help="Load so many cities, the largest first, instead of all 234,908.",
+)
 @json_option
 @click.pass_obj
-def demo(dsn: str | None, as_json: bool) -> None:
+def demo(dsn: str | None, *, cities: int | None, as_json: bool) -> None:
     """Run an example application, and show what the trail says about it.
 
-    The application is served by Flask, Starlette and plain WSGI, on free loopback ports, and gets real requests. Without
+    The application is served by Flask, Starlette and plain WSGI, on free loopback ports, and gets real requests. Then
+    its publishers get coverage of the cities of the world, which is moved from columns for levels to one id. Without
     a database address it starts an embedded Postgres; with one, it works in a database of its own there. Either is
     gone afterwards. Exits with 1 when the trail does not say what happened.
     """
@@ -51,8 +61,8 @@ def demo(dsn: str | None, as_json: bool) -> None:
         raise Misuse(
             f"the demo needs {error.name}, which is not installed; run: pip install 'provenance-trail[demo]'"
         ) from error
-    with _scratch_database(dsn) as scratch:
-        story = walk(scratch)
+    with _scratch_database(dsn) as scratch, progress_bar("giving coverage its ids") as progress:
+        story = walk(scratch, cities=cities, progress=progress)
     problems = story.problems()
     if as_json:
         emit_json(_fields(story, problems))
@@ -106,7 +116,39 @@ def _rendered(story: Story) -> list[RenderableType]:
             ),
         ),
     ]
-    return parts
+    return parts + (_travelled(story.journey) if story.journey else [])
+
+
+def _travelled(journey: Journey) -> list[RenderableType]:
+    moved = journey.moved
+    return [
+        "",
+        Text("Geography: a column for each level becomes one id", "bold underline"),
+        (
+            f"{moved.rows:,} of {journey.coverage:,} rows of coverage were given the ids of {moved.locations:,} locations, "
+            f"in {moved.batches} batches and {journey.seconds:.1f} s."
+        ),
+        columns(
+            ("LEVEL", "NAME", "HIERARCHY", "IN HEBREW", "LATITUDE", "LONGITUDE"),
+            (
+                (
+                    location.level,
+                    clean(location.name or ""),
+                    clean(location.hierarchy),
+                    clean(location.hierarchies["he"]),
+                    f"{location.latitude:.2f}",
+                    f"{location.longitude:.2f}",
+                )
+                for location in journey.locations
+            ),
+        ),
+        "",
+        Text("A region is renamed, and the resolved view refreshed", "bold underline"),
+        columns(("WHEN", "HIERARCHY"), (("before", clean(journey.stale)), ("after", clean(journey.refreshed)))),
+        "",
+        Text(f"Who set what in publisher_coverage {journey.row}", "bold underline"),
+        blame_table(journey.blame),
+    ]
 
 
 def _drawn(exchange: Exchange) -> Tree:
@@ -132,7 +174,17 @@ def _fields(story: Story, problems: list[str]) -> dict[str, Any]:
             "actions": [action_fields(action) for action in story.history],
         },
         "tallies": [attrs.asdict(tally) for tally in story.tallies],
+        "journey": _journey_fields(story.journey) if story.journey else None,
         "problems": problems,
+    }
+
+
+def _journey_fields(journey: Journey) -> dict[str, Any]:
+    return {
+        **{name: getattr(journey, name) for name in ("coverage", "seconds", "stale", "refreshed", "row")},
+        "moved": attrs.asdict(journey.moved),
+        "locations": [attrs.asdict(location) for location in journey.locations],
+        "blame": [blame_fields(entry) for entry in journey.blame],
     }
 
 

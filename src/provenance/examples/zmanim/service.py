@@ -174,6 +174,25 @@ class ZmanimLinkingService:
             action.entity_id = edited.id
             return edited
 
+    def save_algorithm(self, publisher_id: int, name: str, formula: str) -> int:
+        """Give a publisher a way of computing, or change the one of that name, and return its id.
+
+        Raises:
+            PublisherNotFound: there is no such publisher.
+        """
+        with self._trail.track_action(
+            "save_algorithm", concept="algorithm", entity_type="algorithm", payload={"name": name, "formula": formula}
+        ) as action:
+            _check_publisher(action.connection, publisher_id)
+            [(algorithm_id,)] = action.connection.execute(
+                """INSERT INTO algorithms (publisher_id, name, formula) VALUES (%s, %s, %s)
+                   ON CONFLICT (publisher_id, name) DO UPDATE SET formula = excluded.formula
+                   RETURNING id""",
+                (publisher_id, name, formula),
+            ).fetchall()
+            action.entity_id = algorithm_id
+            return int(algorithm_id)
+
     def add_coverage(self, publisher_id: int, place: str) -> int:
         """Make a publisher responsible for a place, and return the id of the coverage.
 

@@ -18,19 +18,16 @@ CREATE TABLE publisher_zmanim (
     publisher_id integer NOT NULL,
     zman_id integer NOT NULL REFERENCES zmanim,
     formula text,  -- null follows the master definition: that is what makes it a link
-    created_by_action_id uuid DEFAULT provenance.current_action_id(),
-    updated_by_action_id uuid,
     UNIQUE (publisher_id, zman_id)
 );
 
-CREATE TABLE publisher_coverage (
+-- A publisher's own ways of computing, which several of its zmanim may share.
+CREATE TABLE algorithms (
     id integer GENERATED ALWAYS AS IDENTITY PRIMARY KEY,
     publisher_id integer NOT NULL,
-    place text NOT NULL,
-    share double precision NOT NULL DEFAULT 0,  -- of the publisher's readers, 0 to 1
-    created_by_action_id uuid DEFAULT provenance.current_action_id(),
-    updated_by_action_id uuid,
-    UNIQUE (publisher_id, place)
+    name text NOT NULL,
+    formula text NOT NULL,
+    UNIQUE (publisher_id, name)
 );
 
 CREATE TABLE notifications (
@@ -40,18 +37,60 @@ CREATE TABLE notifications (
     created_by_action_id uuid DEFAULT provenance.current_action_id()
 );
 
--- A column default speaks at INSERT only; who changed a row last takes a trigger.
-CREATE FUNCTION stamp_update() RETURNS trigger
-    LANGUAGE plpgsql
-    AS $$
-BEGIN
-    NEW.updated_by_action_id := provenance.current_action_id();
-    RETURN NEW;
-END
-$$;
+-- Places, as a gazetteer has them. Each names those that it lies in, where that is known.
+CREATE TABLE continents (
+    id integer PRIMARY KEY,
+    name text NOT NULL,
+    name_he text
+);
 
-CREATE TRIGGER stamp_update BEFORE UPDATE ON publisher_zmanim FOR EACH ROW EXECUTE FUNCTION stamp_update();
-CREATE TRIGGER stamp_update BEFORE UPDATE ON publisher_coverage FOR EACH ROW EXECUTE FUNCTION stamp_update();
+CREATE TABLE countries (
+    id integer PRIMARY KEY,
+    name text NOT NULL,
+    code text NOT NULL,
+    continent_id integer NOT NULL
+);
+
+CREATE TABLE regions (
+    id integer PRIMARY KEY,
+    name text NOT NULL,
+    code text NOT NULL,
+    country_id integer NOT NULL
+);
+
+CREATE TABLE districts (
+    id integer PRIMARY KEY,
+    name text NOT NULL,
+    region_id integer,
+    country_id integer NOT NULL
+);
+
+CREATE TABLE cities (
+    id integer PRIMARY KEY,
+    name text NOT NULL,
+    country_id integer NOT NULL,
+    region_id integer,
+    latitude double precision NOT NULL,
+    longitude double precision NOT NULL
+);
+
+-- Where publishers have readers: in words, or by a column for each level of places.
+CREATE TABLE publisher_coverage (
+    id integer GENERATED ALWAYS AS IDENTITY PRIMARY KEY,
+    publisher_id integer NOT NULL,
+    place text,
+    continent_id integer,
+    country_id integer,
+    region_id integer,
+    district_id integer,
+    city_id integer,
+    share double precision NOT NULL DEFAULT 0,  -- of the publisher's readers, 0 to 1
+    UNIQUE (publisher_id, place)
+);
+
+-- Which action made a row, and which changed it last.
+SELECT provenance.stamp_table('publisher_zmanim'), provenance.stamp_table('algorithms'),
+       provenance.stamp_table('publisher_coverage');
 
 INSERT INTO publishers (name) VALUES ('Har Nof Calendar'), ('Golders Green Times'), ('Brooklyn Luach');
 

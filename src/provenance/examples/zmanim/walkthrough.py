@@ -14,6 +14,7 @@ from psycopg import sql
 
 from provenance import Action, ActionTree, AsyncTrail, EntityRef, Trail, schema
 from provenance.examples.zmanim import flask_app, starlette_app, tables, wire, wsgi_app
+from provenance.examples.zmanim.journey import Journey, Progress, travel
 from provenance.examples.zmanim.servers import serve_asgi, serve_wsgi
 from provenance.examples.zmanim.service import ZmanimLinkingService
 from provenance.ids import new_id
@@ -156,6 +157,8 @@ class Story:
     entity: EntityRef
     history: tuple[Action, ...]
     tallies: tuple[Tally, ...]
+    journey: Journey | None
+    """Through geography; ``None`` when it was not made."""
 
     def problems(self) -> list[str]:
         """Return a sentence for each thing that is not as it must be."""
@@ -165,7 +168,8 @@ class Story:
             for exchange in front.exchanges
             if (problem := exchange.problem())
         ]
-        return found + [problem for tally in self.tallies if (problem := tally.problem())]
+        found += [problem for tally in self.tallies if (problem := tally.problem())]
+        return found + (self.journey.problems() if self.journey else [])
 
 
 @contextmanager
@@ -182,11 +186,13 @@ def _without_tracebacks() -> Generator[None]:
             logger.setLevel(level)
 
 
-def walk(conninfo: str) -> Story:
+def walk(conninfo: str, *, cities: int | None = 0, progress: Progress | None = None) -> Story:
     """Prepare an empty database, serve the application three times, make all requests, and read what was recorded.
 
     Args:
         conninfo: the address of a database that may be filled.
+        cities: how many to load for the journey through geography, which follows; ``None`` for all, 0 for no journey.
+        progress: called with how far that has come.
     """
     with psycopg.connect(conninfo, autocommit=True) as connection, Trail(conninfo) as trail:
         schema.up(connection)
@@ -216,6 +222,7 @@ def walk(conninfo: str) -> Story:
             entity=entity,
             history=trail.actions.entity_history(entity.type, entity.id).items,
             tallies=tuple(_tally(connection, table, types) for table, types in _MADE_BY.items()),
+            journey=None if cities == 0 else travel(conninfo, trail, cities=cities, progress=progress),
         )
 
 
