@@ -8,12 +8,15 @@ from typing import TextIO
 
 import click
 
-from benchmarks import capture
+from benchmarks import capture, geography
 from benchmarks.measuring import Comparison
 from benchmarks.report import report
 from benchmarks.server import facts, new_database, running_server
 
-WORKLOADS: dict[str, Callable[[str, int], list[Comparison]]] = {"capture": capture.run}
+WORKLOADS: dict[str, Callable[[str, int], list[Comparison]]] = {
+    "capture": capture.run,
+    "geography": geography.run,
+}
 """What can be measured: given the address of an empty database and the number of rounds."""
 
 

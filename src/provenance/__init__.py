@@ -39,11 +39,13 @@ from provenance.models import (
     EntityRef,
     Operation,
     Page,
+    Refresh,
     RowChange,
     Status,
     TableCoverage,
     TableRow,
     Truncated,
+    ViewState,
 )
 from provenance.repository import ActionRepository, AsyncActionRepository
 from provenance.tracking import AsyncTrackedAction, TrackedAction, current_action, track_action
@@ -80,6 +82,7 @@ __all__ = [
     "Page",
     "ProvenanceError",
     "Redactor",
+    "Refresh",
     "RowChange",
     "SchemaNotReady",
     "Status",
@@ -91,6 +94,7 @@ __all__ = [
     "TrailUnavailable",
     "Truncated",
     "UnserializableValue",
+    "ViewState",
     "WrongColour",
     "configure",
     "current_action",

@@ -11,7 +11,7 @@ from uuid import UUID
 import psycopg
 
 from provenance import drivers
-from provenance.errors import InvalidAction, NotCaptured
+from provenance.errors import InvalidAction, NotCaptured, SchemaNotReady
 from provenance.models import Blame, ChangePage, RowValues, TableRow
 from provenance.statements import Statement
 from provenance.statements import changes as statements
@@ -28,6 +28,12 @@ def _answered() -> Generator[None]:
             yield
         except psycopg.errors.UndefinedObject as error:
             raise NotCaptured(sentence(error)) from error
+        except psycopg.errors.InsufficientPrivilege as error:
+            raise SchemaNotReady(
+                f"this database role lacks a right that reading row changes needs ({error.diag.message_primary}); have the "
+                "owner of the table grant it USAGE on its schema and, to see what was there, SELECT on it; what is the "
+                "trail's, `provenance migrate grant` grants"
+            ) from error
         except (psycopg.errors.InvalidName, psycopg.errors.SyntaxError) as error:
             raise InvalidAction(f"table: {sentence(error)}") from error
 
@@ -68,6 +74,8 @@ class ChangeRepository:
 
         Changes count from when their statement was done, also while their transaction was still open. Of rows that have
         not changed since, the table itself tells, which needs the right to read it.
+
+        Once the table is released or dropped, :class:`NotCaptured` is raised where only that could tell: it was not adopted.
         """
         return self._run(statements.as_of(table, key, at))
 
@@ -120,6 +128,8 @@ class AsyncChangeRepository:
 
         Changes count from when their statement was done, also while their transaction was still open. Of rows that have
         not changed since, the table itself tells, which needs the right to read it.
+
+        Once the table is released or dropped, :class:`NotCaptured` is raised where only that could tell: it was not adopted.
         """
         return await self._run(statements.as_of(table, key, at))
 

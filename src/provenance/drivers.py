@@ -54,7 +54,7 @@ def _joined(connection: AnyConnection, statements: Sequence[Statement[Any]]) -> 
 
 def _prepare(statement: Statement[Any]) -> bool | None:
     """Leave preparing to psycopg for statements with parameters; transaction control gains nothing from it."""
-    return False if statement.params is None else None
+    return False if statement.params is None else statement.prepare
 
 
 # Not connection.cursor(): what class of cursor the application uses, and what rows it likes, is its own business.

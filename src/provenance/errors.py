@@ -68,7 +68,7 @@ class MigrationError(ProvenanceError, RuntimeError):
 
 
 class TableRefused(ProvenanceError, ValueError):
-    """A table cannot be stamped or captured as it is; the message says why, and what to do."""
+    """A table cannot be stamped or captured as it is, or a view not refreshed; the message says why, and what to do."""
 
 
 class NotCaptured(ProvenanceError, LookupError):

@@ -250,3 +250,42 @@ class TableCoverage:
     """When a captured table was last written to outside any action."""
     last_untracked_by: str | None
     """The database user who did."""
+    gaps: tuple[str, ...]
+    """Triggers that are missing, disabled or asleep in replica sessions, on the table and on each of its partitions.
+
+    Stamp or capture the table again to mend them. Where only TRUNCATE aimed at a partition escapes, the table counts as
+    stamped, strict or captured all the same.
+    """
+
+
+@attrs.frozen(kw_only=True)
+class Refresh:
+    """What came of refreshing a view."""
+
+    view: str
+    """With its schema, quoted where SQL needs it."""
+    refreshed: bool
+    """``False``: another session is refreshing it, so this one did not."""
+    action_id: UUID
+
+
+@attrs.frozen(kw_only=True)
+class ViewState:
+    """How fresh a resolved view is."""
+
+    view: str
+    """With its schema, quoted where SQL needs it."""
+    resolved: bool
+    """Its owner has made a function that refreshes it."""
+    populated: bool
+    """``False``: it cannot be read until it is refreshed."""
+    refreshed_at: datetime | None
+    """When its last refresh was recorded, by the database's clock, in UTC; ``None``: none is."""
+    action_id: UUID | None
+    """The last refresh."""
+    changed_rows: int | None
+    """How many rows have been written since then to what it reads, by the server's statistics.
+
+    Rows that were rolled back count too; those of the last moments not yet; those that ``TRUNCATE`` removed never. ``None``:
+    not known, because no refresh is recorded, or the statistics were reset.
+    """

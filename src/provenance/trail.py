@@ -23,6 +23,7 @@ from provenance.journal import AsyncJournal, Journal
 from provenance.models import Status
 from provenance.recording import Block, Colour, Step, bury, steps
 from provenance.recording.steps import Checkout, CheckSchema, ForgetIntent, Giveback, Quiesce, Run, Settle
+from provenance.refreshing import AsyncViews, Views
 from provenance.repository import ActionRepository, AsyncActionRepository
 from provenance.statements import Statement
 from provenance.statements import recording as statements
@@ -92,7 +93,7 @@ class _Setup:
         )
 
 
-class Trail(_Setup, Tables):
+class Trail(_Setup, Tables, Views):
     """Records and reads actions with blocking I/O.
 
     ``trail.track_action`` is :class:`provenance.track_action` bound to this trail; ``trail.actions`` and
@@ -313,7 +314,7 @@ class Trail(_Setup, Tables):
         self.close()
 
 
-class AsyncTrail(_Setup, AsyncTables):
+class AsyncTrail(_Setup, AsyncTables, AsyncViews):
     """Records and reads actions with ``await``; see :class:`Trail`.
 
     Args:

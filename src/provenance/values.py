@@ -246,7 +246,7 @@ class Redactor:
 
     @property
     def suspicious(self) -> str:
-        """A regular expression for the letters of a key, in lower case: found in all that are hidden, and in some more."""
+        """A regular expression for the letters of an ASCII key, in lower case: found in all that are hidden, and in more."""
         words = {*_SECRETS, *_SECRET_ENDINGS, *_SECRET_TAILS, *_SECRET_HEADS}
         return "|".join(sorted(words | {"".join(_words(key)) for key in self.extra}))
 

@@ -67,6 +67,16 @@ def test_the_sql_for_migrations_of_ones_own_does_the_same(run: Run, eye: psycopg
     assert settings == [(["action_id"], ["secret"], kept, 100)]
 
 
+def test_the_sql_keeps_names_as_they_are(run: Run, eye: psycopg.Connection[Any]) -> None:
+    """White space inside a quoted name belongs to it, and so do percent signs."""
+    eye.execute('CREATE TABLE "a  b" (id integer PRIMARY KEY, "c \t\n d %s" text)')
+    for arguments in (["stamp", '"a  b"'], ["capture", '"a  b"', "--mask", "c \t\n d %s"]):
+        eye.execute(said(run, *arguments, "--sql").encode())
+    assert eye.execute("SELECT table_name, masked FROM provenance.captured_tables").fetchall() == [
+        ('public."a  b"', ["c \t\n d %s"])
+    ]
+
+
 def test_coverage(run: Run, run_json: Callable[..., Any], trail: Trail, eye: psycopg.Connection[Any]) -> None:
     """As a table and as JSON."""
     eye.execute("CREATE TABLE other (id integer PRIMARY KEY); CREATE TABLE third (id integer)")
@@ -82,6 +92,18 @@ def test_coverage(run: Run, run_json: Callable[..., Any], trail: Trail, eye: psy
     assert "no rows" in lines[2]
     work = run_json("coverage")[2]
     assert (work["table"], work["untracked_rows"], work["captured"]) == ("public.work", 1, True)
+
+
+def test_gaps_of_the_coverage(
+    run: Run, run_json: Callable[..., Any], trail: Trail, eye: psycopg.Connection[Any]
+) -> None:
+    """Below the table, what is wrong with each that has any."""
+    trail.capture("work")
+    eye.execute("ALTER TABLE work DISABLE TRIGGER provenance_capture_truncate")
+    lines = said(run, "coverage").splitlines()
+    assert lines[1].split() == ["public.work", "no,", "with", "gaps"]
+    assert lines[2:] == ["public.work: disabled on public.work: capture_truncate"]
+    assert run_json("coverage")[0]["gaps"] == ["disabled on public.work: capture_truncate"]
 
 
 @pytest.fixture

@@ -286,7 +286,6 @@ CALLS_OF_A_READER = [
     "SELECT provenance.captures_of('work', 'public.work')",
     "SELECT * FROM provenance.rows_as_of('work', 'public.work', now())",
     "SELECT provenance.captured_id('work'::regclass)",
-    "SELECT provenance.qualified_name('work'::regclass)",
     "SELECT * FROM provenance.captured_columns({row}, 'work'::regclass)",
     "SELECT provenance.row_fields({row}, 'work'::regclass)",
     "SELECT provenance.row_slot(1, '1')",
@@ -295,6 +294,15 @@ CALLS_OF_A_READER = [
     "SELECT provenance.key_sql({row}, 'work'::regclass, 'work')",
     "SELECT provenance.key_digest('1')",
     "SELECT provenance.coverage()",
+    "SELECT provenance.truncated_with('work'::regclass)",
+    "SELECT provenance.key_texts('{{1}}', 'work'::regclass, '{{1}}')",
+    "SELECT COALESCE(max(view_name), 'none') FROM provenance.resolved_views()",
+]
+# They tell what stands in the catalogue, where everybody may read it. Refreshing a view needs them as well.
+CALLS_OF_BOTH = [
+    "SELECT provenance.qualified_name('work'::regclass)",
+    "SELECT provenance.view_function('work'::regclass)",
+    "SELECT provenance.below_view('work'::regclass)",
 ]
 CALLS_OF_NOBODY = [
     "SELECT provenance.capture_table('work')",
@@ -305,6 +313,7 @@ CALLS_OF_NOBODY = [
     "SELECT provenance.record_truncate(1, 'work'::regclass, 1, now(), NULL, '')",
     "SELECT provenance.change_sql({row}, 'work'::regclass, 1, 'insert', '{{}}', NULL, NULL)",
     "SELECT provenance.check_table('work'::regclass, 'captured')",
+    "SELECT provenance.text_settings()",
     "SELECT nextval('provenance.row_changes_number')",
     "SELECT setval('provenance.row_changes_number', 1)",
     "SELECT last_value FROM provenance.row_changes_number",
@@ -555,11 +564,11 @@ def test_a_reader_reads_row_changes(shared: dict[str, str]) -> None:
             "JOIN provenance.action_log a ON a.id = r.action_id AND a.action_type = 'ended'"
         ).fetchone() == ("public.work", "insert", "1", ["1", ANY], ["secret", "text", True])
         assert session.execute(
-            "SELECT row_key FROM provenance.rows_as_of('work', 'public.work', clock_timestamp(), '1')"
+            "SELECT row_key FROM provenance.rows_as_of('work', 'public.work', clock_timestamp(), '{1}')"
         ).fetchall() == [("1",)]
 
 
-@pytest.mark.parametrize("statement", CALLS_OF_A_READER)
+@pytest.mark.parametrize("statement", [*CALLS_OF_A_READER, *CALLS_OF_BOTH])
 def test_a_reader_may_call_what_reading_needs(shared: dict[str, str], statement: str) -> None:
     """What is refused to a writer is refused for the right alone."""
     with psycopg.connect(shared["reader"], autocommit=True) as session:
@@ -575,7 +584,8 @@ def test_a_reader_may_call_nothing_that_writes(shared: dict[str, str]) -> None:
         ).fetchall()
     assert {(writes, borrowed) for _, writes, borrowed in granted} == {(False, False)}
     # All that are called above are among them; one that is granted and not called has no example there yet.
-    assert {row[0] for row in granted} == {re.findall(r"provenance\.(\w+)\(", call)[0] for call in CALLS_OF_A_READER}
+    called = [*CALLS_OF_A_READER, *CALLS_OF_BOTH]
+    assert {row[0] for row in granted} == {re.findall(r"provenance\.(\w+)\(", call)[0] for call in called}
 
 
 def test_a_reader_needs_the_right_to_a_table_to_read_what_is_in_it_now(shared: dict[str, str]) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from datetime import UTC, date, datetime, timedelta
 from decimal import Decimal
 from hashlib import sha256
@@ -555,6 +556,23 @@ def test_long_and_secret_keys_are_kept_as_digests(trail: Trail, eye: psycopg.Con
     assert "s3cret" not in str(stored(eye))
 
 
+def test_a_text_that_looks_like_the_mark_of_a_long_value_is_marked_itself(
+    trail: Trail, eye: psycopg.Connection[Any]
+) -> None:
+    """Nobody can pretend that a value was too long; one that only holds the mark within it is stored as it is."""
+    forged = '{"$truncated":{"bytes":40000,"sha256":"' + "0" * 64 + '"}}'
+    eye.execute("CREATE TABLE t (id integer PRIMARY KEY, a text, b text, c json, d jsonb)")
+    trail.capture("t")
+    eye.execute("INSERT INTO t VALUES (1, %s, %s, %s, %s)", (forged, f"x{forged}", forged, forged))
+    eye.execute("UPDATE t SET b = %s", (forged[:-1],))
+    insert, update = changes(trail, "t", 1)
+    marked = Truncated(bytes=len(forged), sha256=sha256(forged.encode()).hexdigest())
+    assert insert.new == {"id": 1, "a": marked, "b": f"x{forged}", "c": marked, "d": json.loads(forged)}
+    cut = Truncated(bytes=len(forged) - 1, sha256=sha256(forged[:-1].encode()).hexdigest())
+    assert update.new == {"id": 1, "a": marked, "b": cut, "c": marked, "d": json.loads(forged)}
+    assert (update.old, update.changed) == (insert.new, ("b",))
+
+
 KEYS: dict[str, Any] = {
     "boolean": False,
     "bigint": -5,
@@ -582,6 +600,96 @@ def test_keys_of_every_type_are_found(trail: Trail, eye: psycopg.Connection[Any]
     assert len(changes(trail, "t", key)) == 1
     assert len(changes(trail, "t", [key])) == 1
     assert len(changes(trail, "u", [1, key])) == 1
+
+
+# A type, a key, what is asked for, and whether the column takes both for the same.
+SAME: list[tuple[str, Any, Any, bool]] = [
+    ("double precision", 1e15, 1e15, True),
+    ("double precision", 1e22, "1e22", True),
+    ("double precision", float("inf"), float("inf"), True),
+    ("double precision", float("nan"), float("nan"), True),
+    ("real", 0.1, 0.1, True),
+    ("numeric(10,2)", Decimal("1.50"), Decimal("1.5"), True),
+    ("numeric(10,2)", Decimal("1.50"), 1.5, True),
+    ("numeric(10,2)", Decimal("1.50"), Decimal("1.504"), False),
+    ("numeric", Decimal("Infinity"), Decimal("Infinity"), True),
+    ("character(5)", "ab", "ab", True),
+    ("character(5)", "ab", "ab   ", True),
+    ("character(5)", "abcde", "abcdefg", False),
+    ("character varying(3)", "abc", "abcd", False),
+    ("integer", 7, " 007 ", True),
+    ("integer", 7, "seven", False),
+    ("integer", 7, 10**30, False),
+    ("uuid", UUID(int=7), "{00000000-0000-0000-0000-000000000007}", True),
+    ("timestamptz", datetime(2026, 1, 2, 3, 4, 5, tzinfo=UTC), "2026-01-02T05:04:05+02:00", True),
+    ("timestamptz", "infinity", "infinity", True),
+    ("interval", "P1M", "1 month", True),
+    ("int4range", "[1,6)", "[1,5]", True),
+    ("price", Decimal("1.50"), Decimal("1.5"), True),
+    ("prices", Decimal("1.50"), Decimal("1.5"), True),
+    ("mood", "so so", "so so", True),
+    ("mood", "so so", "so-so", False),
+    ("tight.mood", "ok", "ok", True),
+]
+
+
+@pytest.mark.parametrize(("type_name", "key", "asked", "same"), SAME)
+def test_a_key_is_what_the_column_takes_it_for(
+    trail: Trail, eye: psycopg.Connection[Any], type_name: str, *, key: Any, asked: Any, same: bool
+) -> None:
+    """However it is written; and nothing that would fit only when it is rounded or cut off."""
+    eye.execute("""CREATE TYPE mood AS ENUM ('ok', 'so so'); CREATE DOMAIN price AS numeric(10, 2);
+                   CREATE DOMAIN prices AS price; CREATE SCHEMA tight; CREATE TYPE tight.mood AS ENUM ('ok');
+                   SET timezone = 'Asia/Jerusalem'""")
+    eye.execute(f"CREATE TABLE t (id {type_name} PRIMARY KEY)".encode())
+    eye.execute(f"CREATE TABLE u (a text, b {type_name}, PRIMARY KEY (b, a))".encode())
+    for table in ("t", "u"):
+        trail.capture(table)
+        trail.adopt(table)
+    eye.execute(f"INSERT INTO t VALUES (%s::{type_name})".encode(), (key,))  # noqa: S608 - of the list above
+    eye.execute("INSERT INTO u SELECT 'x, y', id FROM t")
+    at = datetime.now(UTC) + timedelta(minutes=1)
+    for _ in range(2):
+        assert len(changes(trail, "public.t", asked)) == same
+        assert len(changes(trail, "public.u", [asked, "x, y"])) == same
+        assert len(trail.changes.blame("public.u", [asked, "x, y"])) == 2 * same
+        assert (trail.changes.as_of("public.t", asked, at) is not None) == same
+        # A table that is gone is asked for by the types that it had.
+        eye.execute("DROP TABLE IF EXISTS t, u")
+
+
+def test_a_type_that_was_changed_hides_no_key(trail: Trail, eye: psycopg.Connection[Any]) -> None:
+    """It is looked for in the forms of every type that the column had, also before the next change is stored."""
+    eye.execute("CREATE TABLE t (id numeric(10, 2) PRIMARY KEY, n integer)")
+    trail.capture("t")
+    eye.execute("INSERT INTO t VALUES (1.5, 1); ALTER TABLE t ALTER id TYPE numeric(12, 4)")
+    assert len(changes(trail, "t", 1.5)) == 1
+    row = trail.changes.as_of("t", 1.5, datetime.now(UTC) + timedelta(minutes=1))
+    assert str((row or {})["id"]) == "1.5000"
+    eye.execute("UPDATE t SET n = 2")
+    assert [change.key for change in changes(trail, "t", 1.5)] == ["1.50", "1.5000"]
+
+
+def test_a_key_of_another_number_of_values_is_none(trail: Trail, eye: psycopg.Connection[Any]) -> None:
+    """Whatever the others are."""
+    eye.execute("CREATE TABLE u (a integer, b integer, PRIMARY KEY (a, b))")
+    trail.capture("u")
+    eye.execute("INSERT INTO u VALUES (1, 2)")
+    assert [len(changes(trail, "u", key)) for key in (1, [1], [1, 2], [1, 2, 3])] == [0, 0, 1, 0]
+
+
+def test_a_domain_of_the_applications_own_is_not_run(trail: Trail, eye: psycopg.Connection[Any]) -> None:
+    """Its check is somebody's function, which would run with the rights of whoever reads."""
+    eye.execute("""CREATE FUNCTION spy(integer) RETURNS boolean LANGUAGE plpgsql AS $$ BEGIN
+            IF current_setting('application_name') = 'reader' THEN RAISE EXCEPTION 'executed'; END IF; RETURN true; END $$;
+        CREATE DOMAIN spied AS integer CHECK (spy(VALUE)); CREATE TABLE t (id spied PRIMARY KEY)""")
+    trail.capture("t")
+    eye.execute("INSERT INTO t VALUES (7); SET application_name = 'reader'")
+    found = eye.execute(
+        "SELECT provenance.key_texts(provenance.captures_of('t', 't'), 't'::regclass, '{007}')"
+    ).fetchone()
+    assert found is not None
+    assert "7" in found[0]
 
 
 REFUSED = {

@@ -200,11 +200,92 @@ async def test_as_of_needs_no_table_any_more_where_rows_were_adopted(
     assert [row.key for row in await done(changes.table_as_of("public.work", later))] == ["1"]
 
 
+@pytest.mark.parametrize("end", ["SELECT provenance.release_table('work')", "DROP TABLE work"])
+async def test_what_a_table_was_is_not_guessed_at_once_it_is_gone(
+    colour: Blocking, eye: psycopg.Connection[Any], end: str
+) -> None:
+    """Rows that never changed are stored only by adopting; what is known of a row that did change is told."""
+    eye.execute("INSERT INTO work (id) VALUES (1), (2), (3)")
+    await done(colour.trail.capture("work"))
+    eye.execute("UPDATE work SET id = 30 WHERE id = 3; DELETE FROM work WHERE id = 2; INSERT INTO work (id) VALUES (4)")
+    at = now(eye)
+    eye.execute(end.encode())
+    changes = colour.trail.changes
+    message = (
+        r"^what was in public\.work at .* is not known: it was released or dropped without having been adopted, and rows "
+        r"that did not change while it was captured are not stored; adopt a table before that$"
+    )
+    with pytest.raises(NotCaptured, match=message):
+        await done(changes.table_as_of("public.work", at))
+    for key in (1, 7):
+        with pytest.raises(NotCaptured, match=message):
+            await done(changes.as_of("public.work", key, at))
+    found = {key: await done(changes.as_of("public.work", key, at)) for key in (2, 3, 4, 30)}
+    assert {key: row and row["id"] for key, row in found.items()} == {2: None, 3: None, 4: 4, 30: 30}
+
+
+async def test_adopting_an_empty_table_makes_what_is_known_of_it_complete(
+    colour: Blocking, eye: psycopg.Connection[Any]
+) -> None:
+    """Although there is no row that says so; and adopting again does not undo it."""
+    await done(colour.trail.capture("work"))
+    assert await done(colour.trail.adopt("work")) == 0
+    eye.execute("INSERT INTO work (id) VALUES (1)")
+    at = now(eye)
+    assert await done(colour.trail.adopt("work")) == 0
+    await done(colour.trail.release("work"))
+    assert [row.key for row in await done(colour.trail.changes.table_as_of("work", at))] == ["1"]
+    assert await done(colour.trail.changes.as_of("work", 2, at)) is None
+
+
+async def test_adopting_what_policies_hide_in_part_does_not_make_it_complete(
+    colour: Blocking, eye: psycopg.Connection[Any]
+) -> None:
+    """Rows that the adopting role cannot see are not stored."""
+    eye.execute("INSERT INTO work (id) VALUES (1)")
+    await done(colour.trail.capture("work"))
+    at = now(eye)
+    eye.execute("""CREATE ROLE provenance_blind;
+        ALTER TABLE work ENABLE ROW LEVEL SECURITY;
+        GRANT USAGE ON SCHEMA provenance TO provenance_blind;
+        GRANT EXECUTE ON ALL FUNCTIONS IN SCHEMA provenance TO provenance_blind;
+        GRANT ALL ON ALL TABLES IN SCHEMA provenance TO provenance_blind;
+        GRANT SELECT ON work TO provenance_blind""")
+    try:
+        eye.execute("SET ROLE provenance_blind; SELECT provenance.adopt_table('work'); RESET ROLE")
+        await done(colour.trail.release("work"))
+        with pytest.raises(NotCaptured, match="without having been adopted"):
+            await done(colour.trail.changes.table_as_of("work", at))
+    finally:
+        eye.execute("DROP OWNED BY provenance_blind; DROP ROLE provenance_blind")
+
+
+def test_a_table_captured_anew_when_a_partition_is_detached_is_told_right(
+    trail: Trail, eye: psycopg.Connection[Any]
+) -> None:
+    """Detaching fires no trigger; a new stretch begins without its rows, and the old one still has them."""
+    eye.execute("""CREATE TABLE parted (id integer PRIMARY KEY) PARTITION BY RANGE (id);
+        CREATE TABLE parted_1 PARTITION OF parted FOR VALUES FROM (1) TO (2);
+        CREATE TABLE parted_2 PARTITION OF parted DEFAULT; INSERT INTO parted VALUES (1), (2)""")
+    trail.capture("parted")
+    before = now(eye)
+    trail.adopt("parted")
+    with eye.transaction():
+        eye.execute("SELECT provenance.release_table('parted')")
+        eye.execute("ALTER TABLE parted DETACH PARTITION parted_1")
+        eye.execute("SELECT provenance.capture_table('parted')")
+    trail.adopt("parted")
+    assert [row.key for row in trail.changes.table_as_of("parted", before)] == ["1", "2"]
+    assert [row.key for row in trail.changes.table_as_of("parted", now(eye))] == ["2"]
+    assert [trail.changes.as_of("parted", key, now(eye)) for key in (1, 2)] == [None, {"id": 2}]
+
+
 async def test_as_of_a_time_without_capture_is_refused(colour: Blocking, eye: psycopg.Connection[Any]) -> None:
     """Before it began, and between two."""
     before = now(eye)
     await done(colour.trail.capture("work"))
     during = now(eye)
+    await done(colour.trail.adopt("work"))
     await done(colour.trail.release("work"))
     between = now(eye)
     await done(colour.trail.capture("work"))
@@ -242,6 +323,7 @@ async def test_arguments_that_cannot_be_meant_are_refused(colour: Blocking) -> N
     changes = colour.trail.changes
     for call, message in (
         (lambda: changes.history("work", object()), "^key: expected text, a number, a UUID, .* got object$"),
+        (lambda: changes.history("work", []), "^key: expected one value at least, got an empty list$"),
         (lambda: changes.history("work", 1, before="x"), "^before: expected the next of a page of changes$"),
         (lambda: changes.of_action(uuid4(), after="1.2.x"), "^after: expected the next of a page of changes$"),
         (lambda: changes.as_of("work", 1, datetime(2026, 1, 1)), "^at: expected a datetime with a time zone"),  # noqa: DTZ001
@@ -276,8 +358,16 @@ def test_a_reader_may_read_changes_and_nothing_else(
             changes = ChangeRepository(lambda: nullcontext(own))
             assert len(changes.history("work", 1)) == 1
             assert len(changes.blame("work", 1)) == 3
-            with pytest.raises(SchemaNotReady, match="permission denied for table work"):
+            with pytest.raises(SchemaNotReady) as caught:
                 changes.as_of("work", 1, now(eye))
+            assert str(caught.value) == (
+                "this database role lacks a right that reading row changes needs (permission denied for table work); have "
+                "the owner of the table grant it USAGE on its schema and, to see what was there, SELECT on it; what is the "
+                "trail's, `provenance migrate grant` grants"
+            )
+            eye.execute("CREATE SCHEMA hidden")
+            with pytest.raises(SchemaNotReady, match=r"\(permission denied for schema hidden\); have the owner of the"):
+                changes.history("hidden.work", 1)
             eye.execute("GRANT SELECT ON work TO provenance_reading")
             assert changes.as_of("work", 1, now(eye)) == {"id": 1, "secret": None, "action_id": None}
             assert own.execute("SELECT table_name FROM provenance.coverage() WHERE is_captured").fetchall() == [
@@ -324,7 +414,7 @@ STATEMENTS = st.one_of(
 def test_as_of_equals_the_real_table_at_every_instant_of_a_random_history(
     trail: Trail, eye: psycopg.Connection[Any], partitioned: bool
 ) -> None:
-    """Including deletes, re-inserts and changes of keys, adopted or not."""
+    """Including deletes, re-inserts and changes of keys, adopted or not; or it is refused, and never false."""
     kind = " PARTITION BY RANGE (id)" if partitioned else ""
     eye.execute(f"CREATE TABLE t (id integer PRIMARY KEY{' DEFERRABLE' * (not partitioned)}, v integer){kind}".encode())
     if partitioned:
@@ -337,9 +427,9 @@ def test_as_of_equals_the_real_table_at_every_instant_of_a_random_history(
         st.sets(KEYS),
         st.lists(STATEMENTS, min_size=1, max_size=12),
         st.integers(0, 12),
-        st.booleans(),
+        st.sampled_from(["kept", "adopted and released", "released"]),
     )
-    def check(present: set[int], history: list[str], adopted_after: int, drop: bool) -> None:
+    def check(present: set[int], history: list[str], adopted_after: int, end: str) -> None:
         eye.execute("DELETE FROM t")
         for key in sorted(present):
             eye.execute("INSERT INTO t VALUES (%s, 0)", (key,))
@@ -358,16 +448,21 @@ def test_as_of_equals_the_real_table_at_every_instant_of_a_random_history(
             with suppress(psycopg.errors.UniqueViolation, psycopg.errors.ObjectNotInPrerequisiteState):
                 eye.execute(statement.encode())
             look()
-        if drop:
-            # From now on, only what was stored tells; without a baseline, a row that never changed is not in it.
+        adopted = end == "adopted and released" or adopted_after < len(history)
+        if end == "adopted and released":
             trail.adopt("t")
+        if end != "kept":
+            # From now on, only what was stored tells; without a baseline, a row that never changed is not in it.
             trail.release("t")
+        complete = end == "kept" or adopted
         for at, rows in really:
-            assert {row.key: dict(row.values) for row in trail.changes.table_as_of("t", at)} == rows
             for key in range(1, 6):
-                found = trail.changes.as_of("t", key, at)
-                assert (None if found is None else dict(found)) == rows.get(str(key))
-        if not drop:
+                with nullcontext() if complete else suppress(NotCaptured):
+                    found = trail.changes.as_of("t", key, at)
+                    assert (None if found is None else dict(found)) == rows.get(str(key))
+            with nullcontext() if complete else pytest.raises(NotCaptured):
+                assert {row.key: dict(row.values) for row in trail.changes.table_as_of("t", at)} == rows
+        if end == "kept":
             trail.release("t")
 
     check()

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import inspect
+import re
 from datetime import UTC, datetime, timedelta
 from typing import Any
 from uuid import UUID, uuid4
 
+import attrs
 import psycopg
 import pytest
 from psycopg.types.string import TextLoader
@@ -32,8 +34,10 @@ from provenance.errors import (
     MisusedAction,
     NoCurrentAction,
     SchemaNotReady,
+    TableRefused,
     TrailUnavailable,
     UnserializableValue,
+    WrongColour,
 )
 from provenance.testing import RecordedActions
 from provenance.trail import Trail
@@ -163,6 +167,24 @@ async def test_a_read_inside_the_action_sees_what_it_wrote(colour: Blocking, not
         assert (0,) == await done(cursor.fetchone())
     await done(other.close())
     assert made == await done(notes.get(made.id))
+
+
+async def test_a_refresh_is_an_action(colour: Blocking, notes: Any, recorded_actions: RecordedActions) -> None:
+    """About the view; inside an action, a part of that. While another session refreshes the view, nothing is done."""
+    assert await done(notes.refresh())
+    async with colour.track("write"):
+        assert await done(notes.refresh())
+    other = await colour.connect()
+    await done(other.execute("SELECT refresh_notes_resolved()"))
+    assert not await done(notes.refresh())
+    await done(other.close())
+    recorded_actions.expect("""
+        refresh_view completed
+        write completed
+          refresh_view completed
+        refresh_view completed
+    """)
+    assert {"public.notes_resolved"} == {action.entity_id for action in recorded_actions.all(entity_type="view")}
 
 
 async def test_an_update_changes_what_it_names(colour: Blocking, notes: Any, recorded_actions: RecordedActions) -> None:
@@ -345,11 +367,144 @@ async def test_json_values_come_back_as_they_went(colour: Blocking, notes: Any, 
     assert value == (await done(notes.get(made.id)))["body"]
 
 
-@pytest.mark.parametrize("value", [{1, 2}, object(), {"a": float("nan")}, datetime.now(UTC)])
+DEEP: list[Any] = []
+for _ in range(100_000):
+    DEEP = [DEEP]
+
+
+@pytest.mark.parametrize("value", [{1, 2}, object(), {"a": float("nan")}, datetime.now(UTC), DEEP], ids=type)
 async def test_a_value_without_a_json_form(colour: Blocking, notes: Any, value: Any) -> None:
     """It is named, and not repeated."""
     with pytest.raises(UnserializableValue, match=r"^note\.body: expected a value with a JSON form"):
         await done(notes.update(uuid4(), body=value))
+
+
+@pytest.mark.parametrize(
+    ("value", "flaw"),
+    [
+        ({1: "a", "1": "b"}, "a key of type int"),
+        ([{"a": [{None: 1}]}], "a key of type NoneType"),
+        ("a\0", "text with U+0000 or a surrogate"),
+        ({"a": ["b", ("\ud800",)]}, "text with U+0000 or a surrogate"),
+        ({"\udfff": 1}, "text with U+0000 or a surrogate"),
+    ],
+)
+async def test_a_value_that_would_come_back_as_another(colour: Blocking, notes: Any, value: Any, flaw: str) -> None:
+    """Or not at all: Python has a JSON form for it, and Postgres has not."""
+    expected = f"note.body: expected a value with a JSON form, without {flaw}; convert it first"
+    with pytest.raises(UnserializableValue, match=re.escape(expected)):
+        await done(notes.update(uuid4(), body=value))
+
+
+async def test_labels_that_are_json(colour: Blocking) -> None:
+    """As attributes that are JSON are: in the view and live, whatever the application's connections do with JSON columns."""
+    setup = await colour.connect(autocommit=True)
+    await done(setup.execute("CREATE TABLE pages (id int PRIMARY KEY, body jsonb, raw json, name text)"))
+    await done(setup.execute("""INSERT INTO pages VALUES (1, '{"a": [1]}', '"x"', '"x"'), (2, 'null', NULL, NULL)"""))
+    labels = {name: name for name in ("body", "raw", "name")}
+    link = Concept(
+        name="link",
+        references=[Reference(column="page", type="int", to=Target(table="public.pages"), labels=labels)],
+        attributes=[Attribute(name="kept", type="pg_catalog.jsonb")],
+    )
+    with psycopg.connect(colour.dsn, autocommit=True) as connection:
+        apply(connection, link)
+    await done(setup.close())
+    links = repository(colour, link)
+    made: list[UUID] = []
+    for page in (1, 2, 3):
+        async with colour.track("write"):
+            made.append((await done(links.create(page=page, kept={"b": None}))).id)
+    expected: list[dict[str, Any]] = [
+        {"body": {"a": [1]}, "raw": "x", "name": '"x"'},
+        {"body": None, "raw": None, "name": None},
+        {"body": None, "raw": None, "name": None},
+    ]
+    async with colour.track("read") as action:
+        for kind in ("json", "jsonb"):
+            action.connection.adapters.register_loader(kind, TextLoader)
+        await done(links.refresh())
+        live = [await done(links.resolve(row)) for row in made]
+        shown = {row.id: row for row in await done(links.list_resolved())}
+    assert expected == [row.labels for row in live]
+    assert expected == [shown[row].labels for row in made]
+    assert [{"b": None}] * 3 == [row["kept"] for row in live]
+
+
+async def test_an_operator_of_somebody_elses_compares_nothing(colour: Blocking) -> None:
+    """Even one that fits better than Postgres's own, first in the search path."""
+    code = Concept(name="code", attributes=[Attribute(name="name", type="varchar(9)")])
+    with psycopg.connect(colour.dsn, autocommit=True) as connection:
+        apply(connection, code)
+        for kind in ("varchar", "uuid"):
+            connection.execute(
+                f"""CREATE FUNCTION never({kind}, {kind}) RETURNS boolean RETURN false;
+                    CREATE OPERATOR public.= (LEFTARG = {kind}, RIGHTARG = {kind}, FUNCTION = never);
+                    CREATE OPERATOR public.< (LEFTARG = {kind}, RIGHTARG = {kind}, FUNCTION = never)""".encode()
+            )
+    opened = type(colour)()
+    await opened.open(psycopg.conninfo.make_conninfo(colour.dsn, options="-c search_path=public,pg_catalog"))
+    codes = repository(opened, code)
+    async with opened.track("write"):
+        first = await done(codes.create(name="a"))
+    async with opened.track("write"):
+        second = await done(codes.create(name="b"))
+    await done(codes.refresh())
+    assert first == await done(codes.get(first.id))
+    assert first.id == (await done(codes.resolve(first.id))).id
+    for listing in (codes.list_live, codes.list_resolved):
+        assert [first.id] == [found.id for found in await done(listing(where={"name": "a"}))]
+        assert [first.id] == [found.id for found in await done(listing(before=second.id))]
+    async with opened.track("rename"):
+        await done(codes.update(first.id, name="c"))
+    await opened.close()
+
+
+@pytest.mark.parametrize(
+    ("kind", "value", "other"),
+    [
+        ("char(3)", "abc", "abd"),
+        ("bit(3)", "101", "100"),
+        ("numeric(10,2)", 0.1, 0.2),
+        ("float(4)", 0.1, 0.2),
+        ("varchar(3)", "abcd", "abc"),
+        ("text", 5, 6),
+        ("int[]", [1, 2], [1]),
+        ("interval day to second(0)", timedelta(hours=1), timedelta(hours=2)),
+        ("public.mood", "good", "bad"),
+    ],
+)
+async def test_what_a_value_is_compared_as(colour: Blocking, kind: str, value: Any, other: Any) -> None:
+    """As the column's type, and whole: what is too long for it equals nothing in it."""
+    with psycopg.connect(colour.dsn, autocommit=True) as connection:
+        connection.execute("CREATE TYPE mood AS ENUM ('good', 'bad')")
+        thing = Concept(name="thing", attributes=[Attribute(name="kind", type=kind)])
+        apply(connection, thing)
+    things = repository(colour, thing)
+    kept = other if value == "abcd" else value
+    async with colour.track("write"):
+        made = await done(things.create(kind=str(kept) if kind == "text" else kept))
+    expected = [] if value == "abcd" else [made.id]
+    assert expected == [found.id for found in await done(things.list_live(where={"kind": value}))]
+    assert len(expected) != len(await done(things.list_live(where={"kind": other})))
+
+
+async def test_the_type_of_a_column_changes_while_the_application_runs(colour: Blocking) -> None:
+    """Its connections go on, however often they have sent the same statement before."""
+    counter = Concept(name="counter", attributes=[Attribute(name="n", type="int")])
+    with psycopg.connect(colour.dsn, autocommit=True) as connection:
+        apply(connection, counter)
+        counters = repository(colour, counter)
+        for wide in (False, True):
+            for number in range(7):
+                async with colour.track("count"):
+                    made = await done(counters.create(n=number))
+                    assert number == (await done(counters.get(made.id)))["n"]
+                await done(counters.list_live())
+                await done(counters.list_resolved())
+            if not wide:
+                apply(connection, attrs.evolve(counter, attributes=[Attribute(name="n", type="bigint")]))
+    assert 14 == len(await done(counters.list_live()))
 
 
 @pytest.mark.parametrize(
@@ -365,6 +520,11 @@ async def test_a_value_without_a_json_form(colour: Blocking, notes: Any, value: 
         ("list_live", [], {"before": "x"}, "before: expected the UUID of a note"),
         ("list_live", [], {"limit": 0}, "limit: expected 1 to 1000, got 0"),
         ("list_resolved", [], {"limit": 1001}, "limit: expected 1 to 1000, got 1001"),
+        ("list_live", [], {"limit": "5"}, "limit: expected a number from 1 to 1000, got str"),
+        ("list_live", [], {"limit": None}, "limit: expected a number from 1 to 1000, got NoneType"),
+        ("dangling", [], {"limit": True}, "limit: expected a number from 1 to 1000, got bool"),
+        ("list_live", [], {"where": None}, "where: expected a mapping of names to values, got NoneType"),
+        ("list_resolved", [], {"where": ["title"]}, "where: expected a mapping of names to values, got list"),
         ("list_resolved", [], {"where": {"titel": 1}}, "listing by values of a note: it has no titel"),
         ("list_live", [], {"where": {"raw": {}}}, "note.raw is json, which Postgres does not compare"),
     ],
@@ -424,10 +584,35 @@ async def test_a_concept_that_is_not_in_the_database(colour: Blocking) -> None:
     ):
         await done(missing.list_live())
     with pytest.raises(
+        SchemaNotReady, match=r'lacks the concept ghost as it is declared \(relation "public.ghosts_resolved" does'
+    ):
+        await done(missing.refresh())
+    with pytest.raises(
         SchemaNotReady, match=r"lacks the concept user .*nick does not exist\); run your migrations, or"
     ):
         async with colour.track("rename"):
             await done(newer.update(uuid4(), nick="a"))
+
+
+async def test_a_trigger_of_the_application_fails(colour: Blocking, notes: Any) -> None:
+    """On what the application itself lacks: that is for the application to see, and says nothing about the concept."""
+    with psycopg.connect(colour.dsn, autocommit=True) as connection:
+        connection.execute(
+            """CREATE FUNCTION fails() RETURNS trigger LANGUAGE plpgsql AS 'BEGIN PERFORM FROM nowhere; RETURN NEW; END';
+               CREATE TRIGGER fails AFTER INSERT ON notes FOR EACH ROW EXECUTE FUNCTION fails()"""
+        )
+    with pytest.raises(psycopg.errors.UndefinedTable, match="nowhere"):
+        async with colour.track("write"):
+            await done(notes.create(user_id=uuid4(), title="dawn"))
+
+
+async def test_a_refresh_that_is_refused(colour: Blocking, notes: Any) -> None:
+    """It says why."""
+    other = await colour.connect(autocommit=True)
+    await done(other.execute("DROP INDEX notes_resolved_pkey"))
+    await done(other.close())
+    with pytest.raises(TableRefused, match="create a unique index with no WHERE clause"):
+        await done(notes.refresh())
 
 
 async def test_a_database_that_cannot_be_reached(colour: Blocking, notes: Any) -> None:
@@ -508,6 +693,13 @@ def test_ids_are_made_by_the_database(trail: Trail) -> None:
     with track_action("sign_up", concept="user"):
         made = ConceptRepository(USER).create(name="ada")
     assert abs(ids.moment((made.id.int >> 80) * 1_000_000) - made.created_at) < timedelta(seconds=1)
+
+
+async def test_a_trail_of_the_other_colour(colour: Blocking) -> None:
+    """It is refused when the repository is made, and not at the first call."""
+    wrong = AsyncConceptRepository if type(colour) is Blocking else ConceptRepository
+    with pytest.raises(WrongColour, match=r"repository of note needs an? \w*Trail, got \w*Trail; pass one, or use the"):
+        wrong(NOTE, colour.trail)
 
 
 @pytest.mark.parametrize("pool", [ConnectionPool, AsyncConnectionPool])

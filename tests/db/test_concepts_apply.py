@@ -209,6 +209,10 @@ def reference(to: Target | str, **given: Any) -> Concept:
             "Postgres does not know the type text NOT NULL of note.mood; correct it",
         ),
         (
+            Concept(name="note", attributes=[Attribute(name="mood", type="a.b.mood")]),
+            "Postgres does not know the type a.b.mood of note.mood; correct it",
+        ),
+        (
             Concept(name="note", attributes=[Attribute(name="n", type="int", check="m > 0")]),
             'applying the declaration failed and changed nothing: column "m" does not exist; correct the declaration, or',
         ),
@@ -299,16 +303,18 @@ def test_a_connection_in_the_middle_of_something(connection: Connection) -> None
 
 
 def test_a_lock_that_is_held(connection: Connection, provenance_dsn: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    """It is not waited for for ever, because everybody else would wait behind."""
+    """It is not waited for for ever, because everybody else would wait behind; nor is another deploy."""
     apply(connection, USER)
-    monkeypatch.setattr("provenance.concepts.ddl.PROLOGUE", "SET LOCAL lock_timeout = '10ms';\n")
-    monkeypatch.setattr("provenance.concepts.ddl.EPILOGUE", "")
+    monkeypatch.setattr("provenance.concepts.ddl.LOCK_TIMEOUT", "10ms")
     with psycopg.connect(provenance_dsn) as other:
         other.execute("SELECT * FROM users")
         said = refused(connection, WIDER)
+        other.rollback()
+        other.execute("SELECT pg_advisory_xact_lock(%s)", (int.from_bytes(b"concept", "big"),))
+        assert said == refused(connection, WIDER)
     assert (
-        "applying the declaration waited 5s for a lock that another transaction holds, and changed nothing; run it "
-        "again when that has ended"
+        "applying the declaration failed and changed nothing: canceling statement due to lock timeout; another "
+        "transaction has held a lock for 5s; run it again when that has ended"
     ) == said
 
 
@@ -326,13 +332,34 @@ def test_a_role_that_may_not(connection: Connection) -> None:
         connection.execute("DROP ROLE provenance_nobody_in_concepts")
 
 
+def test_an_owner_must_be_a_writer_of_the_trail(connection: Connection) -> None:
+    """Its views could not be refreshed otherwise. It says what to run; that done, an ordinary role refreshes."""
+    role = "provenance_owner_in_concepts"
+    connection.execute(
+        f"""CREATE ROLE {role}; GRANT CREATE ON SCHEMA public TO {role}; GRANT USAGE ON SCHEMA provenance TO {role};
+            GRANT EXECUTE ON FUNCTION provenance.touch, provenance.stamp_insert, provenance.stamp_update,
+                provenance.require_action, provenance.uuid_v7 TO {role}; SET ROLE {role}""".encode()
+    )
+    try:
+        assert refused(connection, USER) == (
+            f"the resolved views would belong to {role}, which lacks the rights on the trail to refresh them; run "
+            f"`provenance migrate grant --writer {role}` first (nothing was changed)"
+        )
+        connection.execute(f"RESET ROLE; SELECT provenance.grant_writer('{role}'); SET ROLE {role}".encode())
+        apply(connection, USER)
+        assert (True,) == connection.execute("SELECT refresh_users_resolved()").fetchone()
+    finally:
+        connection.execute(f"RESET ROLE; DROP OWNED BY {role} CASCADE; DROP ROLE {role}".encode())
+
+
 def test_something_that_depends_on_it(connection: Connection) -> None:
     """It is named, and not dropped along."""
     apply(connection, USER)
     connection.execute("CREATE VIEW mine AS SELECT name FROM users_resolved")
     said = (
         " failed and changed nothing: cannot drop materialized view users_resolved because other objects depend on it (view "
-        "mine depends on materialized view users_resolved); drop that first, and make it again afterwards"
+        "mine depends on materialized view users_resolved); drop that first, and make it again afterwards; if it is the "
+        "view of another concept, pass that concept too"
     )
     before = catalogue(connection)
     with pytest.raises(ConceptRefused) as caught:

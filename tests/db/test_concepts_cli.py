@@ -13,7 +13,7 @@ import pytest
 
 from provenance.cli.app import cli
 from provenance.cli.concept import load
-from provenance.concepts import Attribute, Concept, Reference, down_sql, plan, up_sql
+from provenance.concepts import Attribute, Concept, Reference, down_sql, linked, plan, up_sql
 
 Run = Callable[..., click.testing.Result]
 
@@ -102,6 +102,43 @@ def test_what_stands_beside_a_file_can_be_imported(home: Path) -> None:
     assert not [name for name in sys.modules if name.startswith("provenance_declared_in")]
 
 
+def test_linked_concepts_beside_what_they_were_linked_from(home: Path) -> None:
+    """They are the same ones, whichever stands first."""
+    both = "from provenance.concepts import linked\nboth = linked(user, note)\n"
+    (home / "concepts.py").write_text(DECLARED + both, encoding="utf-8")
+    (home / "linked_first.py").write_text("from concepts import both, note, user\n", encoding="utf-8")
+    for source in ("concepts.py", "concepts.py:both", "linked_first.py"):
+        assert list(linked(USER, NOTE)) == load(source)
+    assert [linked(USER, NOTE)[1]] == load("concepts.py:note")
+
+
+def test_two_declarations_of_one_concept(home: Path, run: Run) -> None:
+    """They are not the same one."""
+    other = DECLARED + "other = Concept(name='user')\n"
+    assert "Error: two concepts are named user; rename one\n" == run(text=other).stderr
+
+
+def test_a_path_with_colons(home: Path) -> None:
+    """What follows the last one is a name only if the path is whole without it."""
+    (home / "d:r").mkdir()
+    for path in (home / "a:b.py", home / "d:r" / "c.py"):
+        path.write_text(DECLARED, encoding="utf-8")
+        assert ["user", "note"] == [declared.name for declared in load(str(path))]
+        assert ["user"] == [declared.name for declared in load(f"{path}:user")]
+
+
+@pytest.mark.parametrize(
+    "change", ["sys.path.insert(0, '/nowhere')", "sys.path.pop(0)", "sys.path.insert(0, '/nowhere'); sys.path.pop(1)"]
+)
+def test_a_file_that_changes_the_path(home: Path, monkeypatch: pytest.MonkeyPatch, change: str) -> None:
+    """Its own changes stay, and ours does not."""
+    monkeypatch.setattr(sys, "path", list(sys.path))
+    expected = ["/nowhere"] * ("insert" in change) + sys.path
+    (home / "concepts.py").write_text(f"import sys\n{change}\n{DECLARED}", encoding="utf-8")
+    load("concepts.py")
+    assert expected == sys.path
+
+
 def test_changes_and_apply(run: Run, provenance_dsn: str) -> None:
     """What differs is printed, then done, and then there is nothing to change."""
     printed = run("--changes", dsn=provenance_dsn)
@@ -152,6 +189,10 @@ def test_dropping_columns_has_to_be_allowed(run: Run, provenance_dsn: str) -> No
         ("concepts.py", "a = (\nb", "concepts.py cannot be loaded: line 1 of concepts.py: '(' was never closed"),
         ("concepts.py", "1 / 0", "concepts.py cannot be loaded: ZeroDivisionError: division by zero"),
         ("concepts.py", "import nothing_there", "concepts.py cannot be loaded: ModuleNotFoundError: No module named"),
+        ("concepts.py", "import sys; sys.exit('stop')", "concepts.py cannot be loaded: SystemExit: stop\n"),
+        ("concepts.py", "a\0b", "concepts.py cannot be loaded: source code string cannot contain null bytes\n"),
+        (".", "", "there is no module .; run this where it can be imported, or give the path"),
+        ("a b.c", "", "there is no module a b.c; run this where it can be imported, or give the path"),
         ("importing", "", "importing cannot be loaded: ModuleNotFoundError: No module named 'nothing_there'"),
         (
             "concepts.py",

@@ -26,6 +26,7 @@ from provenance.concepts import (
     linked,
     up_sql,
 )
+from provenance.concepts.ddl import qualified
 from provenance.concepts.naming import KEYWORDS, LONGEST, literal, quoted
 from tests.strategies import unhurried
 
@@ -296,7 +297,7 @@ def test_a_writer_of_the_trail_needs_no_more_than_rights_on_the_table(connection
         connection,
         f"RESET ROLE; GRANT EXECUTE ON FUNCTION public.refresh_users_resolved() TO {role}; SET LOCAL ROLE {role}",
     )
-    connection.execute("SELECT public.refresh_users_resolved()")
+    assert True is one(connection, "SELECT public.refresh_users_resolved()")
     assert "eve" == one(connection, "SELECT name FROM public.users_resolved")
     run(connection, "RESET ROLE")
 
@@ -373,6 +374,8 @@ def test_long_names_are_cut_by_us_and_not_by_the_server(connection: Connection) 
         cursor.execute(up_sql(first, second).encode())
     assert [] == notices
     assert LONGEST == max(len(name.encode()) for name in (*first.relations(), *second.relations()))
+    names = connection.execute("SELECT view_name, is_resolved FROM provenance.resolved_views()").fetchall()
+    assert {(qualified(concept.resolved), True) for concept in (first, second)} == set(names)
     run(connection, down_sql(first, second))
     assert before == catalogue(connection)
 
@@ -523,7 +526,7 @@ def test_a_view_of_somebody_elses_stops_the_change(connection: Connection) -> No
 
 
 names = st.sampled_from(
-    ["a", "b", "order", "Mixed", "a_b", "ab_", "with space", "ü", "x" * 63, "'q'", "live", "resolved"]
+    ["a", "b", "order", "Mixed", "a_b", "ab_", "with space", "ü", "x" * 63, "'q'", "live", "resolved", "found", "view"]
 )
 types = st.sampled_from(["text", "varchar(20)", "int", "numeric(10,2)", "jsonb", "timestamptz(3)", "text[]", "uuid"])
 

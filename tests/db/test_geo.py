@@ -156,6 +156,9 @@ async def test_a_place_without_a_name_is_not_called_by_a_broader_one(colour: Blo
         ({"country": 20, "city": 1000}, "city 1000 lies in country 10, not in 20"),
         ({"region": 100, "district": 2000}, "district 2000 lies in region 200, not in 100"),
         ({"continent": 2, "country": 10}, "country 10 lies in continent 1, not in 2"),
+        # By way of levels that are not named.
+        ({"continent": 2, "city": 1000}, "city 1000 lies in continent 1, not in 2"),
+        ({"country": 10, "district": 2000}, "district 2000 lies in country 20, not in 10"),
     ],
 )
 async def test_places_that_contradict_each_other_are_refused(
@@ -167,6 +170,13 @@ async def test_places_that_contradict_each_other_are_refused(
             await done(repository(colour).find_or_create_many([LAKEWOOD, given]))
     assert str(caught.value) == (f"{sentence}; name places that lie within each other, or correct the tables of places")
     assert count(colour.dsn) == 0
+
+
+@pytest.mark.parametrize("key", [1.5, True, "1", [1, 2], {"a": 1}])
+async def test_a_key_that_a_cast_would_falsify_is_refused(colour: Blocking, key: Any) -> None:
+    """A key of another type is not rounded, cut off or taken for several."""
+    with pytest.raises(InvalidEntity, match="the city: expected a key of type integer, got"):
+        await done(repository(colour).find(city=key))
 
 
 async def test_levels_that_there_are_not_are_refused(colour: Blocking) -> None:
@@ -299,6 +309,8 @@ def test_a_geography_may_grow_a_level(provenance_dsn: str) -> None:
         location = repo.resolve(location_id)
         assert location is not None
         assert (location.level, location.dangling) == ("quarter", ("quarter",))
+        # What does not know of the new level yet goes on finding its own.
+        assert before == GeoRepository(GEOGRAPHY, trail).find(**JERUSALEM)
         assert plan(connection, grown.concept).script.up == ""
 
 

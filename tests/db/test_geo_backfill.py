@@ -15,6 +15,7 @@ import pytest
 
 from provenance import geo
 from provenance.concepts import ConceptRefused, InvalidConcept, apply
+from provenance.errors import MisusedAction
 from provenance.geo import ContradictoryLevels, Geography, Level, LevelColumns
 from provenance.geo import batches as batches_of_geo
 from provenance.models import Action
@@ -246,6 +247,104 @@ def test_it_can_be_carried_back(connection: Connection, trail: Trail) -> None:
     assert (before, columns) == (answers(connection, AS_COLUMNS), answers(connection, shape))
 
 
+def test_columns_that_are_written_after_the_id_are_told(connection: Connection, trail: Trail) -> None:
+    """It is not known which is right, so the backfill leaves them, and they are not written over unless one says so."""
+    geo.add_reference(connection, COVERAGE)
+    geo.backfill(trail, COVERAGE)
+    connection.execute(
+        "UPDATE coverage SET continent_id = 2, country_id = 20, region_id = NULL, city_id = 3000 WHERE id = 1"
+    )
+    assert geo.backfill(trail, COVERAGE) == geo.Moved(rows=0, locations=0, batches=1, left=0, differing=1)
+    with pytest.raises(ConceptRefused) as caught:
+        geo.carry_back(trail, COVERAGE)
+    assert str(caught.value) == (
+        "1 rows of public.coverage have columns that name other places than their id does; if the ids are right, allow it "
+        "with overwrite=True, or --overwrite"
+    )
+    assert geo.carry_back(trail, COVERAGE, overwrite=True).rows == 1
+    assert geo.backfill(trail, COVERAGE).differing == 0
+
+
+def test_it_is_not_part_of_another_action(connection: Connection, trail: Trail) -> None:
+    """Its batches would be undone with that."""
+    geo.add_reference(connection, COVERAGE)
+    with trail.track_action("migrate", concept="schema"):
+        for move in (geo.backfill, geo.carry_back):
+            with pytest.raises(MisusedAction, match="call this outside any action"):
+                move(trail, COVERAGE)
+
+
+def test_what_stands_in_the_way_for_a_while(
+    connection: Connection, trail: Trail, provenance_dsn: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A batch that meets a locked row is done again; the failed one is recorded; one that is locked for good fails."""
+    monkeypatch.setattr(batches_of_geo, "_LOCK_TIMEOUT", "50ms")
+    geo.add_reference(connection, COVERAGE)
+    with psycopg.connect(provenance_dsn) as other:
+        other.execute("UPDATE coverage SET publisher = 2 WHERE id = 3")
+        with pytest.raises(psycopg.errors.LockNotAvailable):
+            geo.backfill(trail, COVERAGE)
+        refuse = batches_of_geo._refuse_contradictions
+        calls = iter(range(10))
+
+        def releasing(*args: Any) -> None:
+            if next(calls) == 2:
+                other.rollback()
+            refuse(*args)
+
+        monkeypatch.setattr(batches_of_geo, "_refuse_contradictions", releasing)
+        assert geo.backfill(trail, COVERAGE).rows == 7
+    assert [action.status for action in batches(trail)] == ["failed"] * 6 + ["completed"]
+
+
+def test_a_column_that_somebody_adds_meanwhile(connection: Connection, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whoever waits for the lock looks again once it has it."""
+    lock = batches_of_geo._lock
+
+    def adding(locked: Connection, form: LevelColumns) -> None:
+        locked.execute("ALTER TABLE coverage ADD COLUMN geo_location_id uuid")
+        lock(locked, form)
+
+    monkeypatch.setattr(batches_of_geo, "_lock", adding)
+    assert not geo.add_reference(connection, COVERAGE)
+
+
+def test_changing_the_table_needs_a_transaction_of_its_own(connection: Connection) -> None:
+    """And nothing that depends on the column."""
+    with connection.transaction(), pytest.raises(ConceptRefused, match="needs a connection with no transaction open"):
+        geo.add_reference(connection, COVERAGE)
+    geo.add_reference(connection, COVERAGE)
+    connection.execute("CREATE VIEW shown AS SELECT geo_location_id FROM coverage")
+    with pytest.raises(ConceptRefused, match=r"public.coverage is as it was"):
+        geo.drop_reference(connection, COVERAGE)
+
+
+def test_a_row_of_the_whole_world_is_not_carried_back(connection: Connection, trail: Trail) -> None:
+    """Columns cannot tell it from a row that names no place."""
+    geo.add_reference(connection, COVERAGE)
+    with trail.track_action("place", concept="coverage") as action:
+        world = geo.GeoRepository(GEOGRAPHY, trail).find_or_create()
+        action.connection.execute("UPDATE coverage SET geo_location_id = %s WHERE id = 5", (world,))
+    with pytest.raises(ConceptRefused, match=r"1 rows of public.coverage cannot be carried back"):
+        geo.carry_back(trail, COVERAGE)
+    with pytest.raises(ConceptRefused, match=r"1 rows of public.coverage have an id"):
+        geo.drop_reference(connection, COVERAGE)
+
+
+def test_columns_that_nobody_can_write(connection: Connection, trail: Trail) -> None:
+    """They can be moved from, not to; included columns are none of the key."""
+    connection.execute(
+        """CREATE TABLE placed (id integer, city_id integer GENERATED ALWAYS AS (id * 1000) STORED, note text,
+                               PRIMARY KEY (id) INCLUDE (note));
+           INSERT INTO placed VALUES (1), (3), (4)"""
+    )
+    form = LevelColumns(geography=GEOGRAPHY, table="public.placed", columns={"city": "city_id"})
+    geo.add_reference(connection, form)
+    assert geo.backfill(trail, form, batch=1).rows == 3
+    with pytest.raises(ConceptRefused, match=r"public.placed.city_id is generated, and cannot be written"):
+        geo.carry_back(trail, form)
+
+
 def test_what_cannot_be_carried_back_is_refused(connection: Connection, trail: Trail) -> None:
     """A location that names a level without a column here, and one that is not there; nothing was written."""
     geo.add_reference(connection, COVERAGE)
@@ -259,7 +358,7 @@ def test_what_cannot_be_carried_back_is_refused(connection: Connection, trail: T
             geo.carry_back(trail, form)
         assert str(caught.value) == (
             f"{lost} rows of public.coverage cannot be carried back: their location is not there, or names a place of a "
-            "level that the table has no column for; give them another location, or add the column"
+            "level that the table has no column for, or no place; give them another location, or add the column"
         )
         with pytest.raises(ConceptRefused, match=r"rows of .* have an id in geo_location_id that says something"):
             geo.drop_reference(connection, form)
@@ -283,7 +382,7 @@ def test_a_table_with_columns_for_some_levels(connection: Connection, trail: Tra
     moved = geo.backfill(trail, form, batch=9)
     assert moved == geo.Moved(rows=100, locations=2, batches=12, left=0)
     connection.execute('UPDATE "Shops %s" SET town = NULL')
-    assert geo.carry_back(trail, form, batch=9).rows == 50
+    assert geo.carry_back(trail, form, batch=9, overwrite=True).rows == 50
     geo.drop_reference(connection, form)
 
 
@@ -332,7 +431,15 @@ def test_a_geography_whose_levels_say_nothing_of_each_other(connection: Connecti
             {},
             (
                 "public.coverage.city_id is of type uuid, and the key of a city is of type integer; correct the type of the "
-                "level, or name another column"
+                "level, or of the column"
+            ),
+        ),
+        (
+            "ALTER TABLE coverage ADD COLUMN geo_location_id uuid NOT NULL DEFAULT gen_random_uuid()",
+            {},
+            (
+                "public.coverage.geo_location_id is not null, or has a value by itself, so it is not known which rows have "
+                "an id; make it nullable without a default"
             ),
         ),
         (

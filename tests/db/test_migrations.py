@@ -333,15 +333,41 @@ def test_down_does_not_take_what_is_not_its_own(
     before = connection.execute(_SNAPSHOT).fetchall()
     ledger = connection.execute("TABLE provenance.migrations").fetchall()
     schema.up(connection)
-    for _ in range(2):
+    for before_it in ("; taken back before that: 0002 (row_changes)" if version == 1 else "", ""):
         with pytest.raises(MigrationError) as caught:
             schema.down(connection, to=0)
         migration = ORIGINAL[version - 1]
         assert str(caught.value) == (
             f"taking back migration {version:04} ({migration.name}) failed and changed nothing: cannot drop {obstacle}"
+            f"{before_it}"
         )
         assert connection.execute(_SNAPSHOT).fetchall() == before
         assert connection.execute("TABLE provenance.migrations").fetchall() == ledger
+
+
+def test_a_step_that_fails_says_what_was_done_before_it(connection: Connection) -> None:
+    """It changed nothing itself, but the later ones are gone; upwards, the earlier ones stay."""
+    schema.up(connection)
+    connection.execute("CREATE TABLE provenance.mine (id integer)")
+    with pytest.raises(MigrationError) as caught:
+        schema.down(connection, to=0)
+    assert str(caught.value) == (
+        "taking back migration 0001 (actions) failed and changed nothing: cannot drop schema provenance because other "
+        "objects depend on it; taken back before that: 0002 (row_changes)"
+    )
+    assert scalar(connection, "SELECT array_agg(version) FROM provenance.migrations") == [1]
+    connection.execute("CREATE TABLE provenance.row_changes (id integer); DROP TABLE provenance.mine")
+    with pytest.raises(MigrationError, match=r"already exists$"):
+        schema.up(connection)
+    connection.execute("DROP TABLE provenance.row_changes")
+    assert schema.down(connection, to=0) == [ORIGINAL[0]]
+    connection.execute("CREATE SCHEMA provenance; CREATE TABLE provenance.row_changes (id integer)")
+    with pytest.raises(MigrationError) as caught:
+        schema.up(connection)
+    assert str(caught.value) == (
+        'migration 0002 (row_changes) failed and changed nothing: relation "row_changes" already exists; '
+        "applied before that: 0001 (actions)"
+    )
 
 
 def test_down_does_not_stop_a_capture(connection: Connection) -> None:
@@ -520,7 +546,8 @@ def test_a_failing_later_step_leaves_the_earlier_ones(connection: Connection, al
     with pytest.raises(MigrationError) as caught:
         schema.up(connection)
     assert str(caught.value) == (
-        f'migration {ADDED.version:04} (added) failed and changed nothing: column "no_such_column" does not exist'
+        f'migration {ADDED.version:04} (added) failed and changed nothing: column "no_such_column" does not exist; '
+        "applied before that: 0001 (actions), 0002 (row_changes)"
     )
     assert schema.verify(connection) == []
     assert [state.applied_at is not None for state in schema.status(connection)] == [*[True] * LATEST, False]
@@ -621,11 +648,11 @@ def test_what_was_taken_back_meanwhile_gets_no_partitions(
     """Another deploy may take everything back after the last step; the first one has nothing left to do."""
     step = runner._locked_step
 
-    def after_the_last_step(connection: Connection, what: str) -> Any:
+    def after_the_last_step(connection: Connection, what: str, *done: str) -> Any:
         if what == "making partitions":
             with psycopg.connect(empty_dsn, autocommit=True) as other:
                 schema.down(other, to=0)
-        return step(connection, what)
+        return step(connection, what, *done)
 
     monkeypatch.setattr(runner, "_locked_step", after_the_last_step)
     assert schema.up(connection) == list(ORIGINAL)
@@ -640,11 +667,11 @@ def test_what_was_applied_again_meanwhile_is_taken_back_too(
     step = runner._locked_step
     interfering = iter([ORIGINAL[0]])
 
-    def before_the_last_step(connection: Connection, what: str) -> Any:
+    def before_the_last_step(connection: Connection, what: str, *done: str) -> Any:
         if what.startswith("taking back migration 0001") and next(interfering, None):
             with psycopg.connect(empty_dsn, autocommit=True) as other:
                 schema.up(other)
-        return step(connection, what)
+        return step(connection, what, *done)
 
     monkeypatch.setattr(runner, "_locked_step", before_the_last_step)
     assert [migration.version for migration in schema.down(connection, to=0)] == [*range(LATEST, 1, -1)] * 2 + [1]
@@ -658,11 +685,11 @@ def test_what_was_taken_back_meanwhile_is_applied_again(
     step = runner._locked_step
     interfering = iter([ORIGINAL[0]])
 
-    def before_the_last_step(connection: Connection, what: str) -> Any:
+    def before_the_last_step(connection: Connection, what: str, *done: str) -> Any:
         if what.startswith(f"migration {LATEST:04}") and next(interfering, None):
             with psycopg.connect(empty_dsn, autocommit=True) as other:
                 schema.down(other, to=0)
-        return step(connection, what)
+        return step(connection, what, *done)
 
     monkeypatch.setattr(runner, "_locked_step", before_the_last_step)
     versions = [migration.version for migration in schema.up(connection)]

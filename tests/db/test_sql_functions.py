@@ -949,16 +949,21 @@ def test_nobody_may_execute_anything_unless_granted(session: Connection) -> None
     assert session.execute(query, (role,)).fetchall() == []
     session.execute("SELECT provenance.grant_writer(%s)", (role,))
     assert {row[0] for row in session.execute(query, (role,)).fetchall()} == {
+        "below_view",
         "complete_action",
         "current_action_id",
         "forget_intent",
         "outcome",
         "pending_action",
+        "qualified_name",
         "record_action",
+        "refresh_view",
         "root_of",
         "schema_version",
         "set_context",
         "uuid_v7",
+        "view_function",
+        "view_to_refresh",
     }
 
 

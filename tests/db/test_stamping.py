@@ -279,3 +279,60 @@ def test_a_disabled_trigger_does_not_count(trail: Trail, eye: psycopg.Connection
     eye.execute("ALTER TABLE work DISABLE TRIGGER USER")
     (work,) = trail.coverage()
     assert (work.stamped, work.captured) == (False, False)
+    names = "capture_delete, capture_insert, capture_truncate, capture_update, stamp_insert, stamp_update"
+    assert work.gaps == (f"disabled on public.work: {names}",)
+
+
+def test_a_capture_that_sleeps_in_replica_sessions_does_not_count(trail: Trail, eye: psycopg.Connection[Any]) -> None:
+    """As it is after triggers were switched off and on again; both are mended by saying it again."""
+    trail.stamp("work", strict=True)
+    trail.capture("work")
+    assert [(table.stamped, table.strict, table.captured, table.gaps) for table in trail.coverage()] == [
+        (True, True, True, ())
+    ]
+    eye.execute("ALTER TABLE work DISABLE TRIGGER ALL; ALTER TABLE work ENABLE TRIGGER ALL")
+    (work,) = trail.coverage()
+    assert (work.stamped, work.strict, work.captured) == (True, True, False)
+    names = "capture_delete, capture_insert, capture_truncate, capture_update"
+    assert work.gaps == (f"not enabled always on public.work: {names}",)
+    trail.capture("work")
+    (work,) = trail.coverage()
+    assert (work.captured, work.gaps) == (True, ())
+
+
+def test_a_capture_that_lost_a_trigger_does_not_count(trail: Trail, eye: psycopg.Connection[Any]) -> None:
+    """What is written is captured in part only then."""
+    trail.capture("work")
+    eye.execute("DROP TRIGGER provenance_capture_update ON work")
+    assert [table.captured for table in trail.coverage()] == [False]
+
+
+def test_last_untracked_write_is_told_although_triggers_were_disabled(
+    trail: Trail, eye: psycopg.Connection[Any]
+) -> None:
+    """It is stored; that later ones are not does not undo it."""
+    trail.capture("work")
+    eye.execute("INSERT INTO work (id) VALUES (1); ALTER TABLE work DISABLE TRIGGER USER")
+    assert [table.last_untracked_by for table in trail.coverage()] == ["postgres"]
+
+
+def test_partitions_that_escape_in_part_are_gaps(trail: Trail, eye: psycopg.Connection[Any]) -> None:
+    """TRUNCATE aimed at one that came later; everything aimed at one whose triggers were disabled."""
+    eye.execute(PARTITIONED)
+    trail.stamp("parted", strict=True)
+    trail.capture("parted")
+    eye.execute("CREATE TABLE parted_b PARTITION OF parted FOR VALUES IN ('b')")
+    (parted, _) = trail.coverage()
+    assert (parted.stamped, parted.strict, parted.captured) == (True, True, True)
+    assert parted.gaps == ("missing on public.parted_b: capture_truncate, require_action_truncate",)
+    trail.stamp("parted", strict=True)
+    trail.capture("parted")
+    assert [table.gaps for table in trail.coverage()] == [(), ()]
+    eye.execute("ALTER TABLE parted_a DISABLE TRIGGER USER")
+    (parted, _) = trail.coverage()
+    assert (parted.stamped, parted.strict, parted.captured) == (False, False, False)
+    names = "capture_insert, capture_truncate, require_action, require_action_truncate, stamp_insert, stamp_update"
+    assert parted.gaps == (f"disabled on public.parted_a: {names}",)
+    trail.stamp("parted", strict=True)
+    trail.capture("parted")
+    assert [table.gaps for table in trail.coverage()] == [(), ()]

@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 
 from provenance.concepts import (
     Attribute,
+    Computed,
     Concept,
     ConceptRefused,
     InvalidConcept,
@@ -20,6 +21,7 @@ from provenance.concepts import (
     changes,
     column_types,
     declaration,
+    expressions,
     linked,
     naming,
     up_sql,
@@ -74,16 +76,27 @@ def concept(**given: Any) -> Concept:
         (lambda: Target(table="a.b.c"), "the table of a Target: expected a table with its schema"),
         (lambda: Target(table=None), "the table of a Target: expected a table with its schema"),  # type: ignore[arg-type]
         (lambda: Target(table="public.users", key=""), "the key of public.users is empty"),
+        *(
+            (
+                lambda schema=schema: concept(table=f"{schema}.notes"),
+                f"the table of the concept note is in the schema {schema}, which is not yours; give it one of your own",
+            )
+            for schema in ("provenance", "information_schema", "pg_catalog", "pg_temp", "pg_toast")
+        ),
         # Types, defaults and checks.
         (lambda: Attribute(name="a", type=" "), "the type of the attribute a is empty; leave it out, or give the SQL"),
         (lambda: Attribute(name="a", type=str), "the type of the attribute a: expected SQL as text, got type"),  # type: ignore[arg-type]
         (
             lambda: Attribute(name="a", type="text; DROP"),
+            "the type of the attribute a: expected one whole piece of SQL, and it has a semicolon; write that piece alone",
+        ),
+        (
+            lambda: Attribute(name="a", type="text = text"),
             "the type of the attribute a: expected the name of a Postgres type",
         ),
         (
             lambda: Reference(column="a", type="uuid--"),
-            "the type of the reference a: expected SQL on one line, without",
+            "the type of the reference a: expected one whole piece of SQL, and it has a comment",
         ),
         (lambda: Attribute(name="a", type="text", default=""), "the default of the attribute a is empty"),
         (
@@ -220,6 +233,64 @@ def test_linking_twice_changes_nothing() -> None:
     assert up_sql(together[1])
 
 
+# --- Expressions -----------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    "whole",
+    [
+        "'--'",
+        "'it''s /* not */ a comment; or two, really'",
+        r"E'a\';\\'",
+        "$$;$$",
+        "$q$ ); -- $q$",
+        '"a;b" > 0',
+        "f(a, b)",
+        "ARRAY[1, 2]",
+        "CASE WHEN (a)[1] > 0 THEN 'x' ELSE 'y' END",
+        "a - -1",
+    ],
+)
+def test_one_whole_expression(whole: str) -> None:
+    """What looks like more stands in a literal, in quotes or in brackets."""
+    assert None is expressions.flaw(whole)
+    assert whole == Attribute(name="a", type="text", check=whole).check
+
+
+@pytest.mark.parametrize(
+    ("more", "flaw"),
+    [
+        ("true); DROP TABLE users; SELECT (1", "a bracket that was never opened"),
+        ("true; DROP TABLE users", "a semicolon"),
+        ("(a > 0", "a bracket that is never closed"),
+        ("a > 0)", "a bracket that was never opened"),
+        ("(a > 0]", "a bracket that was never opened"),
+        ("a > 'x", "a quote that is never closed"),
+        (r"E'a\'", "a quote that is never closed"),
+        ('"a > 0', "a quote that is never closed"),
+        ("$q$ a", "a quote that is never closed"),
+        ("0, b int", "a comma outside brackets"),
+        ("'a' -- b", "a comment"),
+        ("a /* b */", "a comment"),
+    ],
+)
+def test_more_or_less_than_one_expression(more: str, flaw: str) -> None:
+    """Defaults, checks and computed columns stand where anything might follow, so they are refused."""
+    for make in (
+        lambda: Attribute(name="a", type="text", default=more),
+        lambda: Attribute(name="a", type="text", check=more),
+        lambda: Computed(name="a", sql=more),
+    ):
+        with pytest.raises(InvalidConcept, match=f"expected one whole piece of SQL, and it has {flaw}; write that"):
+            make()
+
+
+def test_the_names_in_an_expression() -> None:
+    """As Postgres knows them; what is in literals is none."""
+    sql = """BODY <> 'title' AND "Größe" > E'\\'x' OR f("a""b", Ü$1) /* x */ > $$ z $$"""
+    assert {"body", "and", "Größe", "or", "f", 'a"b', "Ü$1", "x"} == expressions.names(sql)
+
+
 # --- Names -----------------------------------------------------------------------------------------------------------
 
 _columns = st.lists(st.text("ab_", min_size=1, max_size=3), min_size=1, max_size=4).map(tuple)
@@ -293,6 +364,33 @@ def test_types_that_are_the_same() -> None:
     assert column_types.same('public."Mood"', 'public."Mood"')
     assert not column_types.same("public.mood", "public.Mood")
     assert not column_types.same("varchar(10)", "varchar(11)")
+    assert column_types.same("pg_catalog.int4", "int")
+    assert column_types.same("timestamp( 3 ) with time zone", "timestamptz(3)")
+    assert column_types.is_json("pg_catalog.jsonb")
+
+
+@pytest.mark.parametrize(
+    ("written", "expected"),
+    [
+        ("integer", 'pg_catalog."int4"'),
+        ("pg_catalog.varchar( 9 )", 'pg_catalog."varchar"'),
+        # Without a length, these names mean the length 1.
+        ("char(3)", 'pg_catalog."bpchar"'),
+        ("bit(3)", 'pg_catalog."bit"'),
+        ("float(24)", 'pg_catalog."float4"'),
+        ("float(25)", 'pg_catalog."float8"'),
+        ("interval day to second(3)", 'pg_catalog."interval"'),
+        ("timestamp(3) with time zone", 'pg_catalog."timestamptz"'),
+        ("numeric(10,2)[3][]", 'pg_catalog."numeric"[]'),
+        ("nchar(3)", 'pg_catalog."bpchar"'),
+        ("national character(3)", None),
+        ("public.mood", None),
+        ('"Mood"', None),
+    ],
+)
+def test_a_cast_that_cuts_nothing_off(written: str, expected: str | None) -> None:
+    """To the built-in type, whatever the search_path is; nothing is known of others."""
+    assert expected == column_types.bare(written)
 
 
 def test_which_widenings_write_the_table_anew() -> None:
@@ -340,6 +438,9 @@ def test_other_comments_are_no_declaration(comment: str | None) -> None:
         ('"name": "note",', ""),
         ("}]}", "}], "),
         ('"column": "ticket"', '"column": "id"'),
+        ('"default": "0"', '"default": "0; ALTER ROLE me SUPERUSER"'),
+        ('"default": "0"', '"default": "0), evil int, CHECK (true"'),
+        ("n >= 0", "true); ALTER ROLE me SUPERUSER; SELECT (1"),
     ],
 )
 def test_a_declaration_that_was_tampered_with(old: str, new: str) -> None:
@@ -418,6 +519,14 @@ def attributes(*others: Attribute, without: str = "") -> list[Attribute]:
             True,
             "the check of title names the column n, and would be dropped with it; change the check too",
         ),
+        *(
+            (
+                {"attributes": [Attribute(name="title", type="text", check=check)], "indexes": []},
+                True,
+                "the check of title names the column n, and would be dropped with it; change the check too",
+            )
+            for check in ("N > 0", '"n" > 0', "title > 'n' OR(N)>0")
+        ),
     ],
 )
 def test_a_change_that_would_lose_or_guess(changed: dict[str, Any], drop: bool, said: str) -> None:
@@ -426,3 +535,10 @@ def test_a_change_that_would_lose_or_guess(changed: dict[str, Any], drop: bool, 
         changes(LINKED, attrs.evolve(LINKED, **changed), drop_columns=drop)
     assert str(caught.value).startswith(said)
     assert "\n" not in str(caught.value)
+
+
+def test_a_word_in_a_literal_is_no_column() -> None:
+    """The check stays, and nothing stands in the way."""
+    kept = Attribute(name="title", type="text", check="title <> 'n'")
+    old = attrs.evolve(LINKED, attributes=attributes(kept, without="title"), indexes=[])
+    assert "DROP COLUMN n;" in changes(old, attrs.evolve(old, attributes=[kept]), drop_columns=True).up

@@ -26,7 +26,7 @@ from uuid import UUID
 import attrs
 import pydantic
 import pytest
-from hypothesis import example, given
+from hypothesis import assume, example, given
 from hypothesis import strategies as st
 
 from provenance.errors import InvalidAction, UnserializableValue
@@ -424,6 +424,62 @@ def test_every_way_to_join_words_is_seen_through(words: list[str], secret: str) 
     spellings = ["_".join(parts), "-".join(parts), ".".join(parts), " ".join(parts), "_".join(parts).upper()]
 
     assert [True] * 7 == [REDACTOR.hides(key) for key in [*spellings, pascal, pascal[0].lower() + pascal[1:]]]
+
+
+def suspected(key: str, redactor: Redactor = REDACTOR) -> bool:
+    """Return whether the pattern is found in the ASCII letters of a key, as the database looks for it."""
+    return re.search(redactor.suspicious, re.sub("[^a-z]", "", key.lower())) is not None
+
+
+def spelled(words: st.SearchStrategy[str]) -> st.SearchStrategy[str]:
+    """Keys made of words in any case, with anything but letters between them, or nothing."""
+    cased = st.builds(lambda word, change: change(word), words, st.sampled_from([str.lower, str.upper, str.capitalize]))
+    between = st.sampled_from(["", "_", "-", " ", ".", "1", "\u00b7", "\u0663", "\u0301"])
+    return st.lists(st.builds(str.__add__, cased, between), min_size=1, max_size=4).map("".join)
+
+
+def test_every_known_key_of_a_secret_is_suspected() -> None:
+    """Also those that are hidden only as the last word."""
+    assert [] == [key for key in HIDDEN if not suspected(key)]
+
+
+# The words of the rule, in parts too, and what makes a key harmless.
+PARTS = REDACTOR.suspicious.split("|") + re.findall(
+    r"\S+", "api key keys card number session id s es at count type user x basic word code hash"
+)
+
+
+@given(spelled(st.sampled_from(PARTS) | st.text("apikeystonrdcw", max_size=8)))
+@example("csrfTokens")
+@example("db_pass")
+@example("PHPSESSID:sessid")
+@example("JWTs")
+def test_every_key_that_is_hidden_is_suspected(key: str) -> None:
+    """The pattern for columns that come later misses none, whatever the words and however they are joined."""
+    assume(REDACTOR.hides(key))
+    assert suspected(key)
+
+
+@given(st.data(), st.lists(spelled(st.sampled_from(["date", "of", "birth", "iban", "x"])), min_size=1, max_size=2))
+def test_every_key_that_is_hidden_in_addition_is_suspected(data: st.DataObject, extra: list[str]) -> None:
+    """Wherever the words of an extra key follow one another in it."""
+    redactor = Redactor(extra=extra)
+    key = data.draw(spelled(st.sampled_from([*extra, "date", "of", "birth", "iban", "user", "s"])))
+    assume(redactor.hides(key))
+    assert suspected(key, redactor)
+
+
+@pytest.mark.parametrize("key", ["id", "name", "created_at", "email", "monkey", "primary_key", "iban"])
+def test_ordinary_keys_are_not_suspected(key: str) -> None:
+    """Or every column that comes later would be masked."""
+    assert suspected(key) is False
+
+
+def test_the_pattern_is_the_same_every_time() -> None:
+    """It is stored with the table, and in migrations: sets have no order, so it is sorted."""
+    words = Redactor(extra=("iban", "Date of Birth")).suspicious.split("|")
+    assert {"iban", "dateofbirth"} < set(words)
+    assert sorted(set(words)) == words
 
 
 # to_json

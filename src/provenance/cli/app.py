@@ -10,11 +10,14 @@ import provenance
 from provenance.cli.changes import as_of, blame, changes
 from provenance.cli.concept import concept
 from provenance.cli.demo import demo
+from provenance.cli.geo import geo
 from provenance.cli.history import history
 from provenance.cli.log import log
 from provenance.cli.migrate import migrate
 from provenance.cli.problems import EXIT_CODES, translated
+from provenance.cli.refresh import refresh
 from provenance.cli.show import show
+from provenance.cli.status import status
 from provenance.cli.tables import adopt, capture, coverage, stamp
 
 
@@ -40,5 +43,22 @@ def cli(ctx: click.Context, dsn: str | None) -> None:
     ctx.obj = dsn
 
 
-for _command in (migrate, log, show, history, stamp, capture, adopt, coverage, changes, blame, as_of, concept, demo):
+for _command in (
+    migrate,
+    status,
+    log,
+    show,
+    history,
+    stamp,
+    capture,
+    adopt,
+    coverage,
+    changes,
+    blame,
+    as_of,
+    concept,
+    geo,
+    refresh,
+    demo,
+):
     cli.add_command(_command)

@@ -2,22 +2,19 @@
 
 from __future__ import annotations
 
-import importlib
-import importlib.util
-import sys
 from collections.abc import Iterable
-from pathlib import Path
-from types import ModuleType
 from typing import Any, cast
 
+import attrs
 import click
 
 from provenance.cli.database import connected
+from provenance.cli.declared import module, split
 from provenance.cli.output import clean, emit_json
 from provenance.cli.parameters import json_option
 from provenance.cli.problems import Misuse
 from provenance.concepts import Concept, Plan, apply, down_sql, linked, plan, up_sql
-from provenance.errors import ProvenanceError
+from provenance.geo import Geography
 
 
 @click.group()
@@ -96,11 +93,11 @@ def load(source: str) -> list[Concept]:
         Misuse: there is no such file, module or name; it cannot be loaded; or no concept is in it.
         InvalidConcept: a declaration is wrong.
     """
-    place, _, name = source.partition(":")
-    module = _module(place)
-    known = _concepts(vars(module).values())
+    place, name = split(source)
+    loaded = module(place)
+    known = _concepts(vars(loaded).values())
     if name:
-        if (found := getattr(module, name, None)) is None:
+        if (found := getattr(loaded, name, None)) is None:
             raise Misuse(f"there is no {name} in {place}; it has {_names(known) or 'no concept at all'}")
         wanted = _concepts([found])
         known = _concepts([*known, *wanted])
@@ -117,57 +114,20 @@ def _names(concepts: Iterable[Concept]) -> str:
 
 
 def _concepts(values: Iterable[Any]) -> list[Concept]:
-    """Return the concepts among some values, and in lists among them, each once."""
-    found: dict[Concept, None] = {}
+    """Return the concepts among some values, those of geographies, and in lists among them, each once, linked or not."""
+    found: dict[Concept, Concept] = {}
     for value in values:
-        if isinstance(value, Concept):
-            found[value] = None
-        elif isinstance(value, (list, tuple)):
-            items = cast("list[object]", value)
-            found |= {item: None for item in items if isinstance(item, Concept)}
-    return list(found)
+        items = cast("list[object]", value) if isinstance(value, (list, tuple)) else [value]
+        for item in items:
+            declared = item.concept if isinstance(item, Geography) else item
+            if isinstance(declared, Concept):
+                found.setdefault(_unlinked(declared), declared)
+    return list(found.values())
 
 
-def _module(place: str) -> ModuleType:
-    try:
-        return _file(Path(place)) if place.endswith(".py") else _dotted(place)
-    except (Misuse, ProvenanceError):
-        raise
-    except SyntaxError as error:
-        raise Misuse(f"{place} cannot be loaded: line {error.lineno} of {error.filename}: {error.msg}") from error
-    except Exception as error:  # the file may do anything when it is loaded
-        raise Misuse(f"{place} cannot be loaded: {type(error).__name__}: {error}") from error
-
-
-def _file(path: Path) -> ModuleType:
-    if not path.is_file():
-        raise Misuse(f"there is no file {path}; give the path of a Python file, or the dotted name of a module")
-    name = f"provenance_declared_in_{path.stem}"
-    spec = importlib.util.spec_from_file_location(name, path)
-    assert spec is not None  # noqa: S101 - it is known what to do with a file ending in .py
-    assert spec.loader is not None  # noqa: S101
-    module = importlib.util.module_from_spec(spec)
-    # What stands beside it can be imported, as when Python runs the file.
-    sys.path.insert(0, str(path.resolve().parent))
-    sys.modules[name] = module
-    try:
-        spec.loader.exec_module(module)
-    finally:
-        sys.path.pop(0)
-        del sys.modules[name]
-    return module
-
-
-def _dotted(name: str) -> ModuleType:
-    # A script is started with the directory that it is in; the application is where the person is.
-    sys.path.insert(0, str(Path.cwd()))
-    try:
-        return importlib.import_module(name)
-    except ModuleNotFoundError as error:
-        if error.name is None or not f"{name}.".startswith(f"{error.name}."):
-            raise
-        raise Misuse(
-            f"there is no module {name}; run this where it can be imported, or give the path of a file ending in .py"
-        ) from error
-    finally:
-        sys.path.pop(0)
+def _unlinked(declared: Concept) -> Concept:
+    references = [
+        reference if reference.concept is None else attrs.evolve(reference, to=reference.concept, concept=None)
+        for reference in declared.references
+    ]
+    return attrs.evolve(declared, references=references)

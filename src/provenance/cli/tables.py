@@ -24,7 +24,8 @@ _sql_option = click.option(
 
 def _print_sql(statement: Statement[None]) -> None:
     quoted = {name: sql.Literal(value).as_string(None) for name, value in (statement.params or {}).items()}
-    click.echo(f"{' '.join((str(statement.query) % quoted).split())};")
+    # Collapsed before the values are in it: white space inside them is theirs.
+    click.echo(f"{' '.join(str(statement.query).split()) % quoted};")
 
 
 @click.command()
@@ -111,7 +112,7 @@ def _watched(found: TableCoverage) -> str:
         for word, is_so in (("stamped", found.stamped), ("strict", found.strict), ("captured", found.captured))
         if is_so
     ]
-    return ", ".join(words) or "no"
+    return (", ".join(words) or "no") + (", with gaps" if found.gaps else "")
 
 
 def _share(found: TableCoverage) -> str:
@@ -147,3 +148,6 @@ def coverage(dsn: str | None, *, as_json: bool) -> None:
         for table in found
     ]
     emit(columns(("TABLE", "ACCOUNTED FOR", "ROWS", "WITHOUT ACTION", "LAST UNTRACKED WRITE"), rows))
+    for table in found:
+        for gap in table.gaps:
+            click.echo(clean(f"{table.table}: {gap}"))

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Generator
 from contextlib import contextmanager
+from types import NoneType
 from typing import TypeVar
 
 import psycopg
@@ -15,7 +16,7 @@ import psycopg
 from provenance import drivers
 from provenance.configuration import get_async_trail, get_trail
 from provenance.context import innermost_action
-from provenance.errors import MisusedAction, NoCurrentAction, SchemaNotReady
+from provenance.errors import MisusedAction, NoCurrentAction, SchemaNotReady, TableRefused, WrongColour
 from provenance.recording import Block
 from provenance.statements import Statement
 from provenance.tracking import AsyncTrackedAction, TrackedAction, current_action
@@ -76,10 +77,20 @@ class _Access:
             psycopg.errors.UndefinedColumn,
             psycopg.errors.InvalidSchemaName,
         ) as error:
-            raise SchemaNotReady(
-                f"the database lacks the concept {self._what} as it is declared ({error.diag.message_primary}); run your "
-                "migrations, or `provenance concept sql --apply`"
-            ) from error
+            if error.diag.context is not None:
+                raise  # it is not our statement that names what is not there, but a trigger of the application's
+            raise self._lacking(error) from error
+        except TableRefused as error:
+            # The view is looked for by its name, which may be in no such schema either.
+            if isinstance(cause := error.__cause__, (psycopg.errors.UndefinedTable, psycopg.errors.InvalidSchemaName)):
+                raise self._lacking(cause) from error
+            raise
+
+    def _lacking(self, error: psycopg.Error) -> SchemaNotReady:
+        return SchemaNotReady(
+            f"the database lacks the concept {self._what} as it is declared ({error.diag.message_primary}); run your "
+            "migrations, or `provenance concept sql --apply`"
+        )
 
     @contextmanager
     def _reached(self) -> Generator[None]:
@@ -97,10 +108,18 @@ class Access(_Access):
     Args:
         what: the concept, for errors.
         trail: the configured one when left out.
+
+    Raises:
+        WrongColour: it is a trail of the other colour.
     """
 
     def __init__(self, what: str, trail: Trail | None) -> None:
         super().__init__(what)
+        if not isinstance(trail, (Trail, NoneType)):  # pyright: ignore[reportUnnecessaryIsInstance]
+            raise WrongColour(
+                f"a blocking repository of {what} needs a Trail, got {type(trail).__name__}; pass one, or use the async "
+                "repository"
+            )
         self._given_trail = trail
 
     @property
@@ -144,12 +163,27 @@ class Access(_Access):
             with self._reached(), trail.connection() as connection:
                 return drivers.run(connection, statement)
 
+    def refresh(self, view: str) -> bool:
+        """Refresh a view; see :meth:`Trail.refresh`.
+
+        Raises:
+            TableRefused: this role may not, or the view is in use.
+            SchemaNotReady: as for :meth:`write`.
+        """
+        with self._explained():
+            return self.trail.refresh(view).refreshed
+
 
 class AsyncAccess(_Access):
     """Runs statements with ``await``; see :class:`Access`."""
 
     def __init__(self, what: str, trail: AsyncTrail | None) -> None:
         super().__init__(what)
+        if not isinstance(trail, (AsyncTrail, NoneType)):  # pyright: ignore[reportUnnecessaryIsInstance]
+            raise WrongColour(
+                f"an async repository of {what} needs an AsyncTrail, got {type(trail).__name__}; pass one, or use the "
+                "blocking repository"
+            )
         self._given_trail = trail
 
     @property
@@ -179,3 +213,8 @@ class AsyncAccess(_Access):
             with self._reached():
                 async with trail.connection() as connection:
                     return await drivers.arun(connection, statement)
+
+    async def refresh(self, view: str) -> bool:
+        """Refresh a view; see :meth:`Access.refresh`."""
+        with self._explained():
+            return (await self.trail.refresh(view)).refreshed

@@ -4,31 +4,64 @@ from __future__ import annotations
 
 import re
 
-_SYNONYMS = {
-    "int": "integer",
-    "int4": "integer",
-    "int2": "smallint",
-    "int8": "bigint",
-    "bool": "boolean",
+# What SQL calls the built-in types that have a name of their own in the grammar, and what the catalogue calls them.
+_CATALOGUE = {
+    "smallint": "int2",
+    "int": "int4",
+    "integer": "int4",
+    "bigint": "int8",
+    "boolean": "bool",
+    "dec": "numeric",
     "decimal": "numeric",
-    "character varying": "varchar",
-    "timestamp with time zone": "timestamptz",
-    "double precision": "float8",
     "real": "float4",
+    "float": "float8",
+    "double precision": "float8",
+    "char": "bpchar",
+    "character": "bpchar",
+    "nchar": "bpchar",
+    "char varying": "varchar",
+    "character varying": "varchar",
+    "bit varying": "varbit",
+    "time without time zone": "time",
+    "time with time zone": "timetz",
+    "timestamp without time zone": "timestamp",
+    "timestamp with time zone": "timestamptz",
 }
-_PARTS = re.compile(r"([a-z][a-z0-9 ]*?) ?(?:\( ?([0-9]+) ?(?:, ?([0-9]+) ?)?\))?", re.ASCII)
-_INTEGERS = ("smallint", "integer", "bigint")
+_PARTS = re.compile(r"([a-z][a-z0-9_ ]*?) ?(?:\( ?([0-9]+) ?(?:, ?([0-9]+) ?)?\) ?([a-z ]+)?)?", re.ASCII)
+_INTEGERS = ("int2", "int4", "int8")
 
 Parts = tuple[str, int | None, int | None]
 
 
 def parts(written: str) -> Parts | None:
-    """Return the name of a type in one spelling, with its one or two numbers; ``None`` for types of another form."""
-    found = _PARTS.fullmatch(" ".join(written.lower().split()))
+    """Return the name of a built-in type in the catalogue's spelling, with its one or two numbers; ``None`` for others."""
+    found = _PARTS.fullmatch(" ".join(written.lower().split()).removeprefix("pg_catalog."))
     if found is None:
         return None
-    name, first, second = found.groups()
-    return _SYNONYMS.get(name, name), None if first is None else int(first), None if second is None else int(second)
+    name, first, second, rest = found.groups()
+    spelled = f"{name} {rest}" if rest else name
+    return (
+        _CATALOGUE.get(spelled, spelled),
+        None if first is None else int(first),
+        None if second is None else int(second),
+    )
+
+
+def bare(written: str) -> str | None:
+    """Return a built-in type as SQL, whatever the search_path is and without a length: a cast to it cuts nothing off.
+
+    ``None`` for types of somebody's own, and for spellings that hardly anybody uses.
+    """
+    whole = written.strip()
+    element = whole.rstrip("[]0123456789 ") if whole.endswith("]") else whole
+    name, first, _ = parts(element) or ("of somebody's own", None, None)
+    if name.startswith("interval"):
+        name = "interval"
+    if " " in name:
+        return None
+    if name == "float8" and first is not None and first <= 24:
+        name = "float4"
+    return f'pg_catalog."{name}"' + ("[]" if element != whole else "")
 
 
 def same(one: str, other: str) -> bool:
@@ -52,7 +85,7 @@ def widens(old: str, new: str) -> bool:
     if before is None or after is None:
         return False
     match before, after:
-        case ("smallint" | "integer", None, None), ("integer" | "bigint", None, None):
+        case ("int2" | "int4", None, None), ("int4" | "int8", None, None):
             return _INTEGERS.index(before[0]) < _INTEGERS.index(after[0])
         case ("varchar", _, None), ("text", None, None) | ("varchar", None, None):
             return True

@@ -12,16 +12,28 @@ from provenance.concepts.naming import literal, quoted
 LOCK_TIMEOUT = "5s"
 """How long a statement waits for a lock before it gives up: whoever comes after it waits behind it."""
 
+EQUALS = "OPERATOR(pg_catalog.=)"
+"""Equality as Postgres itself has it, whatever operators of that name the search_path leads to."""
+
+# A statement by itself is a transaction, whatever runs it: no change stops halfway, and no view is lost with its rights.
 # pg_temp last: otherwise a temporary table of the same name would come first, even before pg_catalog.
-PROLOGUE = f"""\
--- Run this in one transaction.
-SET LOCAL lock_timeout = '{LOCK_TIMEOUT}';
--- Built-in names mean the built-in things here, whatever the search_path is; the last statement puts it back.
-SELECT pg_catalog.set_config('provenance.search_path', pg_catalog.current_setting('search_path'), true),
-       pg_catalog.set_config('search_path', 'pg_catalog, pg_temp', true);
+PROLOGUE = """\
+-- One statement: all of it happens, or nothing.
+DO {tag}
+#variable_conflict use_column
+DECLARE
+    previous_path CONSTANT pg_catalog.text := pg_catalog.current_setting('search_path');
+    previous_timeout CONSTANT pg_catalog.text := pg_catalog.current_setting('lock_timeout');
+BEGIN
+PERFORM pg_catalog.set_config('lock_timeout', '{lock_timeout}', true);
+-- Built-in names mean the built-in things here, whatever the search_path is; at the end it is what it was.
+PERFORM pg_catalog.set_config('search_path', 'pg_catalog, pg_temp', true);
 """
 EPILOGUE = """\
-SELECT pg_catalog.set_config('search_path', pg_catalog.current_setting('provenance.search_path'), true);
+PERFORM pg_catalog.set_config('search_path', previous_path, true);
+PERFORM pg_catalog.set_config('lock_timeout', previous_timeout, true);
+END
+{tag};
 """
 
 
@@ -44,7 +56,11 @@ def down_sql(*concepts: Concept) -> str:
 def script(parts: Iterable[str]) -> str:
     """Return one script of several parts, or nothing for none."""
     body = "\n".join(part for part in parts if part)
-    return f"{PROLOGUE}\n{body}\n{EPILOGUE}" if body else ""
+    tag = "$provenance$"
+    while tag in body:
+        tag = f"{tag[:-1]}_$"
+    prologue, epilogue = PROLOGUE.format(tag=tag, lock_timeout=LOCK_TIMEOUT), EPILOGUE.format(tag=tag)
+    return f"{prologue}\n{body}\n{epilogue}" if body else ""
 
 
 def qualified(place: tuple[str, str]) -> str:
@@ -97,7 +113,7 @@ def column(declared: Reference | Attribute) -> str:
     return (
         f"{quoted(name)} {declared.type}"
         + ("" if declared.nullable else " NOT NULL")
-        + ("" if default is None else f" DEFAULT {default}")
+        + ("" if default is None else f" DEFAULT ({default})")
     )
 
 
@@ -172,11 +188,14 @@ def view(concept: Concept) -> str:
             # REFRESH ... CONCURRENTLY tells rows apart by it.
             f"CREATE UNIQUE INDEX {quoted(concept.view_key)} ON {name} (id);\n",
             *view_indexes(concept).values(),
-            f"COMMENT ON MATERIALIZED VIEW {name} IS "
-            + literal(f"Live rows of {concept.table} with what their references name, as of the last refresh.")
-            + ";\n",
+            f"COMMENT ON MATERIALIZED VIEW {name} IS {literal(view_comment(concept))};\n",
         ]
     )
+
+
+def view_comment(concept: Concept) -> str:
+    """Return what is said of the resolved view."""
+    return f"Live rows of {concept.table} with what their references name, as of the last refresh."
 
 
 def view_indexes(concept: Concept) -> dict[str, str]:
@@ -199,7 +218,7 @@ def resolved_query(concept: Concept) -> str:
     """Return the query that the resolved view keeps the answer of."""
     if not concept.computed:
         return _resolving(concept)
-    computed = "".join(f",\n       {made.sql} AS {quoted(made.name)}" for made in concept.computed)
+    computed = "".join(f",\n       ({made.sql}) AS {quoted(made.name)}" for made in concept.computed)
     inner = indent(_resolving(concept), " " * 8)
     return f"SELECT resolved.*{computed}\n  FROM (\n{inner}\n       ) AS resolved"  # noqa: S608 - see below
 
@@ -212,7 +231,7 @@ def _resolving(concept: Concept) -> str:
         alias, key, held = f"ref{number}", quoted(target.key), quoted(reference.column)
         columns += [f"{alias}.{quoted(source)} AS {quoted(label)}" for label, source in reference.labels]
         columns.append(f"live.{held} IS NOT NULL AND {alias}.{key} IS NULL AS {quoted(reference.flag)}")
-        joins.append(f"  LEFT JOIN {target.table} AS {alias} ON {alias}.{key} = live.{held}\n")
+        joins.append(f"  LEFT JOIN {target.table} AS {alias} ON {alias}.{key} {EQUALS} live.{held}\n")
     selected, joined = ",\n       ".join(columns), "".join(joins)
     return f"""\
 SELECT {selected}
@@ -224,13 +243,16 @@ def refresh_function(concept: Concept) -> str:
     """Return the statements that make the function that refreshes the view.
 
     Only the owner of a view may refresh it, so the function does it with the owner's rights. Who may call it is granted.
+    It answers false when another session is refreshing the view.
     """
     name, view_name = qualified(concept.refresh), qualified(concept.resolved)
+    # By this very text provenance.view_function() knows it where the name was cut.
+    body = f"SELECT provenance.refresh_view({literal(view_name)})"
     return f"""\
-CREATE FUNCTION {name}() RETURNS void
+CREATE FUNCTION {name}() RETURNS boolean
     LANGUAGE sql VOLATILE SECURITY DEFINER
     SET search_path = pg_catalog, pg_temp
-    AS {literal(f"REFRESH MATERIALIZED VIEW CONCURRENTLY {view_name}")};
+    AS {literal(body)};
 REVOKE ALL ON FUNCTION {name}() FROM PUBLIC;
 COMMENT ON FUNCTION {name}() IS {literal(f"Bring {view_name} up to date, without locking out its readers.")};
 """

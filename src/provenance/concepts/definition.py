@@ -8,7 +8,7 @@ from typing import Any
 
 import attrs
 
-from provenance.concepts import naming
+from provenance.concepts import column_types, expressions, naming
 from provenance.concepts.errors import InvalidConcept
 from provenance.errors import InvalidAction
 from provenance.values import name as action_name
@@ -47,13 +47,15 @@ def _column(value: object, what: str) -> str:
 
 
 def _sql(value: object, what: str) -> str:
-    """Return an expression or a type: one line, so that it cannot be mistaken for what surrounds it."""
+    """Return an expression or a type: one, on one line, so that it cannot be mistaken for what surrounds it."""
     if not isinstance(value, str):
         raise InvalidConcept(f"{what}: expected SQL as text, got {type(value).__name__}")
     if not value.strip():
         raise InvalidConcept(f"{what} is empty; leave it out, or give the SQL")
-    if not value.isprintable() or "--" in value:
-        raise InvalidConcept(f"{what}: expected SQL on one line, without comments")
+    if not value.isprintable():
+        raise InvalidConcept(f"{what}: expected SQL on one line")
+    if (flaw := expressions.flaw(value)) is not None:
+        raise InvalidConcept(f"{what}: expected one whole piece of SQL, and it has {flaw}; write that piece alone")
     return value.strip()
 
 
@@ -64,6 +66,8 @@ def _type(value: object, what: str) -> str:
     return written
 
 
+# Where Postgres and this library keep what is theirs; every schema that begins with pg_ is the server's.
+_NOT_YOURS = frozenset({"provenance", "information_schema"})
 _TABLE = re.compile(r'("(?:[^"]|"")+"|[^".\s]+)\.("(?:[^"]|"")+"|[^".\s]+)')
 
 
@@ -318,6 +322,8 @@ class Concept:
         what = f"the table of the concept {self.name}"
         table = self.table or f"public.{naming.quoted(f'{self.name}s')}"
         object.__setattr__(self, "table", _qualified(table, what))
+        if (schema := self.place[0]) in _NOT_YOURS or schema.startswith("pg_"):
+            raise InvalidConcept(f"{what} is in the schema {schema}, which is not yours; give it one of your own")
         self._check_columns()
         self._check_indexes()
 
@@ -474,7 +480,7 @@ def _link(concept: Concept, reference: Reference, known: Mapping[str, Concept]) 
             f"{what} is to the unknown concept {reference.to!r}; declare that and pass it too, or name a table with "
             f"Target (known here: {', '.join(sorted(known))})"
         )
-    if reference.type.lower() != "uuid":
+    if not column_types.same(reference.type, "uuid"):
         raise InvalidConcept(
             f"{what} is of type {reference.type}, and the key of a concept is a uuid; declare it as uuid"
         )

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from uuid import UUID
 
-from provenance.concepts import statements
+from provenance.concepts import ddl, statements
 from provenance.concepts.access import Access, AsyncAccess
 from provenance.concepts.definition import Concept
 from provenance.concepts.errors import EntityNotFound
@@ -41,7 +41,8 @@ class ConceptRepository(_Repository):
     """Writes and reads the rows of a concept.
 
     The action that a write is part of is about the row, unless it names another entity: the first row written becomes its
-    entity. So give each row an action of its own where each shall have a history.
+    entity. So give each row an action of its own where each shall have a history. The history is what actions say: it
+    lacks those that say they are about something else, and has one whose write of the row was rolled back to a savepoint.
 
     Args:
         concept: its declaration.
@@ -162,13 +163,19 @@ class ConceptRepository(_Repository):
         """
         return self._access.read(statements.dangling(self._concept, before=before, limit=limit))
 
-    def refresh(self) -> None:
-        """Bring the resolved view up to date. Inside an action, others see it when that has committed.
+    def refresh(self) -> bool:
+        """Bring the resolved view up to date, as an action; see :meth:`Trail.refresh`.
+
+        Inside an action it is a part of that, and others see it when that has committed.
+
+        Returns:
+            ``False`` when another session is refreshing the view, so that this one did not.
 
         Raises:
+            TableRefused: this role may not refresh the view, or it is in use.
             TrailUnavailable, SchemaNotReady: as for :meth:`get`.
         """
-        self._access.read(statements.refresh(self._concept))
+        return self._access.refresh(ddl.qualified(self._concept.resolved))
 
     def history(self, entity_id: UUID | str, *, before: UUID | None = None, limit: int = 50) -> Page[Action]:
         """Return the committed, failed and begun actions about a row, newest first, a page at a time.
@@ -302,13 +309,19 @@ class AsyncConceptRepository(_Repository):
         """
         return await self._access.read(statements.dangling(self._concept, before=before, limit=limit))
 
-    async def refresh(self) -> None:
-        """Bring the resolved view up to date. Inside an action, others see it when that has committed.
+    async def refresh(self) -> bool:
+        """Bring the resolved view up to date, as an action; see :meth:`AsyncTrail.refresh`.
+
+        Inside an action it is a part of that, and others see it when that has committed.
+
+        Returns:
+            ``False`` when another session is refreshing the view, so that this one did not.
 
         Raises:
+            TableRefused: this role may not refresh the view, or it is in use.
             TrailUnavailable, SchemaNotReady: as for :meth:`get`.
         """
-        await self._access.read(statements.refresh(self._concept))
+        return await self._access.refresh(ddl.qualified(self._concept.resolved))
 
     async def history(self, entity_id: UUID | str, *, before: UUID | None = None, limit: int = 50) -> Page[Action]:
         """Return the committed, failed and begun actions about a row, newest first, a page at a time.

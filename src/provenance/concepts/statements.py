@@ -1,14 +1,16 @@
 """The statements of a repository, one a method: made from the declaration; no I/O.
 
 JSON is fetched as text and parsed here: connections of the application's may have their own idea of what such a column is.
+None is prepared on the server: a prepared one would fail once a deploy has changed the type of a column.
 """
 
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Callable, Iterable, Mapping
 from datetime import UTC, datetime
-from typing import Any, TypeVar
+from typing import Any, TypeVar, cast
 from uuid import UUID
 
 from psycopg import sql
@@ -20,12 +22,15 @@ from provenance.concepts.models import DanglingReference, Entity, ResolvedEntity
 from provenance.concepts.naming import quoted
 from provenance.errors import UnserializableValue
 from provenance.models import Page
-from provenance.statements import Row, Rows, Statement, nothing
+from provenance.statements import Row, Rows, Statement
 from provenance.statements.reading import MAX_LIMIT
 
 T = TypeVar("T")
 E = TypeVar("E", bound=Entity)
 _OURS = RESERVED[1:-1]
+# Postgres refuses U+0000, and UTF-8 has no form for surrogates; a str needs neither.
+_UNSTORABLE = re.compile("[\x00\ud800-\udfff]")
+_EQUALS = sql.SQL("OPERATOR(pg_catalog.=)")
 
 
 def _text(text: Any) -> sql.SQL:
@@ -50,12 +55,32 @@ def _known(concept: Concept, given: Mapping[str, object], what: str) -> None:
 def _parameter(concept: Concept, name: str, value: object) -> object:
     if value is None or not column_types.is_json(concept.types[name]):
         return value
+    what = f"{concept.name}.{name}"
     try:
-        return json.dumps(value, allow_nan=False)
+        written = json.dumps(value, allow_nan=False)
+        flaw = _flaw(value)
     except (TypeError, ValueError, RecursionError) as error:
         raise UnserializableValue(
-            f"{concept.name}.{name}: expected a value with a JSON form ({type(error).__name__}); convert it first"
+            f"{what}: expected a value with a JSON form ({type(error).__name__}); convert it first"
         ) from None
+    if flaw is not None:
+        raise UnserializableValue(f"{what}: expected a value with a JSON form, without {flaw}; convert it first")
+    return written
+
+
+def _flaw(value: object) -> str | None:
+    """Return what in a value Python has a JSON form for, and Postgres has not or would read as something else."""
+    if isinstance(value, str):
+        return "text with U+0000 or a surrogate" if _UNSTORABLE.search(value) else None
+    members: Iterable[object] = ()
+    if isinstance(value, dict):
+        held = cast("dict[object, object]", value)
+        if other := [key for key in held if not isinstance(key, str)]:
+            return f"a key of type {type(other[0]).__name__}"
+        members = (*held, *held.values())
+    elif isinstance(value, (list, tuple)):
+        members = cast("Iterable[object]", value)
+    return next((found for member in members if (found := _flaw(member)) is not None), None)
 
 
 def _parameters(concept: Concept, given: Mapping[str, object]) -> dict[str, object]:
@@ -77,7 +102,9 @@ def as_id(concept: Concept, value: object, what: str) -> UUID:
         raise InvalidEntity(f"{what}: expected the UUID of a {concept.name}") from None
 
 
-def _limit(limit: int) -> int:
+def _limit(limit: object) -> int:
+    if not isinstance(limit, int) or isinstance(limit, bool):
+        raise InvalidEntity(f"limit: expected a number from 1 to {MAX_LIMIT}, got {type(limit).__name__}")
     if not 1 <= limit <= MAX_LIMIT:
         raise InvalidEntity(f"limit: expected 1 to {MAX_LIMIT}, got {limit}; use before= to get the next page")
     return limit
@@ -123,17 +150,21 @@ def _entity(concept: Concept) -> Callable[[Row], Entity]:
     return lambda row: Entity(**_decoded(concept, row), deleted_at=None if row[-1] is None else _utc(row[-1]))
 
 
+def _label(value: object, document: str | None) -> object:
+    return value if document is None else json.loads(document)
+
+
 def _resolved(concept: Concept) -> Callable[[Row], ResolvedEntity]:
-    labels = concept.labels
+    labels, count = concept.labels, len(concept.labels)
     flagged = [reference.column for reference in concept.references if reference.to is not None]
     start = len(concept.columns) + 5
 
     def decode(row: Row) -> ResolvedEntity:
-        flags = row[start + len(labels) :]
+        values, documents, flags = row[start : start + count], row[start + count :][:count], row[start + 2 * count :]
         return ResolvedEntity(
             **_decoded(concept, row),
             deleted_at=None,
-            labels=dict(zip(labels, row[start : start + len(labels)], strict=True)),
+            labels=dict(zip(labels, map(_label, values, documents), strict=True)),
             dangling=tuple(column for column, flag in zip(flagged, flags, strict=True) if flag),
         )
 
@@ -166,6 +197,7 @@ def create(concept: Concept, values: Mapping[str, object]) -> Statement[Entity]:
         sql.SQL("INSERT INTO {} AS e {} RETURNING {}").format(_table(concept), what, _fields(concept)),
         _parameters(concept, values),
         lambda rows: decode(rows[0]),
+        prepare=False,
     )
 
 
@@ -195,17 +227,13 @@ def _change(
     concept: Concept, entity_id: UUID | str, assignments: sql.Composable, params: Mapping[str, object], *, deleted: bool
 ) -> Statement[Entity | None]:
     return Statement(
-        sql.SQL("UPDATE {} AS e SET {} WHERE e.id = %(id)s AND e.deleted_at IS {} RETURNING {}").format(
-            _table(concept), assignments, sql.SQL("NOT NULL" if deleted else "NULL"), _fields(concept)
+        sql.SQL("UPDATE {} AS e SET {} WHERE e.id {} %(id)s AND e.deleted_at IS {} RETURNING {}").format(
+            _table(concept), assignments, _EQUALS, sql.SQL("NOT NULL" if deleted else "NULL"), _fields(concept)
         ),
         {**params, "id": as_id(concept, entity_id, "entity_id")},
         _one(_entity(concept)),
+        prepare=False,
     )
-
-
-def refresh(concept: Concept) -> Statement[None]:
-    """Bring the resolved view up to date."""
-    return Statement(sql.SQL("SELECT {}()").format(_text(ddl.qualified(concept.refresh))), {}, nothing)
 
 
 # -- reading --
@@ -215,9 +243,12 @@ def get(concept: Concept, entity_id: UUID | str, *, include_deleted: bool) -> St
     """One row by its id."""
     live = sql.SQL("" if include_deleted else " AND e.deleted_at IS NULL")
     return Statement(
-        sql.SQL("SELECT {} FROM {} AS e WHERE e.id = %(id)s{}").format(_fields(concept), _table(concept), live),
+        sql.SQL("SELECT {} FROM {} AS e WHERE e.id {} %(id)s{}").format(
+            _fields(concept), _table(concept), _EQUALS, live
+        ),
         {"id": as_id(concept, entity_id, "entity_id")},
         _one(_entity(concept)),
+        prepare=False,
     )
 
 
@@ -231,6 +262,8 @@ def _listing(
     before: UUID | str | None,
     limit: int,
 ) -> tuple[sql.Composed, dict[str, object]]:
+    if not isinstance(where, Mapping):  # pyright: ignore[reportUnnecessaryIsInstance]
+        raise InvalidEntity(f"where: expected a mapping of names to values, got {type(where).__name__}")
     _known(concept, where, "listing by values of")
     params: dict[str, object] = {"limit": _limit(limit) + 1}
     for number, (name, value) in enumerate(where.items()):
@@ -240,15 +273,25 @@ def _listing(
         if value is None:
             conditions.append(sql.SQL("{} IS NULL").format(column))
         else:
-            conditions.append(sql.SQL("{} = {}").format(column, sql.Placeholder(f"v{number}")))
+            conditions.append(_equality(column, sql.Placeholder(f"v{number}"), concept.types[name]))
             params[f"v{number}"] = _parameter(concept, name, value)
     if before is not None:
-        conditions.append(sql.SQL("e.id < %(before)s"))
+        conditions.append(sql.SQL("e.id OPERATOR(pg_catalog.<) %(before)s"))
         params["before"] = as_id(concept, before, "before")
     query = sql.SQL("SELECT {} FROM {} AS e WHERE {} ORDER BY e.id DESC LIMIT %(limit)s").format(
         fields, source, sql.SQL(" AND ").join(conditions or [sql.SQL("true")])
     )
     return query, params
+
+
+def _equality(column: sql.SQL, placeholder: sql.Placeholder, written: str) -> sql.Composed:
+    """Return a comparison with a value of the column's type.
+
+    Of types that are not built in, nothing is known here about what equality is: it is looked for as in any query.
+    """
+    if (kind := column_types.bare(written)) is None:
+        return sql.SQL("{} = {}").format(column, placeholder)
+    return sql.SQL("{} {} {}::{}").format(column, _EQUALS, placeholder, _text(kind))
 
 
 def list_live(
@@ -257,23 +300,30 @@ def list_live(
     """Live rows, newest first: ids carry the time."""
     live: list[sql.Composable] = [sql.SQL("e.deleted_at IS NULL")]
     query, params = _listing(concept, _fields(concept), _table(concept), live, where=where, before=before, limit=limit)
-    return Statement(query, params, _page(_entity(concept), limit))
+    return Statement(query, params, _page(_entity(concept), limit), prepare=False)
 
 
 def _resolved_fields(concept: Concept) -> sql.SQL:
     flags = [reference.flag for reference in concept.references if reference.to is not None]
-    shown = (f"e.{name}" for name in (*_OURS, *map(quoted, (*concept.labels, *flags))))
-    return _text(", ".join(["e.id", *_columns(concept), *shown]))
+    shown = [f"e.{name}" for name in (*_OURS, *map(quoted, concept.labels))]
+    documents = [_document(f"e.{quoted(label)}") for label in concept.labels]
+    return _text(", ".join(["e.id", *_columns(concept), *shown, *documents, *(f"e.{quoted(flag)}" for flag in flags)]))
+
+
+def _document(label: str) -> str:
+    """Return the text of a label that is JSON, and null for others: what type a label has, only the server knows."""
+    kinds = "ARRAY['pg_catalog.json', 'pg_catalog.jsonb']::pg_catalog.regtype[]"
+    return f"CASE WHEN pg_catalog.pg_typeof({label}) {ddl.EQUALS} ANY ({kinds}) THEN {label}::pg_catalog.text END"
 
 
 def resolve(concept: Concept, entity_ids: Iterable[UUID | str]) -> Statement[dict[UUID, ResolvedEntity]]:
     """Live rows with what their references name now, by id; not from the view, but from what the view is made of."""
     ids = [as_id(concept, entity_id, "entity_id") for entity_id in entity_ids]
-    query = sql.SQL("SELECT {} FROM ({}) AS e WHERE e.id = ANY(%(ids)s)").format(
-        _resolved_fields(concept), _text(ddl.resolved_query(concept))
+    query = sql.SQL("SELECT {} FROM ({}) AS e WHERE e.id {} ANY(%(ids)s)").format(
+        _resolved_fields(concept), _text(ddl.resolved_query(concept)), _EQUALS
     )
     decode = _resolved(concept)
-    return Statement(query, {"ids": ids}, lambda rows: {row[0]: decode(row) for row in rows})
+    return Statement(query, {"ids": ids}, lambda rows: {row[0]: decode(row) for row in rows}, prepare=False)
 
 
 def list_resolved(
@@ -282,7 +332,7 @@ def list_resolved(
     """Live rows with what their references name, newest first, from the resolved view."""
     view = _text(ddl.qualified(concept.resolved))
     query, params = _listing(concept, _resolved_fields(concept), view, [], where=where, before=before, limit=limit)
-    return Statement(query, params, _page(_resolved(concept), limit))
+    return Statement(query, params, _page(_resolved(concept), limit), prepare=False)
 
 
 def dangling(concept: Concept, *, before: UUID | str | None, limit: int) -> Statement[Page[DanglingReference]]:
@@ -310,4 +360,4 @@ def dangling(concept: Concept, *, before: UUID | str | None, limit: int) -> Stat
         )
         return Page(items=items, next=items[-1].entity_id if len(rows) > limit else None)
 
-    return Statement(query, params, page)
+    return Statement(query, params, page, prepare=False)

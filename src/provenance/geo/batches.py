@@ -3,22 +3,26 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Generator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from typing import Any
 
 import attrs
 import psycopg
+from psycopg.pq import TransactionStatus
 
 from provenance import drivers
 from provenance.concepts import ConceptRefused
 from provenance.concepts.naming import quoted
+from provenance.errors import MisusedAction, NoCurrentAction
 from provenance.geo.errors import ContradictoryLevels
 from provenance.geo.level_columns import LevelColumns, reference_sql
-from provenance.geo.moving import Key, Moving, Range
-from provenance.geo.source import read_source
+from provenance.geo.moving import Key, Moving, Range, State
+from provenance.geo.source import Source, read_source
 from provenance.geo.statements import Contradiction
 from provenance.statements import Statement
+from provenance.tracking import current_action
 from provenance.trail import Trail
+from provenance.translation import sentence
 
 Connection = psycopg.Connection[Any]
 Progress = Callable[[int, int], None]
@@ -30,6 +34,14 @@ BATCH = 10_000
 # The bytes of "geo" as a number; beside it the lock has that of the table.
 _LOCK_CLASS = int.from_bytes(b"geo", "big")
 _LOCK_TIMEOUT = "5s"
+
+# What one may meet that is gone the next time: a deadlock, a row that is locked, a snapshot that is too old.
+_PASSING = (
+    psycopg.errors.DeadlockDetected,
+    psycopg.errors.LockNotAvailable,
+    psycopg.errors.SerializationFailure,
+)
+_ATTEMPTS = 5
 
 
 @attrs.frozen(kw_only=True)
@@ -43,6 +55,8 @@ class Moved:
     batches: int
     left: int
     """How many rows are not done, because somebody wrote them meanwhile; run it again."""
+    differing: int = 0
+    """How many rows have an id that says something else than their columns, because one of them was written later."""
 
 
 # -- the column --
@@ -61,7 +75,11 @@ def add_reference(connection: Connection, form: LevelColumns) -> bool:
     with _altering(connection, form):
         if read_source(connection, form).has_reference:
             return False
-        connection.execute(reference_sql(form).up.encode())
+        _lock(connection, form)
+        # Somebody else may have added it before the lock was had.
+        if read_source(connection, form).has_reference:
+            return False
+        connection.execute(reference_sql(form).up.encode(), prepare=False)
         return True
 
 
@@ -76,35 +94,67 @@ def drop_reference(connection: Connection, form: LevelColumns) -> None:
         ConceptRefused: rows have an id that says something else than their columns do, or as for :func:`add_reference`.
     """
     with _altering(connection, form):
-        moving = _moving(connection, form)
+        moving = _moving(connection, form)[0]
         # Nobody writes between the look and the drop.
-        connection.execute(f"LOCK TABLE {form.table} IN ACCESS EXCLUSIVE MODE".encode())
-        if lost := drivers.run(connection, moving.carried_otherwise()) + drivers.run(connection, moving.unmovable()):
+        _lock(connection, form)
+        state = drivers.run(connection, moving.state())
+        if lost := max(state.differing, state.unmovable):
             raise ConceptRefused(
                 f"{lost} rows of {form.table} have an id in {form.reference} that says something else than their columns; "
                 "carry it back first"
             )
-        connection.execute(reference_sql(form).down.encode())
+        connection.execute(reference_sql(form).down.encode(), prepare=False)
+
+
+def _lock(connection: Connection, form: LevelColumns) -> None:
+    connection.execute(f"LOCK TABLE {form.table} IN ACCESS EXCLUSIVE MODE".encode())
 
 
 @contextmanager
 def _altering(connection: Connection, form: LevelColumns) -> Generator[None]:
+    if connection.info.transaction_status != TransactionStatus.IDLE:
+        raise ConceptRefused(
+            f"changing {form.table} needs a connection with no transaction open; commit or roll back first"
+        )
     try:
         with connection.transaction():
-            # Whoever comes after a statement that waits for a lock waits behind it.
-            connection.execute(f"SELECT pg_catalog.set_config('lock_timeout', '{_LOCK_TIMEOUT}', true)")
-            yield
+            # At a stricter level the rows would be looked at as they were before the lock was waited for.
+            connection.execute("SET TRANSACTION ISOLATION LEVEL READ COMMITTED")
+            with _with(connection, "lock_timeout", _LOCK_TIMEOUT), _seeing_all(connection):
+                yield
     except psycopg.errors.LockNotAvailable as error:
         raise ConceptRefused(
             f"{form.table} has been in use for {_LOCK_TIMEOUT}, and nothing was changed; run it again when it is not"
         ) from error
+    except (psycopg.errors.DependentObjectsStillExist, psycopg.errors.InsufficientPrivilege) as error:
+        raise ConceptRefused(f"{sentence(error)}; {form.table} is as it was") from error
 
 
-def _moving(connection: Connection, form: LevelColumns) -> Moving:
+@contextmanager
+def _with(connection: Connection, setting: str, value: str) -> Generator[None]:
+    """Have a setting for a while, in the transaction that is open."""
+    query = "SELECT pg_catalog.current_setting(%(name)s), pg_catalog.set_config(%(name)s, %(value)s, true)"
+
+    def put(value: str) -> Statement[str]:
+        return Statement(query, {"name": setting, "value": value}, lambda rows: str(rows[0][0]))
+
+    before = drivers.run(connection, put(value))
+    yield
+    drivers.run(connection, put(before))
+
+
+@contextmanager
+def _seeing_all(connection: Connection) -> Generator[None]:
+    """Fail where policies would hide rows from this role: what it does not see would be left out without a word."""
+    with _with(connection, "row_security", "off"):
+        yield
+
+
+def _moving(connection: Connection, form: LevelColumns) -> tuple[Moving, Source]:
     source = read_source(connection, form)
     if not source.has_reference:
         raise ConceptRefused(f"{form.table} has no column {form.reference}; add it with add_reference()")
-    return Moving(form, source.key)
+    return Moving(form, source.key), source
 
 
 # -- the rows --
@@ -116,17 +166,18 @@ class _Direction:
 
     action_type: str
     condition: str
-    left: Statement[int]
-    """How many rows are still to be done."""
     work: Callable[[Connection, Moving, Range], tuple[int, int]]
     """Returns how many rows were written, and how many locations made."""
+    left: Callable[[State], int]
+    """How many rows are still to be done."""
 
 
 def backfill(trail: Trail, form: LevelColumns, *, batch: int = BATCH, progress: Progress | None = None) -> Moved:
     """Give each row that names places the id of their location, and make the locations that are missing.
 
     Every batch is an action and a transaction of its own. So it can be stopped at any time, by force too, and run again: it
-    goes on with the rows that have no id. Several at once take turns. Rows that name no place are left alone.
+    goes on with the rows that have no id. Several at once take turns. Rows that name no place are left alone, and so are
+    those that have an id already, whatever their columns say: ``differing`` counts those that contradict it.
 
     Args:
         trail: whose actions the batches are; of a role that may write the table and that of locations.
@@ -138,16 +189,22 @@ def backfill(trail: Trail, form: LevelColumns, *, batch: int = BATCH, progress: 
         ContradictoryLevels: a row names places that do not lie within each other. Nothing was written, unless the row came
             while this was running.
         ConceptRefused: the table or a column is not there, or not fit.
+        MisusedAction: an action is open, of which the batches would be a part.
+        psycopg.Error: a batch failed, and did so again: a row is locked for long, or policies hide rows from this role.
+            What was done before it stays.
         ValueError: *batch* is not positive.
     """
-    with trail.connection() as connection:
-        moving = _moving(connection, form)
+    _refuse_within_action(batch)
+    with _reading(trail) as connection:
+        moving, _ = _moving(connection, form)
         _refuse_contradictions(connection, moving, Range())
-    there = _Direction("backfill_locations", moving.waiting, moving.count(moving.waiting), _move)
+    there = _Direction("backfill_locations", moving.waiting, _move, lambda state: state.waiting)
     return _in_batches(trail, moving, there, batch, progress)
 
 
-def carry_back(trail: Trail, form: LevelColumns, *, batch: int = BATCH, progress: Progress | None = None) -> Moved:
+def carry_back(
+    trail: Trail, form: LevelColumns, *, batch: int = BATCH, overwrite: bool = False, progress: Progress | None = None
+) -> Moved:
     """Write the places of each row's location into its columns for levels: the reverse of :func:`backfill`.
 
     Safe to stop and to run again, like that. The ids stay; :func:`drop_reference` drops them.
@@ -156,52 +213,94 @@ def carry_back(trail: Trail, form: LevelColumns, *, batch: int = BATCH, progress
         trail: as for :func:`backfill`.
         form: the table.
         batch: rows of a batch.
+        overwrite: whether to write over columns that name other places than the id does, too.
         progress: called after each batch.
 
     Raises:
-        ConceptRefused: the location of a row is not there, or names a place of a level that has no column here; nothing was
-            written.
-        ValueError: *batch* is not positive.
+        ConceptRefused: the location of a row is not there, or says what the columns cannot; or columns name other places,
+            and *overwrite* is not given; or a column cannot be written. Nothing was written.
+        MisusedAction, psycopg.Error, ValueError: as for :func:`backfill`.
     """
-    with trail.connection() as connection:
-        moving = _moving(connection, form)
-        if lost := drivers.run(connection, moving.unmovable()):
+    _refuse_within_action(batch)
+    with _reading(trail) as connection:
+        moving, source = _moving(connection, form)
+        if source.generated:
+            raise ConceptRefused(f"{form.table}.{quoted(source.generated[0])} is generated, and cannot be written")
+        state = drivers.run(connection, moving.state())
+        if state.unmovable:
             raise ConceptRefused(
-                f"{lost} rows of {form.table} cannot be carried back: their location is not there, or names a place of a "
-                "level that the table has no column for; give them another location, or add the column"
+                f"{state.unmovable} rows of {form.table} cannot be carried back: their location is not there, or names a "
+                "place of a level that the table has no column for, or no place; give them another location, or add the "
+                "column"
+            )
+        if state.contested and not overwrite:
+            raise ConceptRefused(
+                f"{state.contested} rows of {form.table} have columns that name other places than their id does; if the ids "
+                "are right, allow it with overwrite=True, or --overwrite"
             )
     held = f"s.{quoted(form.reference)} IS NOT NULL"
-    back = _Direction("carry_locations_back", held, moving.carried_otherwise(), _carry)
+    back = _Direction("carry_locations_back", held, _carry, lambda state: state.differing)
     return _in_batches(trail, moving, back, batch, progress)
 
 
+def _refuse_within_action(batch: int) -> None:
+    if batch < 1:
+        raise ValueError(f"batch: expected a positive number of rows, got {batch}")
+    try:
+        open_action = current_action()
+    except NoCurrentAction:
+        return
+    raise MisusedAction(
+        f"the batches would be a part of the action {open_action.id}, and none of them would be kept if that fails; call "
+        "this outside any action"
+    )
+
+
+@contextmanager
+def _reading(trail: Trail) -> Generator[Connection]:
+    with trail.connection() as connection, connection.transaction(), _seeing_all(connection):
+        yield connection
+
+
 def _move(connection: Connection, moving: Moving, rows: Range) -> tuple[int, int]:
-    _refuse_contradictions(connection, moving, rows)
     made = drivers.run(connection, moving.add(rows))
+    # After that, because a row may have changed since the look at all of them. What was made is undone with the action.
+    _refuse_contradictions(connection, moving, rows)
     masks = drivers.run(connection, moving.masks(rows))
     return sum(drivers.run(connection, moving.move(rows, given)) for given in masks), made
 
 
 def _carry(connection: Connection, moving: Moving, rows: Range) -> tuple[int, int]:
-    return drivers.run(connection, moving.carry_back(rows)), 0
+    # For each row its location by key; the planner would rather read all locations for every batch.
+    with _with(connection, "enable_hashjoin", "off"):
+        return drivers.run(connection, moving.carry_back(rows)), 0
 
 
 def _in_batches(trail: Trail, moving: Moving, way: _Direction, batch: int, progress: Progress | None) -> Moved:
-    if batch < 1:
-        raise ValueError(f"batch: expected a positive number of rows, got {batch}")
-    with trail.connection() as connection:
-        total = drivers.run(connection, way.left)
-    moved = Moved(rows=0, locations=0, batches=0, left=total)
+    with _reading(trail) as connection:
+        total = way.left(drivers.run(connection, moving.state()))
+    moved = Moved(rows=0, locations=0, batches=0, left=total, differing=0)
     after: Key | None = None
     while True:
-        done, made, after = _batch(trail, moving, way, after, batch)
+        done, made, after = _patiently(trail, moving, way, after, batch)
         moved = attrs.evolve(moved, rows=moved.rows + done, locations=moved.locations + made, batches=moved.batches + 1)
         if progress is not None:
             progress(min(moved.rows, total), total)
         if after is None:
             break
-    with trail.connection() as connection:
-        return attrs.evolve(moved, left=drivers.run(connection, way.left))
+    with _reading(trail) as connection:
+        state = drivers.run(connection, moving.state())
+    return attrs.evolve(moved, left=way.left(state), differing=state.differing)
+
+
+def _patiently(
+    trail: Trail, moving: Moving, way: _Direction, after: Key | None, size: int
+) -> tuple[int, int, Key | None]:
+    """Do one batch, again if what stood in its way may be gone by then."""
+    for _ in range(_ATTEMPTS - 1):
+        with suppress(*_PASSING):
+            return _batch(trail, moving, way, after, size)
+    return _batch(trail, moving, way, after, size)
 
 
 def _batch(trail: Trail, moving: Moving, way: _Direction, after: Key | None, size: int) -> tuple[int, int, Key | None]:
@@ -211,8 +310,11 @@ def _batch(trail: Trail, moving: Moving, way: _Direction, after: Key | None, siz
         connection = action.connection
         # Two at once would make each other wait crosswise for rows. So the second waits here, and finds them done.
         drivers.run(connection, moving.alone(_LOCK_CLASS))
-        upto = drivers.run(connection, moving.bound(way.condition, after, size))
-        done, made = way.work(connection, moving, Range(after, upto))
+        with _with(connection, "lock_timeout", _LOCK_TIMEOUT), _seeing_all(connection):
+            # By the primary key: of a column that was just added nothing is known, and the planner would sort all rows.
+            with _with(connection, "enable_sort", "off"):
+                upto = drivers.run(connection, moving.bound(way.condition, after, size))
+            done, made = way.work(connection, moving, Range(after, upto))
         action.result = {"rows": done, "locations": made, "after": after, "upto": upto}
         return done, made, upto
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Mapping
-from typing import Any
+from typing import Any, cast
 
 import attrs
 
@@ -17,9 +17,11 @@ from provenance.concepts import (
     LiveIndex,
     Reference,
     Target,
+    column_types,
 )
 from provenance.concepts.naming import literal, quoted
 
+INTEGERS = frozenset(f'pg_catalog."{name}"' for name in ("int2", "int4", "int8"))
 _WORD = re.compile(r"[a-z][a-z0-9_]{0,30}", re.ASCII)
 _LANGUAGE = re.compile(r"[A-Za-z]{2,8}(?:-[A-Za-z0-9]{1,8})*", re.ASCII)
 
@@ -92,6 +94,23 @@ class Level:
         return Reference(column=self.column, to=target, labels=labels, type=self.type, nullable=True)
 
 
+Way = tuple[tuple[Level, str], ...]
+
+
+def _key(level: Level, value: Any) -> Any:
+    """Refuse what a cast would take for another key, or for several."""
+    whole = column_types.bare(level.type) in INTEGERS
+    kind = cast("type[object]", type(value))
+    if value is not None and (issubclass(kind, (list, tuple, dict)) or (whole and kind is not int)):
+        raise InvalidEntity(f"the {level.name}: expected a key of type {level.type}, got {kind.__name__}")
+    return value
+
+
+def _text(column: str) -> str:
+    """Return SQL for a name: tables may have them in several types and collations, and empty ones are none."""
+    return f"NULLIF({quoted(column)}::text COLLATE \"default\", '')"
+
+
 def suffix(tag: str) -> str:
     """Return a language tag as a part of a column's name."""
     return tag.lower().replace("-", "_")
@@ -156,7 +175,14 @@ class Geography:
             name=self.name,
             table=self.table,
             references=[level.reference() for level in self.levels],
-            attributes=[Attribute(name="level", type="text", check=f"level = {self.level_sql()}")],
+            attributes=[
+                Attribute(name="level", type="text", check=f"level = {self.level_sql()}"),
+                # Whoever does not know of a level, because another version of the application has added it, does not take a
+                # location that names a place of it for one of its own.
+                Attribute(
+                    name="named", type="smallint", check=f"named = num_nonnulls({', '.join(map(quoted, self.key))})"
+                ),
+            ],
             indexes=[LiveIndex(columns=self.key, unique=True)],
             computed=[*self._names(), *self._coordinates()],
         )
@@ -194,12 +220,30 @@ class Geography:
         """Return the key of a place, or ``None``, for each level.
 
         Raises:
-            InvalidEntity: there is no such level.
+            InvalidEntity: there is no such level, or a key is none of its type.
         """
         names = [level.name for level in self.levels]
         if unknown := [name for name in given if name not in names]:
             raise InvalidEntity(f"a {self.name} has no level {unknown[0]}; expected {', '.join(names)}")
-        return {name: given.get(name) for name in names}
+        return {level.name: _key(level, given.get(level.name)) for level in self.levels}
+
+    def ways(self) -> list[tuple[Way, str]]:
+        """Return how one gets from the places of each level to those of broader levels that they lie in, the shortest way.
+
+        A way is the levels that are passed, each with the column that leads on; with it comes the level that it ends at.
+        """
+        known = {level.name: level for level in self.levels}
+        found: list[tuple[Way, str]] = []
+        for level in self.levels:
+            ends = dict[str, Way]()
+            ways: list[tuple[Way, str]] = [((), level.name)]
+            for way, last in ways:
+                for broader, column in known[last].within.items():
+                    if broader not in ends:
+                        ends[broader] = (*way, (known[last], column))
+                        ways.append((ends[broader], broader))
+            found += [(way, end) for end, way in ends.items()]
+        return found
 
     def _names(self) -> Iterable[Computed]:
         for tag in (None, *self.languages):
@@ -212,10 +256,10 @@ class Geography:
             yield Computed(name=f"hierarchy{ending}", sql=f"concat_ws({joined})")
 
     def _shown(self, level: Level, tag: str | None) -> str:
-        label = quoted(f"{level.name}_name")
+        label = _text(f"{level.name}_name")
         if tag is None or tag not in level.languages:
             return label
-        return f"COALESCE({quoted(f'{level.name}_name_{suffix(tag)}')}, {label})"
+        return f"COALESCE({_text(f'{level.name}_name_{suffix(tag)}')}, {label})"
 
     def _coordinates(self) -> Iterable[Computed]:
         for what in ("latitude", "longitude"):

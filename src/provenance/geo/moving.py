@@ -33,6 +33,20 @@ class Range:
 
 
 @attrs.frozen
+class State:
+    """How many rows of a table are in which state."""
+
+    waiting: int
+    """They name a place, and have no id."""
+    differing: int
+    """Their id says something else than their columns."""
+    contested: int
+    """Of these, those whose columns name a place: it is not known which is right."""
+    unmovable: int
+    """Their id says what columns cannot: its location is not there, or names a level without a column, or nothing."""
+
+
+@attrs.frozen
 class Moving:
     """Makes the statements.
 
@@ -95,7 +109,7 @@ class Moving:
         held = self.form.held("s")
         columns = {level.name: f"l.{quoted(level.column)}" for level in self.form.geography.levels}
         return (
-            f"l.id = s.{quoted(self.form.reference)} AND "
+            f"l.id OPERATOR(pg_catalog.=) s.{quoted(self.form.reference)} AND "
             f"({', '.join(held.values())}) IS DISTINCT FROM ({', '.join(columns[name] for name in held)})"
         )
 
@@ -108,33 +122,31 @@ class Moving:
         text = f"UPDATE {self.form.table} AS s SET {set_columns} FROM {self._locations} AS l WHERE {self.moved}"  # noqa: S608
         return self._counted(text, rows)
 
-    def carried_otherwise(self) -> Statement[int]:
-        """How many rows have an id that says something else than their columns."""
-        text = f"SELECT pg_catalog.count(*) FROM {self.form.table} AS s, {self._locations} AS l WHERE {self.moved}"  # noqa: S608
-        return self._over(text, Range(), _number)
-
-    def unmovable(self) -> Statement[int]:
-        """How many rows would lose something: their location is not there, or names a level that has no column here."""
-        others = [level for level in self.form.geography.levels if level.name not in self.form.columns]
-        lost = " OR ".join(["l.id IS NULL", *(f"l.{quoted(level.column)} IS NOT NULL" for level in others)])
-        reference = f"s.{quoted(self.form.reference)}"
+    def state(self) -> Statement[State]:
+        """How many rows are in which state."""
+        held, reference = ", ".join(self.form.held("s").values()), f"s.{quoted(self.form.reference)}"
+        levels = self.form.geography.levels
+        own = ", ".join(f"l.{quoted(level.column)}" for level in levels if level.name in self.form.columns)
+        others = [f"l.{quoted(level.column)} IS NOT NULL" for level in levels if level.name not in self.form.columns]
+        # The location that names nothing at all cannot be told from none, once there are columns only.
+        lost = " OR ".join(["l.id IS NULL", f"pg_catalog.num_nonnulls({own}) = 0", *others])
+        differs = f"l.id IS NOT NULL AND ({held}) IS DISTINCT FROM ({own})"
+        given = f"pg_catalog.num_nonnulls({held}) > 0"
         text = (
-            f"SELECT pg_catalog.count(*) FROM {self.form.table} AS s LEFT JOIN {self._locations} AS l "  # noqa: S608
-            f"ON l.id = {reference} WHERE {reference} IS NOT NULL AND ({lost})"
+            f"SELECT pg_catalog.count(*) FILTER (WHERE {self.waiting}), "  # noqa: S608
+            f"pg_catalog.count(*) FILTER (WHERE {differs}), "
+            f"pg_catalog.count(*) FILTER (WHERE {differs} AND {given}), "
+            f"pg_catalog.count(*) FILTER (WHERE {reference} IS NOT NULL AND ({lost})) "
+            f"FROM {self.form.table} AS s LEFT JOIN {self._locations} AS l ON l.id OPERATOR(pg_catalog.=) {reference}"
         )
-        return self._over(text, Range(), _number)
+        return Statement(sql.Composed([as_sql(text)]), {}, lambda rows: State(*map(int, rows[0])))
 
     # -- ranges --
 
     def alone(self, lock_class: int) -> Statement[None]:
         """Wait until no other batch of the table is in work."""
-        query = "SELECT pg_catalog.pg_advisory_xact_lock(%(class)s::int, pg_catalog.hashtext(%(table)s))"
+        query = "SELECT pg_catalog.pg_advisory_xact_lock(%(class)s::pg_catalog.int4, pg_catalog.hashtext(%(table)s))"
         return Statement(query, {"class": lock_class, "table": self.form.table}, nothing)
-
-    def count(self, condition: str) -> Statement[int]:
-        """How many rows meet a condition."""
-        text = f"SELECT pg_catalog.count(*) FROM {self.form.table} AS s WHERE {condition}"  # noqa: S608
-        return self._over(text, Range(), _number)
 
     def bound(self, condition: str, after: Key | None, size: int) -> Statement[Key | None]:
         """The key of the row that ends a batch; ``None`` when fewer are left."""
@@ -147,12 +159,14 @@ class Moving:
             + as_sql(f" ORDER BY {order} LIMIT 1 OFFSET ")
             + sql.Placeholder("skip")
         )
-        return Statement(query, params | {"skip": size - 1}, lambda rows: tuple(rows[0]) if rows else None)
+        return Statement(
+            query, params | {"skip": size - 1}, lambda rows: tuple(rows[0]) if rows else None, prepare=False
+        )
 
     def _over(self, text: str, rows: Range, decode: Callable[[Rows], T]) -> Statement[T]:
         """Return a statement that ends in a condition, narrowed to a range."""
         where, params = self._within(rows)
-        return Statement(as_sql(text) + where, params, decode)
+        return Statement(as_sql(text) + where, params, decode, prepare=False)
 
     def _counted(self, text: str, rows: Range) -> Statement[int]:
         where, params = self._within(rows)
@@ -162,6 +176,7 @@ class Moving:
             + as_sql(f" RETURNING s.{quoted(self.form.reference)} AS id) SELECT pg_catalog.count(id) FROM done"),  # noqa: S608
             params,
             _number,
+            prepare=False,
         )
 
     def _from_waiting(self, text: str, rows: Range, decode: Callable[[Rows], T], *, also: str = "") -> Statement[T]:
@@ -169,19 +184,20 @@ class Moving:
         where, params = self._within(rows)
         columns = ", ".join(self.form.held("s").values())
         head = as_sql(f"WITH b AS (SELECT {columns} FROM {self.form.table} AS s WHERE {self.waiting}")  # noqa: S608
-        return Statement(head + where + as_sql(f"){also} {text}"), params, decode)
+        return Statement(head + where + as_sql(f"){also} {text}"), params, decode, prepare=False)
 
     def _within(self, rows: Range) -> tuple[sql.Composed, dict[str, object]]:
         columns = as_sql(", ".join(f"s.{quoted(name)}" for name in self.key))
         where, params = sql.Composed([]), dict[str, object]()
-        for name, operator, bound in (("after", sql.SQL(">"), rows.after), ("upto", sql.SQL("<="), rows.upto)):
+        for name, symbol, bound in (("after", ">", rows.after), ("upto", "<=", rows.upto)):
             if bound is None:
                 continue
             values = [
                 sql.SQL("{}::{}").format(sql.Placeholder(f"{name}{number}"), as_sql(written))
                 for number, written in enumerate(self.key.values())
             ]
-            where += sql.SQL(" AND ({}) {} ({})").format(columns, operator, sql.SQL(", ").join(values))
+            compared = as_sql(statements.operator(symbol, *self.key.values()))
+            where += sql.SQL(" AND ROW({}) {} ROW({})").format(columns, compared, sql.SQL(", ").join(values))
             params |= {f"{name}{number}": value for number, value in enumerate(bound)}
         return where, params
 

@@ -7,20 +7,22 @@ from typing import Any
 
 import attrs
 import psycopg
-from psycopg import sql
 
 from provenance import drivers
-from provenance.concepts import ConceptRefused
+from provenance.concepts import ConceptRefused, column_types
 from provenance.concepts.naming import quoted
 from provenance.geo.level_columns import LevelColumns
-from provenance.geo.statements import as_sql
-from provenance.statements import Rows, Statement, nothing
+from provenance.geo.levels import INTEGERS
+from provenance.statements import Rows, Statement
 
 _KINDS = {"v": "a view", "m": "a materialized view", "f": "a foreign table"}
 
 _COLUMNS = """
 SELECT c.relkind::pg_catalog.text, a.attname::pg_catalog.text, pg_catalog.format_type(a.atttypid, a.atttypmod),
-       pg_catalog.array_position(p.indkey::pg_catalog.int2[], a.attnum)
+       -- Columns that are only included in the index come after those of the key.
+       CASE WHEN pg_catalog.array_position(p.indkey::pg_catalog.int2[], a.attnum) < p.indnkeyatts
+            THEN pg_catalog.array_position(p.indkey::pg_catalog.int2[], a.attnum) END,
+       a.attgenerated <> '', a.attnotnull OR a.atthasdef
   FROM pg_catalog.pg_class AS c
   JOIN pg_catalog.pg_namespace AS n ON n.oid = c.relnamespace
   JOIN pg_catalog.pg_attribute AS a ON a.attrelid = c.oid AND a.attnum > 0 AND NOT a.attisdropped
@@ -40,6 +42,8 @@ class Source:
     """The columns of its primary key, in the order of that, with their types."""
     has_reference: bool
     """Whether the column for the id is there."""
+    generated: tuple[str, ...]
+    """The columns for levels that nobody can write."""
 
 
 def read_source(connection: psycopg.Connection[Any], form: LevelColumns) -> Source:
@@ -55,8 +59,8 @@ def read_source(connection: psycopg.Connection[Any], form: LevelColumns) -> Sour
         raise ConceptRefused(f"there is no table {form.table}; create it first, or correct the name")
     if (kind := _KINDS.get(rows[0][0])) is not None:
         raise ConceptRefused(f"{form.table} is {kind}, whose rows cannot be given ids; name the table itself")
-    types = {name: written for _, name, written, _ in rows}
-    key = {name: written for _, name, written, position in rows if position is not None}
+    types = {name: written for _, name, written, _, _, _ in rows}
+    key = {name: written for _, name, written, position, _, _ in rows if position is not None}
     if not key:
         raise ConceptRefused(f"{form.table} has no primary key, so its rows cannot be told apart; add one")
     if missing := [column for column in form.columns.values() if column not in types]:
@@ -66,27 +70,31 @@ def read_source(connection: psycopg.Connection[Any], form: LevelColumns) -> Sour
             f"{form.table}.{quoted(form.reference)} is of type {types[form.reference]} and cannot hold an id; give another "
             "reference="
         )
+    if form.reference in (name for _, name, _, _, _, filled in rows if filled):
+        raise ConceptRefused(
+            f"{form.table}.{quoted(form.reference)} is not null, or has a value by itself, so it is not known which rows "
+            "have an id; make it nullable without a default"
+        )
     for level, column in form.columns.items():
-        _check_type(connection, form, level, column, types[column])
+        _check_type(form, level, column, types[column])
     locations = form.geography.concept.table
     if not drivers.run(connection, Statement(_IS_THERE, {"name": locations}, lambda found: bool(found[0][0]))):
         raise ConceptRefused(
             f"there is no table {locations} for the locations; apply the concept of the geography first"
         )
-    return Source(key, form.reference in types)
+    generated = [name for _, name, _, _, computed, _ in rows if computed and name in form.columns.values()]
+    return Source(key, form.reference in types, tuple(generated))
 
 
-def _check_type(connection: psycopg.Connection[Any], form: LevelColumns, level: str, column: str, written: str) -> None:
+def _check_type(form: LevelColumns, level: str, column: str, written: str) -> None:
+    """Refuse a column whose values may be no keys: a cast would make other ones of them."""
     wanted = form.types[level]
-    comparison = as_sql(f"SELECT NULL::{written} = NULL::{wanted}")
-    try:
-        with connection.transaction():
-            drivers.run(connection, Statement(sql.Composed([comparison]), {}, nothing))
-    except psycopg.errors.UndefinedFunction as error:
-        raise ConceptRefused(
-            f"{form.table}.{quoted(column)} is of type {written}, and the key of a {level} is of type {wanted}; correct the "
-            "type of the level, or name another column"
-        ) from error
+    if column_types.same(written, wanted) or {column_types.bare(written), column_types.bare(wanted)} <= INTEGERS:
+        return
+    raise ConceptRefused(
+        f"{form.table}.{quoted(column)} is of type {written}, and the key of a {level} is of type {wanted}; correct the "
+        "type of the level, or of the column"
+    )
 
 
 def _rows(rows: Rows) -> Rows:

@@ -1,4 +1,7 @@
-"""The statements about locations: made from the levels; no I/O."""
+"""The statements about locations: made from the levels; no I/O.
+
+None is prepared: what plan is good depends on how many locations there are, and a prepared one outlives their number.
+"""
 
 from __future__ import annotations
 
@@ -9,9 +12,9 @@ from uuid import UUID
 import attrs
 from psycopg import sql
 
-from provenance.concepts import ddl
+from provenance.concepts import column_types, ddl
 from provenance.concepts.naming import literal, quoted
-from provenance.geo.levels import Geography
+from provenance.geo.levels import Geography, Way
 from provenance.statements import Rows, Statement
 
 Places = Mapping[str, Any]
@@ -24,6 +27,14 @@ Mask = tuple[bool, ...]
 def as_sql(text: Any) -> sql.SQL:
     """Return SQL in which names stand quoted, hence no literal; a percent sign is no parameter."""
     return sql.SQL(text.replace("%", "%%"))
+
+
+def operator(symbol: str, *types: str) -> str:
+    """Return a comparison of values of built-in types, whatever operators the search_path has.
+
+    What it is for types that are not built in is looked for as in any query.
+    """
+    return symbol if None in map(column_types.bare, types) else f"OPERATOR(pg_catalog.{symbol})"
 
 
 def mask(geography: Geography, places: Places) -> Mask:
@@ -53,11 +64,13 @@ def its_location(geography: Geography, given: Mask, columns: Mapping[str, str]) 
     subquery looks into that index for each row, whatever the planner believes of a table that has just been filled.
     """
     conditions = [
-        f"l.{quoted(level.column)} = {columns[level.name]}" if there else f"l.{quoted(level.column)} IS NULL"
+        f"l.{quoted(level.column)} {operator('=', level.type)} {columns[level.name]}"
+        if there
+        else f"l.{quoted(level.column)} IS NULL"
         for level, there in zip(geography.levels, given, strict=True)
     ]
-    table = ddl.qualified(geography.concept.place)
-    return f"(SELECT l.id FROM {table} AS l WHERE {' AND '.join(conditions)} AND l.deleted_at IS NULL)"  # noqa: S608
+    conditions += ["l.deleted_at IS NULL", f"l.named OPERATOR(pg_catalog.=) {sum(given)}"]
+    return f"(SELECT l.id FROM {ddl.qualified(geography.concept.place)} AS l WHERE {' AND '.join(conditions)})"  # noqa: S608
 
 
 def insert(geography: Geography, source: str, columns: Mapping[str, str]) -> str:
@@ -71,8 +84,9 @@ def insert(geography: Geography, source: str, columns: Mapping[str, str]) -> str
     key = ", ".join(map(quoted, geography.key))
     order = ", ".join(str(number) for number in range(1, len(levels) + 1))
     return (
-        f"INSERT INTO {ddl.qualified(geography.concept.place)} ({names}, level) "
-        f"SELECT DISTINCT {values}, {geography.level_sql(columns)} {source} ORDER BY {order} "
+        f"INSERT INTO {ddl.qualified(geography.concept.place)} ({names}, level, named) "
+        f"SELECT DISTINCT {values}, {geography.level_sql(columns)}, pg_catalog.num_nonnulls({values}) {source} "
+        f"ORDER BY {order} "
         f"ON CONFLICT ({key}) WHERE deleted_at IS NULL DO NOTHING"
     )
 
@@ -104,16 +118,31 @@ def contradictions_sql(geography: Geography, source: str, columns: Mapping[str, 
         source: a relation with its alias, to be joined.
         columns: of that relation, by level.
     """
+    types = {level.name: level.type for level in geography.levels}
     branches = [
-        f"SELECT {literal(level.name)}, {columns[level.name]}::text, {literal(broader)}, {columns[broader]}::text, "  # noqa: S608
-        f"t.{quoted(column)}::text, pg_catalog.count(*) FROM {source} JOIN {level.table} AS t "
-        f"ON t.{quoted(level.key)} = {columns[level.name]} "
-        f"WHERE t.{quoted(column)} <> {columns[broader]} GROUP BY 2, 4, 5"
-        for level in geography.levels
-        for broader, column in level.within.items()
-        if level.name in columns and broader in columns
+        _contradiction(source, columns, way, broader, types[broader])
+        for way, broader in geography.ways()
+        if way[0][0].name in columns and broader in columns
     ]
     return " UNION ALL ".join(branches) and f"{' UNION ALL '.join(branches)} ORDER BY 6 DESC, 1, 2, 3"
+
+
+def _contradiction(source: str, columns: Mapping[str, str], way: Way, broader: str, written: str) -> str:
+    """Return the query for rows whose place does not lie in their broader one, for a way between the levels."""
+    (narrow, _), *passed = way
+    joins, key = list[str](), columns[narrow.name]
+    for number, (level, column) in enumerate(way):
+        alias = f"t{number}"
+        joins.append(f"JOIN {level.table} AS {alias} ON {alias}.{quoted(level.key)} {operator('=', level.type)} {key}")
+        key = f"{alias}.{quoted(column)}"
+    # Where a level on the way is given, it is compared by itself.
+    conditions = [f"{columns[level.name]} IS NULL" for level, _ in passed if level.name in columns]
+    conditions.append(f"{key} {operator('<>', written)} {columns[broader]}")
+    return (
+        f"SELECT {literal(narrow.name)}, {columns[narrow.name]}::pg_catalog.text, {literal(broader)}, "  # noqa: S608
+        f"{columns[broader]}::pg_catalog.text, {key}::pg_catalog.text, pg_catalog.count(*) "
+        f"FROM {source} {' '.join(joins)} WHERE {' AND '.join(conditions)} GROUP BY 2, 4, 5"
+    )
 
 
 def contradictions_found(rows: Rows) -> list[Contradiction]:
@@ -126,7 +155,12 @@ def contradictions_found(rows: Rows) -> list[Contradiction]:
 
 def _wanted(geography: Geography, wanted: Sequence[Places], text: str) -> tuple[sql.Composed, dict[str, object]]:
     """Return SQL that reads the wanted places from ``w``, numbered in ``w.n`` from 1, and its parameters."""
-    arrays = [sql.SQL("{}::{}[]").format(sql.Placeholder(level.name), as_sql(level.type)) for level in geography.levels]
+    # Without a length: a cast to varchar(5) would cut a key off, and find another one.
+    types = [column_types.bare(level.type) or level.type for level in geography.levels]
+    arrays = [
+        sql.SQL("{}::{}[]").format(sql.Placeholder(level.name), as_sql(written))
+        for level, written in zip(geography.levels, types, strict=True)
+    ]
     names = ", ".join(quoted(level.column) for level in geography.levels)
     query = sql.SQL(
         "WITH w AS (SELECT * FROM ROWS FROM (pg_catalog.unnest({})) WITH ORDINALITY AS w({}, n)) {}"
@@ -145,7 +179,7 @@ def find(geography: Geography, wanted: Sequence[Places]) -> Statement[dict[int, 
         f"SELECT w.n, {its_location(geography, given, columns)} FROM w WHERE {just(geography, given, columns)}"  # noqa: S608
         for given in dict.fromkeys(mask(geography, places) for places in wanted)
     )
-    return Statement(*_wanted(geography, wanted, text), _found)
+    return Statement(*_wanted(geography, wanted, text), _found, prepare=False)
 
 
 def _found(rows: Rows) -> dict[int, UUID]:
@@ -155,10 +189,10 @@ def _found(rows: Rows) -> dict[int, UUID]:
 def add(geography: Geography, wanted: Sequence[Places]) -> Statement[int]:
     """Add those that are not there; how many were added."""
     text = f"{insert(geography, 'FROM w', _columns(geography))} RETURNING 1"
-    return Statement(*_wanted(geography, wanted, text), len)
+    return Statement(*_wanted(geography, wanted, text), len, prepare=False)
 
 
 def contradictions(geography: Geography, wanted: Sequence[Places]) -> Statement[list[Contradiction]] | None:
     """What of the wanted the tables of places contradict; ``None`` when they say nothing about each other."""
     text = contradictions_sql(geography, "w", _columns(geography))
-    return Statement(*_wanted(geography, wanted, text), contradictions_found) if text else None
+    return Statement(*_wanted(geography, wanted, text), contradictions_found, prepare=False) if text else None

@@ -25,12 +25,13 @@ Catalogue = dict[str, dict[str, str]]
 # Monthly partitions come and go. Each must be what the default partition of its table is.
 _MONTHLY = re.compile(r"(actions|row_changes)_\d{4}_\d{2}")
 
-# So do the trigger functions of captured tables. Their bodies are made of the table's columns.
+# So do the trigger functions of captured tables. Their bodies are made of the table's columns; each is to be what was made.
 _CAPTURE = re.compile(r"capture_\d+\(\)")
 _CAPTURE_MODEL = (
     "plpgsql v parallel u security definer returns trigger set search_path=pg_catalog, pg_temp;TimeZone=UTC;DateStyle=ISO;"
     "IntervalStyle=iso_8601;bytea_output=hex;extra_float_digits=1;lc_monetary=C;plan_cache_mode=force_generic_plan;"
     f"enable_nestloop=off;enable_hashjoin=off;jit=off arguments {hashlib.md5(b'', usedforsecurity=False).hexdigest()} body "
+    "as captured"
 )
 
 _QUERIES: dict[str, LiteralString] = {
@@ -89,7 +90,10 @@ _QUERIES: dict[str, LiteralString] = {
                || COALESCE(' set ' || array_to_string(p.proconfig, ';'), '')
                || CASE WHEN p.proowner <> n.nspowner THEN ' owned by ' || p.proowner::regrole::text ELSE '' END
                || ' arguments ' || md5(pg_get_function_arguments(p.oid))
-               || ' body ' || md5(COALESCE(pg_get_function_sqlbody(p.oid), p.prosrc))
+               || ' body '
+               || CASE WHEN p.proname ~ '^capture_[0-9]+$' AND obj_description(p.oid, 'pg_proc')
+                            = 'sha256:' || encode(sha256(convert_to(p.prosrc, 'UTF8')), 'hex')
+                       THEN 'as captured' ELSE md5(COALESCE(pg_get_function_sqlbody(p.oid), p.prosrc)) END
           FROM pg_proc p JOIN pg_language l ON l.oid = p.prolang JOIN pg_namespace n ON n.oid = p.pronamespace
          WHERE n.nspname = 'provenance'""",
     # What everybody may do: nothing. Grants to named roles are the operator's choice, except rights to change the past: to
@@ -185,9 +189,7 @@ def _with_partitions(catalogue: Catalogue, partitions: list[str]) -> Catalogue:
 
 def _with_captures(catalogue: Catalogue, found: dict[str, str]) -> Catalogue:
     """Return the catalogue with the trigger functions of captured tables that were found, as they must be."""
-    captures = {
-        name: _CAPTURE_MODEL + text.rpartition(" body ")[2] for name, text in found.items() if _CAPTURE.fullmatch(name)
-    }
+    captures = {name: _CAPTURE_MODEL for name in found if _CAPTURE.fullmatch(name)}
     return catalogue | {"function": catalogue["function"] | captures}
 
 

@@ -131,7 +131,7 @@ def _refuse_disagreement(ledger: dict[int, Applied]) -> None:
 
 
 @contextmanager
-def _locked_step(connection: Connection, what: str) -> Generator[dict[int, Applied]]:
+def _locked_step(connection: Connection, what: str, before_it: str = "") -> Generator[dict[int, Applied]]:
     """A transaction that holds the migration lock, with the ledger as it is under that lock."""
     if connection.info.transaction_status != psycopg.pq.TransactionStatus.IDLE:
         raise MigrationError("migrations need a connection with no transaction open; commit or roll back first")
@@ -147,7 +147,18 @@ def _locked_step(connection: Connection, what: str) -> Generator[dict[int, Appli
             _refuse_disagreement(ledger)
             yield ledger
     except psycopg.Error as error:
-        raise MigrationError(f"{what} failed and changed nothing: {error.diag.message_primary or error}") from error
+        raise MigrationError(
+            f"{what} failed and changed nothing: {error.diag.message_primary or error}{before_it}"
+        ) from error
+
+
+def _named(migration: Migration) -> str:
+    return f"{migration.version:04} ({migration.name})"
+
+
+def _before_it(done: list[Migration], what: str) -> str:
+    """Return what else there is to say when a step fails: the steps before it stand."""
+    return f"; {what} before that: {', '.join(map(_named, done))}" if done else ""
 
 
 def up(connection: Connection, *, to: int | None = None) -> list[Migration]:
@@ -169,7 +180,7 @@ def up(connection: Connection, *, to: int | None = None) -> list[Migration]:
     waiting = oldest_first
     while waiting:
         migration, *waiting = waiting
-        with _locked_step(connection, f"migration {migration.version:04} ({migration.name})") as ledger:
+        with _locked_step(connection, f"migration {_named(migration)}", _before_it(done, "applied")) as ledger:
             if migration.version in ledger:
                 continue
             if any(earlier.version not in ledger for earlier in oldest_first if earlier.version < migration.version):
@@ -185,7 +196,7 @@ def up(connection: Connection, *, to: int | None = None) -> list[Migration]:
             done.append(migration)
     if to is not None and to < known_migrations()[-1].version:
         return done
-    with _locked_step(connection, "making partitions") as ledger:
+    with _locked_step(connection, "making partitions", _before_it(done, "applied")) as ledger:
         # Between two steps another deploy may have taken everything back.
         if ledger:
             connection.execute("SELECT provenance.ensure_partitions()")
@@ -210,7 +221,9 @@ def down(connection: Connection, *, to: int) -> list[Migration]:
     waiting = newest_first
     while waiting:
         migration, *waiting = waiting
-        with _locked_step(connection, f"taking back migration {migration.version:04} ({migration.name})") as ledger:
+        with _locked_step(
+            connection, f"taking back migration {_named(migration)}", _before_it(done, "taken back")
+        ) as ledger:
             if migration.version not in ledger:
                 continue
             if max(ledger) > migration.version:

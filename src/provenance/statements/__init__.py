@@ -28,6 +28,8 @@ class Statement(Generic[T_co]):
     query: LiteralString | sql.Composed
     params: Mapping[str, object] | None
     decode: Callable[[Rows], T_co]
+    prepare: bool | None = None
+    """Whether the server shall keep it for the next time; ``None`` leaves that to psycopg."""
 
 
 def command(query: LiteralString | sql.Composed) -> Statement[None]:

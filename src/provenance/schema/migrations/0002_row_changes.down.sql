@@ -13,8 +13,14 @@ BEGIN
 END
 $$;
 DROP FUNCTION
+    provenance.resolved_views(),
+    provenance.refresh_view(regclass, boolean),
+    provenance.view_to_refresh(regclass),
+    provenance.below_view(oid),
+    provenance.view_function(oid),
     provenance.coverage(),
-    provenance.rows_as_of(regclass, text, timestamptz, text),
+    provenance.rows_as_of(regclass, text, timestamptz, text[]),
+    provenance.key_texts(integer[], regclass, text[]),
     provenance.captures_of(regclass, text),
     provenance.adopt_table(regclass),
     provenance.release_table(regclass),
@@ -34,6 +40,7 @@ DROP FUNCTION
     provenance.captured_columns,
     provenance.key_digest(text),
     provenance.cut_row(text, integer),
+    provenance.text_settings(),
     provenance.row_values(text),
     provenance.tenant_of(uuid),
     provenance.unstamp_table(regclass),
@@ -57,5 +64,25 @@ CREATE OR REPLACE FUNCTION provenance.grant_reader(role_name name) RETURNS void
 BEGIN
     EXECUTE format('GRANT USAGE ON SCHEMA provenance TO %I', role_name);
     EXECUTE format('GRANT SELECT ON provenance.actions, provenance.action_intents, provenance.action_log TO %I', role_name);
+END
+$$;
+CREATE OR REPLACE FUNCTION provenance.grant_writer(role_name name) RETURNS void
+    LANGUAGE plpgsql VOLATILE
+    SET search_path = pg_catalog, pg_temp
+    AS $$
+BEGIN
+    EXECUTE format('GRANT USAGE ON SCHEMA provenance TO %I', role_name);
+    EXECUTE format(
+        'GRANT INSERT (id, root_id, parent_action_id, action_type, concept, status, tenant_id, user_id, request_id, '
+        'correlation_id, entity_type, entity_id, payload, result, metadata, error_type, error_code, error_message, '
+        'started_at, completed_at, duration_ms) ON provenance.actions TO %I', role_name);
+    EXECUTE format(
+        'GRANT INSERT (id, root_id, parent_action_id, action_type, concept, tenant_id, user_id, request_id, '
+        'correlation_id, entity_type, entity_id, payload, metadata, started_at, expires_at, doubt, work_xid, '
+        'system_identifier, worker) ON provenance.action_intents TO %I', role_name);
+    EXECUTE format(
+        'GRANT EXECUTE ON FUNCTION provenance.schema_version(), provenance.uuid_v7(), provenance.current_action_id(), '
+        'provenance.set_context(uuid), provenance.outcome(uuid), provenance.root_of(uuid), provenance.record_action, '
+        'provenance.complete_action, provenance.pending_action(uuid), provenance.forget_intent(uuid) TO %I', role_name);
 END
 $$;

@@ -93,6 +93,9 @@ DECLARE
                JOIN pg_class c ON c.oid = p.relid AND NOT c.relispartition))
         WHEN it.relnamespace IN ('provenance'::regnamespace, 'pg_catalog'::regnamespace,
                                     'information_schema'::regnamespace) THEN 'it is not a table of yours'
+        WHEN purpose LIKE '%stamped' AND EXISTS (
+            SELECT FROM pg_trigger t WHERE t.tgrelid = relation AND t.tgname = 'provenance_touch')
+            THEN 'it is the table of a concept, which comes with its stamps; change the declaration instead'
         END;
 BEGIN
     IF reason IS NOT NULL THEN
@@ -172,6 +175,7 @@ BEGIN
     IF NOT EXISTS (SELECT FROM pg_trigger t WHERE t.tgrelid = relation AND t.tgname = 'provenance_stamp_insert') THEN
         RAISE EXCEPTION '% is not stamped', full_name USING ERRCODE = 'undefined_object';
     END IF;
+    PERFORM provenance.check_table(relation, 'unstamped');
     FOR leaf IN SELECT provenance.truncated_with(relation) LOOP
         EXECUTE format('DROP TRIGGER IF EXISTS provenance_require_action_truncate ON %s', leaf);
     END LOOP;
@@ -205,6 +209,7 @@ CREATE TABLE provenance.captured_tables (
     kept text[] NOT NULL,
     captured_at timestamptz NOT NULL DEFAULT clock_timestamp(),
     released_at timestamptz,
+    adopted_at timestamptz,
     CONSTRAINT captured_tables_pkey PRIMARY KEY (id)
 );
 
@@ -212,6 +217,7 @@ COMMENT ON TABLE provenance.captured_tables IS 'Which tables have their row chan
 COMMENT ON COLUMN provenance.captured_tables.table_name IS 'Qualified, quoted where needed.';
 COMMENT ON COLUMN provenance.captured_tables.suspicious IS 'A regular expression: columns with such a name are masked unless they are kept.';
 COMMENT ON COLUMN provenance.captured_tables.kept IS 'Columns that somebody looked at and found harmless.';
+COMMENT ON COLUMN provenance.captured_tables.adopted_at IS 'Since when every row there was is stored; null: one that never changed is not.';
 
 CREATE TABLE provenance.row_shapes (
     id integer GENERATED ALWAYS AS IDENTITY,
@@ -302,14 +308,21 @@ $$;
 
 COMMENT ON FUNCTION provenance.row_values(text) IS 'Takes apart what row_changes.old_row and new_row hold.';
 
--- Values too long to keep are replaced by their length and digest.
+-- Text must look the same whoever writes and whoever reads.
+CREATE FUNCTION provenance.text_settings() RETURNS text
+    LANGUAGE sql IMMUTABLE PARALLEL SAFE
+    RETURN 'SET search_path = pg_catalog, pg_temp SET timezone = ''UTC'' SET datestyle = ''ISO'' '
+           'SET intervalstyle = ''iso_8601'' SET bytea_output = ''hex'' SET extra_float_digits = 1 SET lc_monetary = ''C''';
+
+-- Values too long to keep are replaced by their length and digest. So is one that begins as that mark does: nobody can forge
+-- it then. jsonb is printed with spaces, and never does.
 CREATE FUNCTION provenance.cut_row(row_text text, max_bytes integer) RETURNS text
     LANGUAGE sql IMMUTABLE STRICT PARALLEL SAFE
     SET search_path = pg_catalog, pg_temp
     AS $$
 SELECT '(' || string_agg(
            CASE WHEN v IS NULL THEN ''
-                WHEN octet_length(v) > max_bytes
+                WHEN octet_length(v) > max_bytes OR starts_with(v, '{"$truncated":{"bytes":')
                 THEN format('"{""$truncated"":{""bytes"":%s,""sha256"":""%s""}}"', octet_length(v),
                             encode(sha256(convert_to(v, 'UTF8')), 'hex'))
                 ELSE '"' || replace(replace(v, '\', '\\'), '"', '""') || '"' END, ',' ORDER BY n) || ')'
@@ -323,7 +336,8 @@ CREATE FUNCTION provenance.key_digest(row_key text) RETURNS text
 
 -- The columns of a captured table as they are now. place: among the columns there are. hidden: what is done to keep the
 -- value out. When a column that is to be hidden has gone, it may have been renamed: all columns that nobody has found harmless
--- are masked then, until somebody says anew what to hide.
+-- are masked then, until somebody says anew what to hide. So are always those whose names are not all ASCII: which letters are
+-- the same, and which are letters at all, depends on the collation.
 CREATE FUNCTION provenance.captured_columns(
     captured provenance.captured_tables, relation oid, OUT place integer, OUT name text, OUT type text, OUT hidden text
 ) RETURNS SETOF record
@@ -341,7 +355,8 @@ SELECT p.place, p.name, p.type,
        CASE WHEN p.attgenerated = 'v' OR p.name = ANY ((captured).excluded) THEN 'excluded'
             WHEN p.name = ANY ((captured).masked) THEN 'masked'
             WHEN p.name <> ALL ((captured).kept)
-                 AND (g.any OR regexp_replace(lower(p.name), '[^[:alpha:]]', '', 'g') ~ (captured).suspicious)
+                 AND (g.any OR p.name ~ '[^[:ascii:]]'
+                      OR regexp_replace(lower(p.name), '[^a-z]', '', 'g') ~ (captured).suspicious)
             THEN 'masked'
             ELSE '' END
   FROM present p CROSS JOIN gone g
@@ -464,8 +479,8 @@ DECLARE
     present CONSTANT text := CASE WHEN new_images IS NULL THEN 'o' ELSE 'n' END;
     paired CONSTANT boolean := old_images IS NOT NULL AND new_images IS NOT NULL;
     cut CONSTANT text := replace(
-        'CASE WHEN octet_length(%1$s.row) > max THEN provenance.cut_row(%1$s.row, max) ELSE %1$s.row END',
-        'max', captured.max_bytes::text);
+        'CASE WHEN octet_length(%1$s.row) > max OR strpos(%1$s.row, ''"{""$truncated"":{""bytes"":'') > 0 '
+        'THEN provenance.cut_row(%1$s.row, max) ELSE %1$s.row END', 'max', captured.max_bytes::text);
     masked CONSTANT text := (
         SELECT format('NULLIF(array_remove(ARRAY[%s], NULL), ''{}'')', string_agg(
                    format('CASE WHEN o.masked[%1$s] IS DISTINCT FROM n.masked[%1$s] THEN %2$L END', m.n, m.name), ', '))
@@ -530,7 +545,8 @@ $$;
 
 -- The trigger function of one captured table. While the table is as it was when the function was made, the statement that
 -- stores a change is in it, planned once per session; after an ALTER TABLE it is made anew each time, until the table is
--- captured again.
+-- captured again. A statement is numbered when its trigger runs, after those that triggers for each row did meanwhile. Whatever
+-- would carry a number over from before it, such as a setting, is in the hands of who writes, who could then change the order.
 CREATE FUNCTION provenance.capture_source(
     captured provenance.captured_tables, relation oid, shape integer, by_row boolean
 ) RETURNS text
@@ -634,6 +650,7 @@ DECLARE
     captured provenance.captured_tables;
     owner name;
     function_name text;
+    source text;
     leaf regclass;
 BEGIN
     PERFORM provenance.check_table(relation, 'captured');
@@ -683,14 +700,14 @@ BEGIN
         RETURNING * INTO captured;
     END IF;
     function_name := format('provenance.capture_%s()', captured.id);
-    -- Text must look the same whoever writes. Without nested loops: what was planned for one row must do for a million.
+    source := provenance.capture_source(captured, relation, provenance.shape_id(captured, relation), by_row);
+    -- Without nested loops: what was planned for one row must do for a million.
     EXECUTE format(
-        'CREATE OR REPLACE FUNCTION %s RETURNS trigger LANGUAGE plpgsql SECURITY DEFINER '
-        'SET search_path = pg_catalog, pg_temp SET timezone = ''UTC'' SET datestyle = ''ISO'' '
-        'SET intervalstyle = ''iso_8601'' SET bytea_output = ''hex'' SET extra_float_digits = 1 SET lc_monetary = ''C'' '
+        'CREATE OR REPLACE FUNCTION %s RETURNS trigger LANGUAGE plpgsql SECURITY DEFINER %s '
         'SET plan_cache_mode = force_generic_plan SET enable_nestloop = off SET enable_hashjoin = off SET jit = off AS %L',
-        function_name,
-        provenance.capture_source(captured, relation, provenance.shape_id(captured, relation), by_row));
+        function_name, provenance.text_settings(), source);
+    -- Whether the body is still what was made here is seen by it.
+    EXECUTE format('COMMENT ON FUNCTION %s IS %L', function_name, provenance.key_digest(source));
     EXECUTE format('REVOKE ALL ON FUNCTION %s FROM PUBLIC', function_name);
     EXECUTE format('ALTER FUNCTION %s OWNER TO %I', function_name, owner);
     IF by_row THEN
@@ -750,9 +767,6 @@ COMMENT ON FUNCTION provenance.release_table(regclass) IS 'Stop capturing; what 
 
 CREATE FUNCTION provenance.adopt_table(relation regclass) RETURNS bigint
     LANGUAGE plpgsql VOLATILE
-    SET search_path = pg_catalog, pg_temp
-    SET timezone = 'UTC' SET datestyle = 'ISO' SET intervalstyle = 'iso_8601' SET bytea_output = 'hex'
-    SET extra_float_digits = 1 SET lc_monetary = 'C'
     AS $$
 DECLARE
     captured CONSTANT provenance.captured_tables := (
@@ -771,6 +785,9 @@ BEGIN
             NULL, provenance.images_sql(captured, relation, relation::text))
         USING clock_timestamp(), action, COALESCE(provenance.tenant_of(action), '');
     GET DIAGNOSTICS adopted = ROW_COUNT;
+    -- Rows that policies hide from who adopts are not stored.
+    UPDATE provenance.captured_tables c SET adopted_at = clock_timestamp()
+     WHERE c.id = captured.id AND c.adopted_at IS NULL AND NOT row_security_active(relation);
     RETURN adopted;
 END
 $$;
@@ -799,21 +816,75 @@ $$;
 
 COMMENT ON FUNCTION provenance.captures_of(regclass, text) IS 'The ids in captured_tables that belong to a table.';
 
+-- The texts under which a key may be stored: as its columns print it, in each type that they had, or as given where it is not
+-- of that type; and the digests of these. No type is asked but those of Postgres: what others do is somebody's function, and
+-- must not run with the rights of whoever reads. Of a domain, the type below is asked. What would fit only when it is rounded or
+-- cut off is not that key.
+CREATE FUNCTION provenance.key_texts(ids integer[], relation regclass, parts text[]) RETURNS text[]
+    LANGUAGE plpgsql STABLE
+    AS $$
+DECLARE
+    types text[];
+    type text;
+    printed text[];
+    part text;
+    texts text[] := '{}';
+BEGIN
+    FOR types IN
+        SELECT array_agg(f.field ->> 1 ORDER BY array_position(c.key_columns, f.field ->> 0))
+          FROM provenance.captured_tables c
+         CROSS JOIN LATERAL (
+               SELECT s.id, s.fields FROM provenance.row_shapes s WHERE s.table_id = c.id
+               UNION ALL
+               SELECT 2147483647, provenance.row_fields(c, relation) WHERE c.id = provenance.captured_id(relation)) AS s
+         CROSS JOIN LATERAL json_array_elements(s.fields::json) AS f (field)
+         WHERE c.id = ANY (ids) AND f.field ->> 0 = ANY (c.key_columns)
+         GROUP BY c.id, s.id ORDER BY c.id DESC, s.id DESC
+    LOOP
+        printed := '{}';
+        FOR n IN 1 .. cardinality(parts) LOOP
+            part := NULL;
+            type := types[n];
+            BEGIN
+                WHILE EXISTS (SELECT FROM pg_type t WHERE t.oid = to_regtype(type) AND t.typtype = 'd') LOOP
+                    SELECT format_type(t.typbasetype, t.typtypmod) INTO type FROM pg_type t WHERE t.oid = to_regtype(type);
+                END LOOP;
+                IF EXISTS (SELECT FROM pg_type t
+                            WHERE t.oid = to_regtype(type) AND t.typnamespace = 'pg_catalog'::regnamespace) THEN
+                    EXECUTE format('SELECT concat(%1$L::%2$s) WHERE %1$L::%2$s = %1$L::%3$s',
+                                   parts[n], type, format_type(to_regtype(type), -1)) INTO part;
+                END IF;
+            EXCEPTION WHEN data_exception OR undefined_function OR insufficient_privilege THEN
+                -- Not of that type, or no type for a key any more, or one of somebody who does not show it.
+                NULL;
+            END;
+            printed := printed || COALESCE(part, parts[n]);
+        END LOOP;
+        EXECUTE format(CASE cardinality(parts) WHEN 1 THEN 'SELECT %s' ELSE 'SELECT ROW(%s)::text' END,
+                       (SELECT string_agg(quote_literal(p.part), ', ' ORDER BY p.n)
+                          FROM unnest(printed) WITH ORDINALITY AS p (part, n))) INTO part;
+        texts := texts || ARRAY[part, provenance.key_digest(part)];
+    END LOOP;
+    RETURN texts;
+END
+$$;
+
+COMMENT ON FUNCTION provenance.key_texts IS 'The texts under which changes of the row with a key may be stored.';
+
 -- The rows of a table as they were. What a key was is known from the last change before that moment; failing that from the
 -- first one after it, which tells what it found; failing that from the baseline; and failing that from the table itself,
--- where the row has not changed since. At a moment in which two captures meet, the later one tells.
+-- where the row has not changed since. Once it is not captured any more the table cannot tell, and without a baseline nobody
+-- knows what else there was. At a moment in which two captures meet, the later one tells.
 CREATE FUNCTION provenance.rows_as_of(
-    relation regclass, given_name text, moment timestamptz, wanted_key text DEFAULT NULL,
+    relation regclass, given_name text, moment timestamptz, wanted_keys text[] DEFAULT NULL,
     OUT row_key text, OUT fields text, OUT row_text text
 ) RETURNS SETOF record
     LANGUAGE plpgsql STABLE
-    SET search_path = pg_catalog, pg_temp
-    SET timezone = 'UTC' SET datestyle = 'ISO' SET intervalstyle = 'iso_8601' SET bytea_output = 'hex'
-    SET extra_float_digits = 1 SET lc_monetary = 'C'
     AS $$
 #variable_conflict use_column
 DECLARE
     captured provenance.captured_tables;
+    slots bigint[];
     live text := '';
 BEGIN
     SELECT c.* INTO captured FROM provenance.captured_tables c
@@ -826,23 +897,34 @@ BEGIN
                   HINT = (SELECT format('They are captured since %s.', min(c.captured_at)) FROM provenance.captured_tables c
                            WHERE c.id = ANY (provenance.captures_of(relation, given_name)));
     END IF;
+    slots := ARRAY(SELECT provenance.row_slot(captured.id, k) FROM unnest(wanted_keys) k);
     IF captured.id = provenance.captured_id(relation) THEN
         live := format(
             ' UNION ALL SELECT l.key, 0, %L, l.row FROM (SELECT %s AS key, %s AS row FROM %s AS live OFFSET 0) AS l '
-            'WHERE ($3 IS NULL OR l.key = $3) AND NOT EXISTS (SELECT FROM known k WHERE k.key = l.key)',
+            'WHERE ($3 IS NULL OR l.key = ANY ($3)) AND NOT EXISTS (SELECT FROM known k WHERE k.key = l.key)',
             provenance.row_fields(captured, relation), provenance.key_sql(captured, relation, 'live'),
             provenance.row_sql(captured, relation, 'live'), relation);
+    ELSIF captured.adopted_at IS NULL AND NOT EXISTS (
+        SELECT FROM provenance.row_changes r WHERE r.row_slot = ANY (slots) AND r.row_key = ANY (wanted_keys)
+        UNION ALL
+        SELECT FROM provenance.row_changes r WHERE r.table_id = captured.id AND r.old_key = ANY (wanted_keys))
+    THEN
+        RAISE EXCEPTION 'what was in % at % is not known: it was released or dropped without having been adopted, and rows '
+                        'that did not change while it was captured are not stored', given_name, moment
+            USING ERRCODE = 'undefined_object', HINT = 'Adopt a table before that.';
     END IF;
     RETURN QUERY EXECUTE
         'WITH event AS ('
         '    SELECT r.row_key AS key, r.seq, r.recorded_at, 1 AS side, r.shape_id, r.operation,'
         '           CASE WHEN r.operation <> ''insert'' AND r.old_key IS NULL THEN r.old_row END AS before,'
         '           r.new_row AS after'
-        '      FROM provenance.row_changes r WHERE r.row_slot BETWEEN $4 AND $5 AND ($3 IS NULL OR r.row_key = $3)'
+        '      FROM provenance.row_changes r WHERE '
+        || CASE WHEN wanted_keys IS NULL THEN 'r.row_slot BETWEEN $1::bigint << 32 AND ($1::bigint << 32) | 4294967295'
+                ELSE 'r.row_slot = ANY ($4) AND r.row_key = ANY ($3)' END ||
         '    UNION ALL'
         '    SELECT r.old_key, r.seq, r.recorded_at, 0, r.shape_id, r.operation, r.old_row, NULL'
         '      FROM provenance.row_changes r'
-        '     WHERE r.table_id = $1 AND r.old_key IS NOT NULL AND ($3 IS NULL OR r.old_key = $3)),'
+        '     WHERE r.table_id = $1 AND r.old_key IS NOT NULL AND ($3 IS NULL OR r.old_key = ANY ($3))),'
         'past AS (SELECT DISTINCT ON (key) key, shape_id, after AS row FROM event'
         '          WHERE recorded_at <= $2 AND operation <> ''baseline'' ORDER BY key, seq DESC, side DESC),'
         'later AS (SELECT DISTINCT ON (key) key, shape_id, before AS row FROM event'
@@ -856,9 +938,18 @@ BEGIN
         'SELECT k.key, COALESCE(s.fields, k.fields), k.row'
         '  FROM (SELECT key, shape_id, NULL::text AS fields, row FROM known WHERE row IS NOT NULL'
         || live || ') AS k LEFT JOIN provenance.row_shapes s ON s.id = k.shape_id'
-        USING captured.id, moment, wanted_key,
-              COALESCE(provenance.row_slot(captured.id, wanted_key), captured.id::bigint << 32),
-              COALESCE(provenance.row_slot(captured.id, wanted_key), (captured.id::bigint << 32) | 4294967295);
+        USING captured.id, moment, wanted_keys, slots;
+END
+$$;
+
+-- CREATE FUNCTION cannot take settings from elsewhere.
+DO $$
+DECLARE
+    function regproc;
+BEGIN
+    FOREACH function IN ARRAY '{provenance.adopt_table,provenance.key_texts,provenance.rows_as_of}'::regproc[] LOOP
+        EXECUTE format('ALTER FUNCTION %s %s', function, provenance.text_settings());
+    END LOOP;
 END
 $$;
 
@@ -866,16 +957,17 @@ $$;
 -- may read.
 CREATE FUNCTION provenance.coverage(
     OUT table_name text, OUT is_stamped boolean, OUT is_strict boolean, OUT is_captured boolean, OUT row_count bigint,
-    OUT untracked_rows bigint, OUT last_untracked_at timestamptz, OUT last_untracked_by text
+    OUT untracked_rows bigint, OUT last_untracked_at timestamptz, OUT last_untracked_by text, OUT gaps text[]
 ) RETURNS SETOF record
     LANGUAGE plpgsql STABLE
     SET search_path = pg_catalog, pg_temp
     AS $$
 DECLARE
     relation regclass;
+    by_row boolean;
 BEGIN
-    FOR relation, table_name IN
-        SELECT c.oid, provenance.qualified_name(c.oid)
+    FOR relation, table_name, by_row IN
+        SELECT c.oid, provenance.qualified_name(c.oid), c.relkind = 'p'
           FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace
          WHERE c.relkind IN ('r', 'p') AND NOT c.relispartition AND c.relpersistence <> 't'
            AND n.nspname NOT IN ('provenance', 'pg_catalog', 'information_schema') AND n.nspname NOT LIKE 'pg\_t%'
@@ -883,11 +975,32 @@ BEGIN
                                                      AND d.deptype = 'e')
          ORDER BY n.nspname, c.relname
     LOOP
-        SELECT COALESCE(bool_or(t.tgname = 'provenance_stamp_update' AND t.tgenabled <> 'D'), false),
-               COALESCE(bool_or(t.tgname = 'provenance_require_action' AND t.tgenabled <> 'D'), false),
-               COALESCE(bool_or(t.tgname = 'provenance_capture_insert' AND t.tgenabled <> 'D'), false)
-          INTO is_stamped, is_strict, is_captured
-          FROM pg_trigger t WHERE t.tgrelid = relation;
+        -- What a table has, each of its partitions must have. Only TRUNCATE aimed at a partition may be missing, because its
+        -- triggers are not cloned: that is a gap, and the table is called stamped and captured all the same.
+        WITH wanted AS (
+            SELECT w.name, m.member, t.oid IS NULL AS is_missing, w.is_cloned,
+                   CASE WHEN t.oid IS NULL THEN 'missing'
+                        WHEN t.tgenabled = 'D' THEN 'disabled'
+                        WHEN w.name LIKE 'capture%' AND t.tgenabled <> 'A' THEN 'not enabled always'
+                        WHEN t.tgenabled = 'R' THEN 'enabled in replica sessions only' END AS gap
+              FROM (SELECT substr(t.tgname, 12) AS name, t.tgname, t.tgname NOT LIKE '%truncate' AS is_cloned FROM pg_trigger t
+                     WHERE t.tgrelid = relation AND t.tgname ~ '^provenance_(stamp|require_action|capture)') AS w
+             CROSS JOIN provenance.truncated_with(relation) AS m (member)
+              LEFT JOIN pg_trigger t ON t.tgrelid = m.member AND t.tgname = w.tgname),
+        kind AS (
+            SELECT k.prefix, count(*) FILTER (WHERE w.member = relation) AS triggers,
+                   bool_and(w.name IS NOT NULL AND (w.gap IS NULL OR w.is_missing AND NOT w.is_cloned)) AS holds
+              FROM unnest('{stamp,require_action,capture}'::text[]) AS k (prefix)
+              LEFT JOIN wanted w ON starts_with(w.name, k.prefix) GROUP BY k.prefix)
+        SELECT bool_or(k.holds) FILTER (WHERE k.prefix = 'stamp'),
+               bool_or(k.holds) FILTER (WHERE k.prefix = 'require_action'),
+               -- The triggers of an ordinary table are one for each way to write.
+               bool_or(k.holds AND k.triggers = CASE WHEN by_row THEN 2 ELSE 4 END) FILTER (WHERE k.prefix = 'capture'),
+               ARRAY(SELECT format('%s on %s: %s', w.gap, provenance.qualified_name(w.member),
+                                   string_agg(w.name, ', ' ORDER BY w.name))
+                       FROM wanted w WHERE w.gap IS NOT NULL GROUP BY w.member, w.gap ORDER BY 1)
+          INTO is_stamped, is_strict, is_captured, gaps
+          FROM kind k;
         row_count := NULL;
         untracked_rows := NULL;
         last_untracked_at := NULL;
@@ -896,7 +1009,7 @@ BEGIN
             EXECUTE format('SELECT count(*), count(*) FILTER (WHERE t.updated_by_action_id IS NULL) FROM %s AS t', relation)
                INTO row_count, untracked_rows;
         END IF;
-        IF is_captured THEN
+        IF provenance.captured_id(relation) IS NOT NULL THEN
             SELECT r.recorded_at, r.db_user INTO last_untracked_at, last_untracked_by
               FROM provenance.row_changes r
              WHERE r.table_id = provenance.captured_id(relation) AND r.ordinal = 1 AND r.action_id IS NULL AND r.seq > 0
@@ -909,6 +1022,168 @@ $$;
 
 COMMENT ON FUNCTION provenance.coverage IS 'Which tables are stamped and captured, and what was written to them outside any action.';
 
+-- Resolved views.
+
+-- The function through which the owner of a materialized view lets others refresh it. It must run with the owner's rights:
+-- whoever refreshes all views of a database must not thereby run anybody's code with rights of their own. A declaration whose
+-- name was too long for refresh_<view> is known by what its function does.
+CREATE FUNCTION provenance.view_function(view oid) RETURNS oid
+    LANGUAGE sql STABLE STRICT
+    SET search_path = pg_catalog, pg_temp
+    AS $$
+SELECT p.oid
+  FROM pg_class c JOIN pg_proc p ON p.pronamespace = c.relnamespace AND p.proowner = c.relowner
+ WHERE c.oid = view AND c.relkind = 'm' AND p.prokind = 'f' AND p.prosecdef AND p.pronargs = 0 AND NOT p.proretset
+   AND p.prorettype = 'boolean'::regtype
+   AND (p.proname = 'refresh_' || c.relname
+        OR p.prosrc = format('SELECT provenance.refresh_view(%L)', provenance.qualified_name(view)))
+ ORDER BY p.proname <> 'refresh_' || c.relname, p.proname LIMIT 1
+$$;
+
+COMMENT ON FUNCTION provenance.view_function(oid) IS 'The function of its owner that refreshes a view for others, or null.';
+
+-- What a view reads, directly or through other views: how many steps down that goes, and how many rows have been written
+-- there since the server began to count. Materialized views on the way are counted too: what reads one is out of date as soon
+-- as that is refreshed. Views can be made to read each other in a circle, hence the bound.
+CREATE FUNCTION provenance.below_view(view oid, OUT depth integer, OUT rows_written bigint) RETURNS record
+    LANGUAGE sql STABLE STRICT
+    SET search_path = pg_catalog, pg_temp
+    AS $$
+WITH RECURSIVE below (relation, depth) AS (
+    SELECT view, 0
+    UNION
+    SELECT source.relation, below.depth + 1
+      FROM below CROSS JOIN LATERAL (
+           SELECT d.refobjid
+             FROM pg_rewrite r JOIN pg_depend d ON d.classid = 'pg_rewrite'::regclass AND d.objid = r.oid
+            WHERE r.ev_class = below.relation AND r.ev_type = '1'
+              AND d.refclassid = 'pg_class'::regclass AND d.refobjid <> r.ev_class
+           UNION ALL
+           SELECT i.inhrelid FROM pg_inherits i WHERE i.inhparent = below.relation) AS source (relation)
+     WHERE below.depth < 100)
+SELECT COALESCE(max(s.depth), 0),
+       COALESCE(sum(pg_stat_get_tuples_inserted(s.relation) + pg_stat_get_tuples_updated(s.relation)
+                    + pg_stat_get_tuples_deleted(s.relation)), 0)::bigint
+  FROM (SELECT b.relation, max(b.depth) AS depth FROM below b WHERE b.relation <> view GROUP BY b.relation) AS s
+$$;
+
+COMMENT ON FUNCTION provenance.below_view IS 'How deep the sources of a view are, and how many rows have been written to them.';
+
+-- What there is to know before a view is refreshed: whether the caller may, or else a function that does it for the caller.
+CREATE FUNCTION provenance.view_to_refresh(
+    view regclass, OUT view_name text, OUT is_materialized boolean, OUT is_allowed boolean, OUT owner_name text,
+    OUT function_name text, OUT is_callable boolean, OUT rows_written bigint
+) RETURNS record
+    LANGUAGE sql STABLE STRICT
+    SET search_path = pg_catalog, pg_temp
+    AS $$
+SELECT provenance.qualified_name(c.oid), c.relkind = 'm',
+       pg_has_role(c.relowner, 'USAGE')
+       -- Older servers do not know the word.
+       OR CASE WHEN current_setting('server_version_num')::integer >= 170000
+               THEN has_table_privilege(c.oid, 'MAINTAIN') ELSE false END,
+       pg_get_userbyid(c.relowner)::text, quote_ident(n.nspname) || '.' || quote_ident(p.proname),
+       p.oid IS NOT NULL AND has_function_privilege(p.oid, 'EXECUTE') AND has_schema_privilege(n.oid, 'USAGE'),
+       below.rows_written
+  FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace
+  LEFT JOIN pg_proc p ON p.oid = provenance.view_function(c.oid)
+ CROSS JOIN LATERAL provenance.below_view(c.oid) below
+ WHERE c.oid = view
+$$;
+
+-- With the rights of the caller. Of two sessions that refresh the same view the second does not wait for the first. What
+-- trail.refresh() does is recorded by the action it has opened; any other refresh records one here.
+CREATE FUNCTION provenance.refresh_view(view regclass, concurrently boolean DEFAULT true) RETURNS boolean
+    LANGUAGE plpgsql VOLATILE STRICT
+    SET search_path = pg_catalog, pg_temp
+    SET lock_timeout = '5s'
+    AS $$
+DECLARE
+    full_name CONSTANT text := provenance.qualified_name(view);
+    -- Read before the refresh begins: what is written meanwhile may not be in it, and counts as later.
+    rows_written CONSTANT bigint := (SELECT b.rows_written FROM provenance.below_view(view) b);
+    is_populated CONSTANT boolean := (SELECT c.relispopulated FROM pg_class c WHERE c.oid = view);
+    action uuid;
+    refreshed boolean;
+BEGIN
+    IF (current_setting('provenance.refreshing', true) = provenance.current_action_id()::text) IS NOT TRUE THEN
+        action := provenance.record_action(
+            'refresh_view', 'view', entity_type => 'view', entity_id => full_name,
+            payload => jsonb_build_object('concurrently', refresh_view.concurrently));
+    END IF;
+    refreshed := pg_try_advisory_xact_lock(1986618743, (view::oid::bigint - 2147483648)::integer);
+    IF refreshed THEN
+        -- A view that holds nothing yet cannot be refreshed concurrently, and has no readers to disturb.
+        EXECUTE format('REFRESH MATERIALIZED VIEW %s %s',
+                       CASE WHEN refresh_view.concurrently AND is_populated THEN 'CONCURRENTLY' ELSE '' END, full_name);
+        -- Views that read this one are refreshed next, and count what was written to it.
+        PERFORM pg_stat_force_next_flush();
+    END IF;
+    IF action IS NOT NULL THEN
+        PERFORM provenance.complete_action(
+            action, jsonb_build_object('refreshed', refreshed, 'rows_written', rows_written));
+    END IF;
+    RETURN refreshed;
+END
+$$;
+
+COMMENT ON FUNCTION provenance.refresh_view IS 'Bring a materialized view up to date and record that; false when another session is doing so.';
+
+-- Every view with a function of its owner that refreshes it, and every one whose refresh is recorded; what others read first.
+-- What was written is not known where the server has begun to count anew.
+CREATE FUNCTION provenance.resolved_views(
+    OUT view_name text, OUT is_resolved boolean, OUT is_populated boolean, OUT refreshed_at timestamptz,
+    OUT action_id uuid, OUT changed_rows bigint
+) RETURNS SETOF record
+    LANGUAGE sql STABLE
+    SET search_path = pg_catalog, pg_temp
+    AS $$
+SELECT v.name, v.is_resolved, v.relispopulated, last.recorded_at, last.id,
+       CASE WHEN last.rows_written BETWEEN 0 AND below.rows_written AND (reset.at > last.recorded_at) IS NOT TRUE
+            THEN (below.rows_written - last.rows_written)::bigint END
+  FROM (SELECT c.oid, c.relispopulated, provenance.qualified_name(c.oid) AS name,
+               provenance.view_function(c.oid) IS NOT NULL AS is_resolved
+          FROM pg_class c WHERE c.relkind = 'm') AS v
+  LEFT JOIN LATERAL (
+       SELECT a.id, a.recorded_at,
+              CASE WHEN jsonb_typeof(a.result -> 'rows_written') = 'number'
+                   THEN (a.result ->> 'rows_written')::numeric END AS rows_written
+         FROM provenance.actions a
+        WHERE a.entity_type = 'view' AND a.entity_id = v.name AND a.action_type = 'refresh_view'
+          AND a.status = 'completed' AND a.result @> '{"refreshed": true}'
+        ORDER BY a.id DESC LIMIT 1) AS last ON true
+ CROSS JOIN LATERAL provenance.below_view(v.oid) AS below
+ CROSS JOIN (SELECT pg_stat_get_db_stat_reset_time(d.oid) FROM pg_database d
+              WHERE d.datname = current_database()) AS reset (at)
+ WHERE v.is_resolved OR last.id IS NOT NULL
+ ORDER BY below.depth, v.name
+$$;
+
+COMMENT ON FUNCTION provenance.resolved_views IS 'When each resolved view was last refreshed, and how many rows have been written to its sources since.';
+
+CREATE OR REPLACE FUNCTION provenance.grant_writer(role_name name) RETURNS void
+    LANGUAGE plpgsql VOLATILE
+    SET search_path = pg_catalog, pg_temp
+    AS $$
+BEGIN
+    EXECUTE format('GRANT USAGE ON SCHEMA provenance TO %I', role_name);
+    EXECUTE format(
+        'GRANT INSERT (id, root_id, parent_action_id, action_type, concept, status, tenant_id, user_id, request_id, '
+        'correlation_id, entity_type, entity_id, payload, result, metadata, error_type, error_code, error_message, '
+        'started_at, completed_at, duration_ms) ON provenance.actions TO %I', role_name);
+    EXECUTE format(
+        'GRANT INSERT (id, root_id, parent_action_id, action_type, concept, tenant_id, user_id, request_id, '
+        'correlation_id, entity_type, entity_id, payload, metadata, started_at, expires_at, doubt, work_xid, '
+        'system_identifier, worker) ON provenance.action_intents TO %I', role_name);
+    EXECUTE format(
+        'GRANT EXECUTE ON FUNCTION provenance.schema_version(), provenance.uuid_v7(), provenance.current_action_id(), '
+        'provenance.set_context(uuid), provenance.outcome(uuid), provenance.root_of(uuid), provenance.record_action, '
+        'provenance.complete_action, provenance.pending_action(uuid), provenance.forget_intent(uuid), '
+        'provenance.refresh_view, provenance.view_to_refresh, provenance.view_function, provenance.below_view, '
+        'provenance.qualified_name TO %I', role_name);
+END
+$$;
+
 CREATE OR REPLACE FUNCTION provenance.grant_reader(role_name name) RETURNS void
     LANGUAGE plpgsql VOLATILE
     SET search_path = pg_catalog, pg_temp
@@ -920,9 +1195,10 @@ BEGIN
         'provenance.row_shapes, provenance.captured_tables TO %I', role_name);
     EXECUTE format(
         'GRANT EXECUTE ON FUNCTION provenance.row_values(text), provenance.captures_of, provenance.rows_as_of, '
-        'provenance.coverage, provenance.captured_id, provenance.qualified_name, provenance.captured_columns, provenance.row_fields, '
+        'provenance.coverage, provenance.truncated_with, provenance.key_texts, provenance.captured_id, '
+        'provenance.qualified_name, provenance.captured_columns, provenance.row_fields, '
         'provenance.row_slot, provenance.column_sql, provenance.row_sql, provenance.key_sql, '
-        'provenance.key_digest TO %I', role_name);
+        'provenance.key_digest, provenance.resolved_views, provenance.view_function, provenance.below_view TO %I', role_name);
 END
 $$;
 

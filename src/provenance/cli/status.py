@@ -1,0 +1,86 @@
+"""``provenance status``: whether the schema fits, and how fresh the resolved views are."""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime, timedelta
+
+import attrs
+import click
+
+from provenance.cli.database import connected
+from provenance.cli.output import clean, columns, emit, emit_json, moment
+from provenance.cli.parameters import json_option
+from provenance.cli.problems import BadNews
+from provenance.drivers import run
+from provenance.models import ViewState
+from provenance.statements import Rows, Statement
+from provenance.statements.views import VIEWS
+from provenance.trail import SCHEMA_VERSION
+
+
+def _version(rows: Rows) -> int | None:
+    return int(rows[0][0]) if rows else None
+
+
+# Out of the catalogue: readers may not call the function, and no role can where there is none.
+_INSTALLED = Statement(
+    r"""SELECT pg_catalog.substring(pg_catalog.pg_get_function_sqlbody(p.oid), '\d+')
+         FROM pg_catalog.pg_proc p JOIN pg_catalog.pg_namespace n ON n.oid = p.pronamespace
+        WHERE n.nspname = 'provenance' AND p.proname = 'schema_version'""",
+    None,
+    _version,
+)
+
+
+@click.command()
+@json_option
+@click.pass_context
+def status(ctx: click.Context, *, as_json: bool) -> None:
+    """Say whether the schema fits this version of the library, and how fresh the resolved views are.
+
+    Exits with 1 when the schema does not fit.
+    """
+    with connected(ctx.obj) as connection:
+        version = run(connection, _INSTALLED)
+        fits = version is not None and version >= SCHEMA_VERSION
+        views = run(connection, VIEWS) if fits else []
+    if as_json:
+        schema = {"version": version, "needed": SCHEMA_VERSION, "fits": fits}
+        emit_json({"schema": schema, "views": [attrs.asdict(view) for view in views]})
+    else:
+        installed = "missing" if version is None else f"at version {version}"
+        needed = "as needed" if fits else f"version {SCHEMA_VERSION} is needed; run `provenance migrate up`"
+        click.echo(f"The schema is {installed}, {needed}.")
+        _show(views)
+    if not fits:
+        ctx.exit(BadNews.exit_code)
+
+
+def _show(views: list[ViewState]) -> None:
+    if not views:
+        return
+    now = datetime.now(UTC)
+    click.echo()
+    emit(
+        columns(
+            ("VIEW", "LAST REFRESH", "AGE", "ROWS CHANGED SINCE"),
+            [
+                (
+                    clean(view.view),
+                    moment(view.refreshed_at) if view.refreshed_at else "none recorded",
+                    age(now - view.refreshed_at) if view.refreshed_at else "",
+                    "not known" if view.changed_rows is None else str(view.changed_rows),
+                )
+                for view in views
+            ],
+        )
+    )
+
+
+def age(past: timedelta) -> str:
+    """Return how long ago something was, in the largest unit that is full; clocks may differ."""
+    seconds = max(int(past.total_seconds()), 0)
+    for unit, length in (("d", 86_400), ("h", 3_600), ("m", 60)):
+        if seconds >= length:
+            return f"{seconds // length} {unit}"
+    return f"{seconds} s"

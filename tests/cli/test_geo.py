@@ -1,0 +1,140 @@
+"""``geo backfill``: there, back, and what it says of a declaration that it cannot use."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import click.testing
+import psycopg
+import pytest
+
+from provenance.trail import Trail
+from tests.support import places
+
+Run = Callable[..., click.testing.Result]
+
+DECLARED = """
+from provenance.geo import LevelColumns
+from tests.support.places import GEOGRAPHY
+
+COVERAGE = LevelColumns(geography=GEOGRAPHY, table="public.coverage")
+"""
+
+
+@pytest.fixture
+def connection(provenance_dsn: str) -> Any:
+    """A connection to a database with places and some coverage."""
+    with psycopg.connect(provenance_dsn, autocommit=True) as connection:
+        places.make(connection)
+        connection.execute(
+            """CREATE TABLE coverage (id integer PRIMARY KEY, continent_id integer, country_id integer, region_id integer,
+                                     district_id integer, city_id integer);
+               INSERT INTO coverage (id, country_id, city_id) VALUES (1, 10, 1000), (2, 10, NULL), (3, 10, 1000)"""
+        )
+        yield connection
+
+
+@pytest.fixture
+def source(tmp_path: Path) -> str:
+    """A file that declares the table."""
+    (tmp_path / "declared.py").write_text(DECLARED, encoding="utf-8")
+    return f"{tmp_path / 'declared.py'}"
+
+
+def rows(connection: psycopg.Connection[Any]) -> list[Any]:
+    """Return the table."""
+    return connection.execute("SELECT * FROM coverage ORDER BY id").fetchall()
+
+
+def test_there_and_back(run: Run, connection: psycopg.Connection[Any], source: str, provenance_dsn: str) -> None:
+    """The column for the id comes and goes; twice is no harm; all batches of one run are in one request."""
+    before = rows(connection)
+    result = run("geo", "backfill", f"{source}:COVERAGE", "--batch", "2", dsn=provenance_dsn)
+    assert (0, "public.coverage: 3 rows, 2 new locations, 2 batches\n", "") == (
+        result.exit_code,
+        result.stdout,
+        result.stderr,
+    )
+    assert len({row[-1] for row in rows(connection)}) == 2
+    with Trail(provenance_dsn) as trail:
+        [request_id] = {action.request_id for action in trail.actions.entity_history("table", "public.coverage")}
+        assert request_id is not None
+    result = run("geo", "backfill", f"{source}:COVERAGE", "--json", dsn=provenance_dsn)
+    assert {
+        "table": "public.coverage",
+        "rows": 0,
+        "locations": 0,
+        "batches": 1,
+        "left": 0,
+        "differing": 0,
+    } == json.loads(result.stdout)
+    connection.execute("UPDATE coverage SET city_id = NULL")
+    result = run("geo", "backfill", f"{source}:COVERAGE", dsn=provenance_dsn)
+    assert (1, True) == (
+        result.exit_code,
+        result.stderr.startswith("Error: 2 rows of public.coverage have an id that says"),
+    )
+    result = run("geo", "backfill", f"{source}:COVERAGE", "--overwrite", dsn=provenance_dsn)
+    assert 2 == result.exit_code
+    result = run("geo", "backfill", f"{source}:COVERAGE", "--back", "--overwrite", dsn=provenance_dsn)
+    assert (0, "public.coverage: 2 rows, 0 new locations, 1 batches\n") == (result.exit_code, result.stdout)
+    assert before == rows(connection)
+
+
+def test_rows_that_come_meanwhile(
+    run: Run, connection: psycopg.Connection[Any], source: str, provenance_dsn: str
+) -> None:
+    """They are told of, with the code 1: run it again."""
+    connection.execute(
+        """ALTER TABLE coverage ADD COLUMN geo_location_id uuid;
+           CREATE FUNCTION more() RETURNS trigger LANGUAGE plpgsql AS
+               'BEGIN IF pg_trigger_depth() = 1 THEN INSERT INTO coverage (id, city_id) VALUES (-1, 1000); END IF;
+                      RETURN NULL; END';
+           CREATE TRIGGER more AFTER UPDATE ON coverage FOR EACH STATEMENT EXECUTE FUNCTION more()"""
+    )
+    connection.execute("UPDATE coverage SET city_id = NULL WHERE id = 2")
+    connection.execute("DELETE FROM coverage WHERE id IN (-1, 2)")
+    result = run("geo", "backfill", f"{source}:COVERAGE", dsn=provenance_dsn)
+    assert (1, "Error: 1 rows of public.coverage were written meanwhile and are not done; run it again\n") == (
+        result.exit_code,
+        result.stderr,
+    )
+
+
+@pytest.mark.parametrize(
+    ("name", "sentence"),
+    [
+        ("", "names no table; put the name of its declaration after a colon, as in places.py:COVERAGE"),
+        (":NOTHING", "declare the table there, or correct the name"),
+        (":GEOGRAPHY", "declare the table there, or correct the name"),
+    ],
+)
+def test_a_declaration_that_is_not_there(run: Run, source: str, name: str, sentence: str) -> None:
+    """One sentence, with the code 2, before any database is needed."""
+    result = run("geo", "backfill", f"{source}{name}", dsn="host=nowhere")
+    assert 2 == result.exit_code
+    assert result.stderr.startswith("Error: ")
+    assert result.stderr.endswith(f"{sentence}\n")
+
+
+def test_contradictions_are_one_sentence(
+    run: Run, connection: psycopg.Connection[Any], source: str, provenance_dsn: str
+) -> None:
+    """Nothing was written but the column for the id."""
+    connection.execute("INSERT INTO coverage (id, country_id, city_id) VALUES (4, 20, 1000)")
+    result = run("geo", "backfill", f"{source}:COVERAGE", dsn=provenance_dsn)
+    assert result.exit_code == 2
+    assert result.stderr == (
+        "Error: in 1 rows of public.coverage the levels contradict each other: city 1000 lies in country 10, not in 20; "
+        "correct the rows or the tables of places, and run it again\n"
+    )
+    assert {row[-1] for row in rows(connection)} == {None}
+
+
+def test_the_concept_of_a_geography_is_found(run: Run, source: str) -> None:
+    """``concept sql`` prints its SQL too."""
+    result = run("concept", "sql", f"{source}:GEOGRAPHY", dsn="host=nowhere")
+    assert "CREATE TABLE public.geo_locations (" in result.stdout
