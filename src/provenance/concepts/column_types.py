@@ -69,6 +69,11 @@ def same(one: str, other: str) -> bool:
     return one == other or (parts(one) is not None and parts(one) == parts(other))
 
 
+def is_integer(written: str) -> bool:
+    """Return whether values of the type are whole numbers."""
+    return parts(written) in [(name, None, None) for name in _INTEGERS]
+
+
 def is_json(written: str) -> bool:
     """Return whether values of the type are JSON documents."""
     return parts(written) in (("json", None, None), ("jsonb", None, None))

@@ -19,7 +19,7 @@ from provenance.statements import Row, Statement
 
 Connection = psycopg.Connection[Any]
 
-_KINDS = {
+KINDS = {
     "r": "a table",
     "p": "a partitioned table",
     "v": "a view",
@@ -77,7 +77,7 @@ def installed(connection: Connection, concept: Concept) -> Concept | None:
                 "from your migrations"
             )
         raise ConceptRefused(
-            f"{concept.table} is {_KINDS[kind]} that was not made from a declaration; give the concept {concept.name} "
+            f"{concept.table} is {KINDS[kind]} that was not made from a declaration; give the concept {concept.name} "
             "another table, or move that one out of the way"
         )
     if declared.name != concept.name:
@@ -142,7 +142,7 @@ def check_free(connection: Connection, concept: Concept) -> None:
     for name in concept.relations():
         if (found := _relation(connection, (schema, name))) is not None:
             raise ConceptRefused(
-                f"the concept {concept.name} needs the name {ddl.qualified((schema, name))}, which is {_KINDS[found[0]]} "
+                f"the concept {concept.name} needs the name {ddl.qualified((schema, name))}, which is {KINDS[found[0]]} "
                 "already; rename that, or give the concept another table"
             )
     if rows(

@@ -33,13 +33,13 @@ _UNSTORABLE = re.compile("[\x00\ud800-\udfff]")
 _EQUALS = sql.SQL("OPERATOR(pg_catalog.=)")
 
 
-def _text(text: Any) -> sql.SQL:
+def escaped(text: Any) -> sql.SQL:
     """Return SQL in which names of the declaration stand, quoted, hence no literal; a percent sign is no parameter."""
     return sql.SQL(text.replace("%", "%%"))
 
 
 def _table(concept: Concept) -> sql.SQL:
-    return _text(ddl.qualified(concept.place))
+    return escaped(ddl.qualified(concept.place))
 
 
 # -- values in --
@@ -121,7 +121,7 @@ def _columns(concept: Concept) -> list[str]:
 
 
 def _fields(concept: Concept) -> sql.SQL:
-    return _text(", ".join(["e.id", *_columns(concept), *(f"e.{name}" for name in (*_OURS, "deleted_at"))]))
+    return escaped(", ".join(["e.id", *_columns(concept), *(f"e.{name}" for name in (*_OURS, "deleted_at"))]))
 
 
 def _utc(value: datetime) -> datetime:
@@ -189,7 +189,7 @@ def _page(decode: Callable[[Row], E], limit: int) -> Callable[[Rows], Page[E]]:
 def create(concept: Concept, values: Mapping[str, object]) -> Statement[Entity]:
     """Insert a row; what is left out takes its default."""
     _known(concept, values, "creating")
-    columns = _text(", ".join(map(quoted, values)))
+    columns = escaped(", ".join(map(quoted, values)))
     placeholders = sql.SQL(", ").join(sql.Placeholder(f"v{number}") for number in range(len(values)))
     what = sql.SQL("({}) VALUES ({})").format(columns, placeholders) if values else sql.SQL("DEFAULT VALUES")
     decode = _entity(concept)
@@ -207,7 +207,7 @@ def update(concept: Concept, entity_id: UUID | str, values: Mapping[str, object]
     if not values:
         raise InvalidEntity(f"updating a {concept.name}: nothing to change; name at least one reference or attribute")
     assignments = sql.SQL(", ").join(
-        sql.SQL("{} = {}").format(_text(quoted(name)), sql.Placeholder(f"v{number}"))
+        sql.SQL("{} = {}").format(escaped(quoted(name)), sql.Placeholder(f"v{number}"))
         for number, name in enumerate(values)
     )
     return _change(concept, entity_id, assignments, _parameters(concept, values), deleted=False)
@@ -269,7 +269,7 @@ def _listing(
     for number, (name, value) in enumerate(where.items()):
         if column_types.parts(concept.types[name]) == ("json", None, None):
             raise InvalidEntity(f"{concept.name}.{name} is json, which Postgres does not compare; declare it as jsonb")
-        column = _text(f"e.{quoted(name)}")
+        column = escaped(f"e.{quoted(name)}")
         if value is None:
             conditions.append(sql.SQL("{} IS NULL").format(column))
         else:
@@ -291,7 +291,7 @@ def _equality(column: sql.SQL, placeholder: sql.Placeholder, written: str) -> sq
     """
     if (kind := column_types.bare(written)) is None:
         return sql.SQL("{} = {}").format(column, placeholder)
-    return sql.SQL("{} {} {}::{}").format(column, _EQUALS, placeholder, _text(kind))
+    return sql.SQL("{} {} {}::{}").format(column, _EQUALS, placeholder, escaped(kind))
 
 
 def list_live(
@@ -307,7 +307,9 @@ def _resolved_fields(concept: Concept) -> sql.SQL:
     flags = [reference.flag for reference in concept.references if reference.to is not None]
     shown = [f"e.{name}" for name in (*_OURS, *map(quoted, concept.labels))]
     documents = [_document(f"e.{quoted(label)}") for label in concept.labels]
-    return _text(", ".join(["e.id", *_columns(concept), *shown, *documents, *(f"e.{quoted(flag)}" for flag in flags)]))
+    return escaped(
+        ", ".join(["e.id", *_columns(concept), *shown, *documents, *(f"e.{quoted(flag)}" for flag in flags)])
+    )
 
 
 def _document(label: str) -> str:
@@ -320,7 +322,7 @@ def resolve(concept: Concept, entity_ids: Iterable[UUID | str]) -> Statement[dic
     """Live rows with what their references name now, by id; not from the view, but from what the view is made of."""
     ids = [as_id(concept, entity_id, "entity_id") for entity_id in entity_ids]
     query = sql.SQL("SELECT {} FROM ({}) AS e WHERE e.id {} ANY(%(ids)s)").format(
-        _resolved_fields(concept), _text(ddl.resolved_query(concept)), _EQUALS
+        _resolved_fields(concept), escaped(ddl.resolved_query(concept)), _EQUALS
     )
     decode = _resolved(concept)
     return Statement(query, {"ids": ids}, lambda rows: {row[0]: decode(row) for row in rows}, prepare=False)
@@ -330,7 +332,7 @@ def list_resolved(
     concept: Concept, *, where: Mapping[str, object], before: UUID | str | None, limit: int
 ) -> Statement[Page[ResolvedEntity]]:
     """Live rows with what their references name, newest first, from the resolved view."""
-    view = _text(ddl.qualified(concept.resolved))
+    view = escaped(ddl.qualified(concept.resolved))
     query, params = _listing(concept, _resolved_fields(concept), view, [], where=where, before=before, limit=limit)
     return Statement(query, params, _page(_resolved(concept), limit), prepare=False)
 
@@ -340,11 +342,11 @@ def dangling(concept: Concept, *, before: UUID | str | None, limit: int) -> Stat
     references = [reference for reference in concept.references if reference.to is not None]
     flags = [f"e.{quoted(reference.flag)}" for reference in references]
     values = [f"e.{quoted(reference.column)}" for reference in references]
-    conditions: list[sql.Composable] = [_text(f"({' OR '.join(flags or ['false'])})")]
+    conditions: list[sql.Composable] = [escaped(f"({' OR '.join(flags or ['false'])})")]
     query, params = _listing(
         concept,
-        _text(", ".join(["e.id", *flags, *values])),
-        _text(ddl.qualified(concept.resolved)),
+        escaped(", ".join(["e.id", *flags, *values])),
+        escaped(ddl.qualified(concept.resolved)),
         conditions,
         where={},
         before=before,

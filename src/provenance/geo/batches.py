@@ -11,7 +11,7 @@ import psycopg
 from psycopg.pq import TransactionStatus
 
 from provenance import drivers
-from provenance.concepts import ConceptRefused
+from provenance.concepts import ConceptRefused, database
 from provenance.concepts.naming import quoted
 from provenance.errors import MisusedAction, NoCurrentAction
 from provenance.geo.errors import ContradictoryLevels
@@ -19,7 +19,7 @@ from provenance.geo.level_columns import LevelColumns, reference_sql
 from provenance.geo.moving import Key, Moving, Range, State
 from provenance.geo.source import Source, read_source
 from provenance.geo.statements import Contradiction
-from provenance.statements import Statement
+from provenance.statements import Statement, command
 from provenance.tracking import current_action
 from provenance.trail import Trail
 from provenance.translation import sentence
@@ -79,7 +79,7 @@ def add_reference(connection: Connection, form: LevelColumns) -> bool:
         # Somebody else may have added it before the lock was had.
         if read_source(connection, form).has_reference:
             return False
-        connection.execute(reference_sql(form).up.encode(), prepare=False)
+        _run(connection, reference_sql(form).up)
         return True
 
 
@@ -103,11 +103,16 @@ def drop_reference(connection: Connection, form: LevelColumns) -> None:
                 f"{lost} rows of {form.table} have an id in {form.reference} that says something else than their columns; "
                 "carry it back first"
             )
-        connection.execute(reference_sql(form).down.encode(), prepare=False)
+        _run(connection, reference_sql(form).down)
 
 
 def _lock(connection: Connection, form: LevelColumns) -> None:
-    connection.execute(f"LOCK TABLE {form.table} IN ACCESS EXCLUSIVE MODE".encode())
+    _run(connection, f"LOCK TABLE {form.table} IN ACCESS EXCLUSIVE MODE")
+
+
+def _run(connection: Connection, script: str) -> None:
+    """Run statements that are made of a declaration, on connections of any kind."""
+    drivers.run(connection, command(database.as_sql(script)))
 
 
 @contextmanager
@@ -119,7 +124,7 @@ def _altering(connection: Connection, form: LevelColumns) -> Generator[None]:
     try:
         with connection.transaction():
             # At a stricter level the rows would be looked at as they were before the lock was waited for.
-            connection.execute("SET TRANSACTION ISOLATION LEVEL READ COMMITTED")
+            _run(connection, "SET TRANSACTION ISOLATION LEVEL READ COMMITTED")
             with _with(connection, "lock_timeout", _LOCK_TIMEOUT), _seeing_all(connection):
                 yield
     except psycopg.errors.LockNotAvailable as error:
@@ -132,7 +137,7 @@ def _altering(connection: Connection, form: LevelColumns) -> Generator[None]:
 
 @contextmanager
 def _with(connection: Connection, setting: str, value: str) -> Generator[None]:
-    """Have a setting for a while, in the transaction that is open."""
+    """Have a setting for a while, in the transaction that is open. An error undoes that, and the setting with it."""
     query = "SELECT pg_catalog.current_setting(%(name)s), pg_catalog.set_config(%(name)s, %(value)s, true)"
 
     def put(value: str) -> Statement[str]:
@@ -198,8 +203,9 @@ def backfill(trail: Trail, form: LevelColumns, *, batch: int = BATCH, progress: 
     with _reading(trail) as connection:
         moving, _ = _moving(connection, form)
         _refuse_contradictions(connection, moving, Range())
+        state = drivers.run(connection, moving.state())
     there = _Direction("backfill_locations", moving.waiting, _move, lambda state: state.waiting)
-    return _in_batches(trail, moving, there, batch, progress)
+    return _in_batches(trail, moving, there, batch, total=state.waiting, progress=progress)
 
 
 def carry_back(
@@ -240,7 +246,7 @@ def carry_back(
             )
     held = f"s.{quoted(form.reference)} IS NOT NULL"
     back = _Direction("carry_locations_back", held, _carry, lambda state: state.differing)
-    return _in_batches(trail, moving, back, batch, progress)
+    return _in_batches(trail, moving, back, batch, total=state.differing, progress=progress)
 
 
 def _refuse_within_action(batch: int) -> None:
@@ -276,9 +282,9 @@ def _carry(connection: Connection, moving: Moving, rows: Range) -> tuple[int, in
         return drivers.run(connection, moving.carry_back(rows)), 0
 
 
-def _in_batches(trail: Trail, moving: Moving, way: _Direction, batch: int, progress: Progress | None) -> Moved:
-    with _reading(trail) as connection:
-        total = way.left(drivers.run(connection, moving.state()))
+def _in_batches(
+    trail: Trail, moving: Moving, way: _Direction, batch: int, *, total: int, progress: Progress | None
+) -> Moved:
     moved = Moved(rows=0, locations=0, batches=0, left=total, differing=0)
     after: Key | None = None
     while True:

@@ -8,11 +8,7 @@ import attrs
 
 from provenance.concepts import InvalidConcept, Script, Target
 from provenance.concepts.naming import literal, quoted
-from provenance.geo.levels import Geography
-
-
-def _table(value: str) -> str:
-    return Target(table=value).table
+from provenance.geo.levels import Geography, qualified_table
 
 
 @attrs.frozen(kw_only=True)
@@ -30,7 +26,7 @@ class LevelColumns:
     """
 
     geography: Geography
-    table: str = attrs.field(converter=_table)
+    table: str = attrs.field(converter=qualified_table)
     columns: Mapping[str, str] = attrs.field(factory=dict[str, str])
     reference: str = "geo_location_id"
 

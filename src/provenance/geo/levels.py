@@ -21,7 +21,6 @@ from provenance.concepts import (
 )
 from provenance.concepts.naming import literal, quoted
 
-INTEGERS = frozenset(f'pg_catalog."{name}"' for name in ("int2", "int4", "int8"))
 _WORD = re.compile(r"[a-z][a-z0-9_]{0,30}", re.ASCII)
 _LANGUAGE = re.compile(r"[A-Za-z]{2,8}(?:-[A-Za-z0-9]{1,8})*", re.ASCII)
 
@@ -32,7 +31,8 @@ def _mapping(value: Mapping[str, str]) -> Mapping[str, str]:
     return dict(value)
 
 
-def _table(value: str) -> str:
+def qualified_table(value: str) -> str:
+    """Return the name of a table with its schema, as SQL."""
     return Target(table=value).table
 
 
@@ -58,7 +58,7 @@ class Level:
     """
 
     name: str
-    table: str = attrs.field(converter=_table)
+    table: str = attrs.field(converter=qualified_table)
     key: str = "id"
     type: str = "integer"
     label: str = "name"
@@ -99,7 +99,7 @@ Way = tuple[tuple[Level, str], ...]
 
 def _key(level: Level, value: Any) -> Any:
     """Refuse what a cast would take for another key, or for several."""
-    whole = column_types.bare(level.type) in INTEGERS
+    whole = column_types.is_integer(level.type)
     kind = cast("type[object]", type(value))
     if value is not None and (issubclass(kind, (list, tuple, dict)) or (whole and kind is not int)):
         raise InvalidEntity(f"the {level.name}: expected a key of type {level.type}, got {kind.__name__}")

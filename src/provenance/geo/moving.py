@@ -13,9 +13,10 @@ from psycopg import sql
 
 from provenance.concepts import ddl
 from provenance.concepts.naming import quoted
+from provenance.concepts.statements import escaped
 from provenance.geo import statements
 from provenance.geo.level_columns import LevelColumns
-from provenance.geo.statements import Contradiction, Mask, as_sql
+from provenance.geo.statements import Contradiction, Mask
 from provenance.statements import Rows, Statement, nothing
 
 T = TypeVar("T")
@@ -139,7 +140,7 @@ class Moving:
             f"pg_catalog.count(*) FILTER (WHERE {reference} IS NOT NULL AND ({lost})) "
             f"FROM {self.form.table} AS s LEFT JOIN {self._locations} AS l ON l.id OPERATOR(pg_catalog.=) {reference}"
         )
-        return Statement(sql.Composed([as_sql(text)]), {}, lambda rows: State(*map(int, rows[0])))
+        return Statement(sql.Composed([escaped(text)]), {}, lambda rows: State(*map(int, rows[0])))
 
     # -- ranges --
 
@@ -154,9 +155,9 @@ class Moving:
         order = ", ".join(f"s.{quoted(name)}" for name in self.key)
         where, params = self._within(Range(after))
         query = (
-            as_sql(f"SELECT {selected} FROM {self.form.table} AS s WHERE {condition}")  # noqa: S608
+            escaped(f"SELECT {selected} FROM {self.form.table} AS s WHERE {condition}")  # noqa: S608
             + where
-            + as_sql(f" ORDER BY {order} LIMIT 1 OFFSET ")
+            + escaped(f" ORDER BY {order} LIMIT 1 OFFSET ")
             + sql.Placeholder("skip")
         )
         return Statement(
@@ -166,14 +167,14 @@ class Moving:
     def _over(self, text: str, rows: Range, decode: Callable[[Rows], T]) -> Statement[T]:
         """Return a statement that ends in a condition, narrowed to a range."""
         where, params = self._within(rows)
-        return Statement(as_sql(text) + where, params, decode, prepare=False)
+        return Statement(escaped(text) + where, params, decode, prepare=False)
 
     def _counted(self, text: str, rows: Range) -> Statement[int]:
         where, params = self._within(rows)
         return Statement(
-            as_sql(f"WITH done AS ({text}")
+            escaped(f"WITH done AS ({text}")
             + where
-            + as_sql(f" RETURNING s.{quoted(self.form.reference)} AS id) SELECT pg_catalog.count(id) FROM done"),  # noqa: S608
+            + escaped(f" RETURNING s.{quoted(self.form.reference)} AS id) SELECT pg_catalog.count(id) FROM done"),  # noqa: S608
             params,
             _number,
             prepare=False,
@@ -183,20 +184,20 @@ class Moving:
         """Return a statement that reads the waiting rows of a range from ``b``."""
         where, params = self._within(rows)
         columns = ", ".join(self.form.held("s").values())
-        head = as_sql(f"WITH b AS (SELECT {columns} FROM {self.form.table} AS s WHERE {self.waiting}")  # noqa: S608
-        return Statement(head + where + as_sql(f"){also} {text}"), params, decode, prepare=False)
+        head = escaped(f"WITH b AS (SELECT {columns} FROM {self.form.table} AS s WHERE {self.waiting}")  # noqa: S608
+        return Statement(head + where + escaped(f"){also} {text}"), params, decode, prepare=False)
 
     def _within(self, rows: Range) -> tuple[sql.Composed, dict[str, object]]:
-        columns = as_sql(", ".join(f"s.{quoted(name)}" for name in self.key))
+        columns = escaped(", ".join(f"s.{quoted(name)}" for name in self.key))
         where, params = sql.Composed([]), dict[str, object]()
         for name, symbol, bound in (("after", ">", rows.after), ("upto", "<=", rows.upto)):
             if bound is None:
                 continue
             values = [
-                sql.SQL("{}::{}").format(sql.Placeholder(f"{name}{number}"), as_sql(written))
+                sql.SQL("{}::{}").format(sql.Placeholder(f"{name}{number}"), escaped(written))
                 for number, written in enumerate(self.key.values())
             ]
-            compared = as_sql(statements.operator(symbol, *self.key.values()))
+            compared = escaped(statements.operator(symbol, *self.key.values()))
             where += sql.SQL(" AND ROW({}) {} ROW({})").format(columns, compared, sql.SQL(", ").join(values))
             params |= {f"{name}{number}": value for number, value in enumerate(bound)}
         return where, params

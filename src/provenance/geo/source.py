@@ -8,14 +8,9 @@ from typing import Any
 import attrs
 import psycopg
 
-from provenance import drivers
-from provenance.concepts import ConceptRefused, column_types
+from provenance.concepts import ConceptRefused, column_types, database
 from provenance.concepts.naming import quoted
 from provenance.geo.level_columns import LevelColumns
-from provenance.geo.levels import INTEGERS
-from provenance.statements import Rows, Statement
-
-_KINDS = {"v": "a view", "m": "a materialized view", "f": "a foreign table"}
 
 _COLUMNS = """
 SELECT c.relkind::pg_catalog.text, a.attname::pg_catalog.text, pg_catalog.format_type(a.atttypid, a.atttypmod),
@@ -54,11 +49,13 @@ def read_source(connection: psycopg.Connection[Any], form: LevelColumns) -> Sour
             type.
     """
     schema, table = form.place
-    rows = drivers.run(connection, Statement(_COLUMNS, {"schema": schema, "table": table}, _rows))
+    rows = database.rows(connection, _COLUMNS, schema=schema, table=table)
     if not rows:
         raise ConceptRefused(f"there is no table {form.table}; create it first, or correct the name")
-    if (kind := _KINDS.get(rows[0][0])) is not None:
-        raise ConceptRefused(f"{form.table} is {kind}, whose rows cannot be given ids; name the table itself")
+    if (kind := rows[0][0]) not in {"r", "p"}:
+        raise ConceptRefused(
+            f"{form.table} is {database.KINDS[kind]}, whose rows cannot be given ids; name the table itself"
+        )
     types = {name: written for _, name, written, _, _, _ in rows}
     key = {name: written for _, name, written, position, _, _ in rows if position is not None}
     if not key:
@@ -78,7 +75,7 @@ def read_source(connection: psycopg.Connection[Any], form: LevelColumns) -> Sour
     for level, column in form.columns.items():
         _check_type(form, level, column, types[column])
     locations = form.geography.concept.table
-    if not drivers.run(connection, Statement(_IS_THERE, {"name": locations}, lambda found: bool(found[0][0]))):
+    if database.rows(connection, _IS_THERE, name=locations) != [(True,)]:
         raise ConceptRefused(
             f"there is no table {locations} for the locations; apply the concept of the geography first"
         )
@@ -89,13 +86,9 @@ def read_source(connection: psycopg.Connection[Any], form: LevelColumns) -> Sour
 def _check_type(form: LevelColumns, level: str, column: str, written: str) -> None:
     """Refuse a column whose values may be no keys: a cast would make other ones of them."""
     wanted = form.types[level]
-    if column_types.same(written, wanted) or {column_types.bare(written), column_types.bare(wanted)} <= INTEGERS:
+    if column_types.same(written, wanted) or all(map(column_types.is_integer, (written, wanted))):
         return
     raise ConceptRefused(
         f"{form.table}.{quoted(column)} is of type {written}, and the key of a {level} is of type {wanted}; correct the "
         "type of the level, or of the column"
     )
-
-
-def _rows(rows: Rows) -> Rows:
-    return rows

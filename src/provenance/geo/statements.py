@@ -14,6 +14,7 @@ from psycopg import sql
 
 from provenance.concepts import column_types, ddl
 from provenance.concepts.naming import literal, quoted
+from provenance.concepts.statements import escaped
 from provenance.geo.levels import Geography, Way
 from provenance.statements import Rows, Statement
 
@@ -22,11 +23,6 @@ Places = Mapping[str, Any]
 
 Mask = tuple[bool, ...]
 """Which levels are given."""
-
-
-def as_sql(text: Any) -> sql.SQL:
-    """Return SQL in which names stand quoted, hence no literal; a percent sign is no parameter."""
-    return sql.SQL(text.replace("%", "%%"))
 
 
 def operator(symbol: str, *types: str) -> str:
@@ -158,13 +154,13 @@ def _wanted(geography: Geography, wanted: Sequence[Places], text: str) -> tuple[
     # Without a length: a cast to varchar(5) would cut a key off, and find another one.
     types = [column_types.bare(level.type) or level.type for level in geography.levels]
     arrays = [
-        sql.SQL("{}::{}[]").format(sql.Placeholder(level.name), as_sql(written))
+        sql.SQL("{}::{}[]").format(sql.Placeholder(level.name), escaped(written))
         for level, written in zip(geography.levels, types, strict=True)
     ]
     names = ", ".join(quoted(level.column) for level in geography.levels)
     query = sql.SQL(
         "WITH w AS (SELECT * FROM ROWS FROM (pg_catalog.unnest({})) WITH ORDINALITY AS w({}, n)) {}"
-    ).format(sql.SQL("), pg_catalog.unnest(").join(arrays), as_sql(names), as_sql(text))
+    ).format(sql.SQL("), pg_catalog.unnest(").join(arrays), escaped(names), escaped(text))
     return query, {level.name: [places[level.name] for places in wanted] for level in geography.levels}
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from time import perf_counter
 from typing import Any
 
@@ -13,8 +12,7 @@ from provenance import Blame, Trail
 from provenance.concepts import apply
 from provenance.examples.zmanim.places import COVERAGE, GEOGRAPHY, load
 from provenance.geo import GeoRepository, Location, Moved, add_reference, backfill
-
-Progress = Callable[[int, int], None]
+from provenance.geo.batches import Progress
 
 WANTED = {281184: "Jerusalem", 5100280: "Lakewood", 3038832: "Vila"}
 """The cities that are looked at, by their ids in the gazetteer."""
@@ -99,7 +97,8 @@ def travel(conninfo: str, trail: Trail, *, cities: int | None = None, progress: 
     rows = {city: _coverage_of(trail, city) for city in WANTED}
     locations = places.resolve_many(location for _, location in rows.values())
     places.rows.refresh()
-    row, lakewood = rows[5100280]
+    row, location = rows[5100280]
+    lakewood = locations[location]
     with trail.track_action("rename_region", concept="region", user_id="yosef", payload={"name": _RENAMED}) as action:
         action.connection.execute("UPDATE regions SET name = %s WHERE code = 'NJ'", (_RENAMED,))
     stale = _listed(places, lakewood)
@@ -125,9 +124,7 @@ def _coverage_of(trail: Trail, city: int) -> tuple[int, Any]:
     return row, location
 
 
-def _listed(places: GeoRepository, location: Any) -> str:
+def _listed(places: GeoRepository, location: Location) -> str:
     """Return a location's hierarchy as the resolved view has it."""
-    found = places.resolve(location)
-    assert found is not None  # noqa: S101 - it has just been made
-    [listed] = places.list_resolved(where=found.places)
+    [listed] = places.list_resolved(where=location.places)
     return listed.hierarchy

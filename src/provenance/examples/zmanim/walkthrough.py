@@ -14,9 +14,10 @@ from psycopg import sql
 
 from provenance import Action, ActionTree, AsyncTrail, EntityRef, Trail, schema
 from provenance.examples.zmanim import flask_app, starlette_app, tables, wire, wsgi_app
-from provenance.examples.zmanim.journey import Journey, Progress, travel
+from provenance.examples.zmanim.journey import Journey, travel
 from provenance.examples.zmanim.servers import serve_asgi, serve_wsgi
 from provenance.examples.zmanim.service import ZmanimLinkingService
+from provenance.geo.batches import Progress
 from provenance.ids import new_id
 
 
