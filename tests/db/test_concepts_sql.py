@@ -497,6 +497,23 @@ def test_a_change_makes_what_the_new_declaration_would_have_made(connection: Con
     assert 1 == one(connection, "SELECT count(*) FROM public.notes")
 
 
+def test_a_default_and_a_check_are_those_of_the_new_type(connection: Connection) -> None:
+    """Postgres keeps them with casts to the old one; what is declared is said anew, there and back."""
+    was = Attribute(name="state", type="varchar(20)", default="'new'", check="state IN ('new', 'old')")
+    (old,) = linked(Concept(name="thing", attributes=[was]))
+    (new,) = linked(Concept(name="thing", attributes=[attrs.evolve(was, type="text")]))
+    run(connection, up_sql(new))
+    expected = catalogue(connection)
+    run(connection, down_sql(new))
+    run(connection, up_sql(old))
+    before = catalogue(connection)
+    script = changes(old, new)
+    run(connection, script.up)
+    assert expected == catalogue(connection)
+    run(connection, script.down)
+    assert before == catalogue(connection)
+
+
 def test_no_change_is_no_sql() -> None:
     """Nothing to review, nothing to run."""
     script = changes(LINKED, LINKED)

@@ -191,20 +191,23 @@ def _table(wanted: Change) -> Iterator[str]:
     table = ddl.qualified(new.place)
     before, after = _columns(old), _columns(new)
     old_checks, new_checks = checks(old), checks(new)
+    retyped = {name for name in before if name in after and wanted.retyped(name)}
+    # One on a column of another type would keep its casts to the old one.
+    kept = {name for name, check in (old_checks.items() & new_checks.items()) if not expressions.names(check) & retyped}
     old_indexes, new_indexes = table_indexes(old), table_indexes(new)
     yield from _drop_indexes(old, old_indexes, new_indexes)
-    for name, check in old_checks.items():
-        if new_checks.get(name) != check:
+    for name in old_checks:
+        if name not in kept:
             yield f"ALTER TABLE {table} DROP CONSTRAINT {quoted(name)};\n"
     for name in before:
         if name not in after:
             yield f"ALTER TABLE {table} DROP COLUMN {quoted(name)};\n"
     for name, declared in after.items():
         if name in before:
-            yield from _column(table, name, before[name], declared, retyped=wanted.retyped(name))
+            yield from _column(table, name, before[name], declared, retyped=name in retyped)
         else:
             yield f"ALTER TABLE {table} ADD COLUMN {ddl.column(declared)};\n"
-    added = {name: check for name, check in new_checks.items() if old_checks.get(name) != check}
+    added = {name: check for name, check in new_checks.items() if name not in kept}
     for name, check in added.items():
         yield f"ALTER TABLE {table} ADD CONSTRAINT {quoted(name)} CHECK ({check}) NOT VALID;\n"
     yield from _create_indexes(old_indexes, new_indexes, wanted.present)
@@ -226,7 +229,7 @@ def _column(
         if column_types.rewrites(old.type, new.type):
             yield "-- Writes the whole table anew, and nobody can read it meanwhile.\n"
         yield f"{alter} TYPE {new.type};\n"
-    if _default(old) != (default := _default(new)):
+    if _default(old) != (default := _default(new)) or (retyped and default is not None):
         yield f"{alter} DROP DEFAULT;\n" if default is None else f"{alter} SET DEFAULT ({default});\n"
     if new.nullable and not old.nullable:
         yield f"{alter} DROP NOT NULL;\n"
