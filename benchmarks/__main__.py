@@ -13,23 +13,24 @@ from benchmarks.measuring import Comparison
 from benchmarks.report import report
 from benchmarks.server import facts, new_database, running_server
 
-WORKLOADS: dict[str, Callable[[str, int], list[Comparison]]] = {
-    "capture": capture.run,
-    "geography": geography.run,
+WORKLOADS: dict[str, Callable[[str, int, int | None], list[Comparison]]] = {
+    "capture": lambda address, rounds, _: capture.run(address, rounds),
+    "geography": lambda address, rounds, cities: geography.run(address, rounds, cities=cities),
 }
-"""What can be measured: given the address of an empty database and the number of rounds."""
+"""What can be measured: given the address of an empty database, the number of rounds, and that of cities."""
 
 
 @click.command()
 @click.argument("workloads", nargs=-1, type=click.Choice(list(WORKLOADS)), metavar="[WORKLOAD]...")
 @click.option("--rounds", type=click.IntRange(min=2), default=30, show_default=True, help="How often all is measured.")
+@click.option("--cities", type=click.IntRange(min=1), help="How many of them geography covers; all when left out.")
 @click.option(
     "--output",
     type=click.File("w", encoding="utf-8", lazy=True),
     metavar="FILE.md",
     help="Write the report there, too.",
 )
-def main(*, workloads: tuple[str, ...], rounds: int, output: TextIO | None) -> None:
+def main(*, workloads: tuple[str, ...], rounds: int, cities: int | None, output: TextIO | None) -> None:
     """Measure what provenance costs, and print a report in Markdown.
 
     A WORKLOAD is one of those that benchmarks/__main__.py lists; all of them when none is named.
@@ -40,7 +41,7 @@ def main(*, workloads: tuple[str, ...], rounds: int, output: TextIO | None) -> N
         # Named twice is measured once.
         for name in dict.fromkeys(workloads or WORKLOADS):
             click.echo(f"measuring {name} ...", err=True)
-            results[name] = WORKLOADS[name](new_database(server, name), rounds)
+            results[name] = WORKLOADS[name](new_database(server, name), rounds, cities)
     text = report(known, results)
     # Printed first: a file that cannot be written loses nothing.
     click.echo(text, nl=False)

@@ -31,7 +31,7 @@ SELECT 1, country.continent_id, country.id, city.region_id, city.id
   FROM cities AS city JOIN countries AS country ON country.id = city.country_id ORDER BY city.id"""
 
 _METHOD = f"""\
-The coverage of all cities of the gazetteer by one publisher, a row each, so that there are as many locations as rows. Before
+The coverage of the cities of the gazetteer by one publisher, a row each, so that there are as many locations as rows. Before
 each measurement the ids are null again, all locations gone, and the tables vacuumed. `row loop, as it was` is written after
 the design that this library replaces: for each row, in one transaction, a function looks for the location with
 `IS NOT DISTINCT FROM`, which no index serves, and inserts it if there is none; its cost per row grows with their number.
@@ -39,12 +39,12 @@ the design that this library replaces: for each row, in one transaction, a funct
 no action. `backfill` is the library's, on all rows: in batches, contradictions refused, actions recorded."""
 
 
-def run(address: str, rounds: int) -> list[Comparison]:
-    """Measure on an empty database, and return the comparison."""
+def run(address: str, rounds: int, *, cities: int | None = None) -> list[Comparison]:
+    """Measure on an empty database, with so many of the largest cities or all, and return the comparison."""
     with psycopg.connect(address, autocommit=True) as connection, Trail(address) as trail:
         schema.up(connection)
         tables.create(connection)
-        places.load(connection)
+        places.load(connection, cities=cities)
         connection.execute(_COVER)
         apply(connection, places.GEOGRAPHY.concept)
         add_reference(connection, places.COVERAGE)

@@ -24,8 +24,9 @@ BEGIN
        AND l.city_id IS NOT DISTINCT FROM city AND l.deleted_at IS NULL
      LIMIT 1;
     IF found_id IS NULL THEN
-        INSERT INTO geo_locations (continent_id, country_id, region_id, district_id, city_id, level)
-        VALUES (continent, country, region, district, city, 'city')
+        INSERT INTO geo_locations (continent_id, country_id, region_id, district_id, city_id, level, named)
+        VALUES (continent, country, region, district, city, 'city',
+                num_nonnulls(continent, country, region, district, city))
         RETURNING id INTO found_id;
     END IF;
     RETURN found_id;
@@ -50,8 +51,9 @@ BEGIN
            AND l.city_id = city AND l.deleted_at IS NULL;
     END IF;
     IF found_id IS NULL THEN
-        INSERT INTO geo_locations (continent_id, country_id, region_id, district_id, city_id, level)
-        VALUES (continent, country, region, district, city, 'city')
+        INSERT INTO geo_locations (continent_id, country_id, region_id, district_id, city_id, level, named)
+        VALUES (continent, country, region, district, city, 'city',
+                num_nonnulls(continent, country, region, district, city))
         RETURNING id INTO found_id;
     END IF;
     RETURN found_id;
