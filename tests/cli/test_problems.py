@@ -78,9 +78,12 @@ def test_nobody_listens(run: Run) -> None:
     )
 
 
-def test_the_database_does_not_exist(run: Run, provenance_dsn: str) -> None:
-    """The server's own reason is passed on."""
-    result = run("log", dsn=conninfo.make_conninfo(provenance_dsn, dbname="nowhere"))
+@pytest.mark.parametrize(
+    "command", [["log"], ["status"], ["stamp", "a"], ["capture", "a"], ["adopt", "a"], ["refresh"]]
+)
+def test_the_database_does_not_exist(run: Run, provenance_dsn: str, command: list[str]) -> None:
+    """The server's own reason is passed on, by commands that record an action too, and at once."""
+    result = run(*command, dsn=conninfo.make_conninfo(provenance_dsn, dbname="nowhere"))
     assert (3, 'Error: the database cannot be reached, or broke off: database "nowhere" does not exist\n') == (
         result.exit_code,
         result.stderr,

@@ -96,11 +96,6 @@ def test_no_view_to_refresh(run: Run, run_json: Callable[..., Any]) -> None:
     assert [] == run_json("refresh")
 
 
-def test_a_database_that_cannot_be_reached(run: Run) -> None:
-    """The code that says that trying again may help."""
-    assert 3 == run("refresh", "lower", dsn="host=/nowhere").exit_code
-
-
 def test_status(run: Run, run_json: Callable[..., Any], eye: psycopg.Connection[Any], trail: Trail) -> None:
     """The schema, and for each view when it was refreshed and what has changed since."""
     refreshed = trail.refresh("lower")

@@ -313,6 +313,15 @@ class Programs(RuleBasedStateMachine):
         with suppress(psycopg.Error):
             self.colour.run(self.colour.leave(frame.manager, psycopg.Rollback() if undo else None))
 
+    @precondition(lambda self: self.usable and not self.innermost.unit.tainted)
+    @rule(undo=st.booleans())
+    def work_within_savepoint(self, undo: bool) -> None:
+        """A whole block between a savepoint and its end, which the rules above seldom come to by chance."""
+        self.open_savepoint()
+        self.enter(savepoint=False)
+        self.leave()
+        self.close_savepoint(undo)
+
     # One rule for all that goes wrong, so that most programs get far before something does.
     @precondition(lambda self: self.usable)
     @rule(kind=st.sampled_from(["swallow an error", "violate later", *_METHODS, *_ENDINGS]))

@@ -51,7 +51,6 @@ def test_the_trail_tells_the_truth_about_random_programs(programs: type[Programs
 HUNT = settings(
     RUN,
     max_examples=1_500,
-    stateful_step_count=12,
     phases=[Phase.generate],
     derandomize=True,
     database=None,

@@ -15,6 +15,7 @@ from provenance.changes import ChangeRepository
 from provenance.cli.output import clean
 from provenance.cli.problems import Misuse
 from provenance.repository import ActionRepository
+from provenance.trail import Trail
 from provenance.translation import address_parts
 
 # A person is waiting, or a deploy that can try again.
@@ -39,6 +40,17 @@ def connected(dsn: str | None) -> Generator[psycopg.Connection[Any]]:
     with psycopg.connect(address(dsn), autocommit=True) as connection:
         connection.add_notice_handler(_warn)
         yield connection
+
+
+@contextmanager
+def recording(dsn: str | None) -> Generator[Trail]:
+    """Yield what records actions."""
+    # The trail's pool tries again for seconds, and logs each attempt, before it says that there is no connection, and not
+    # why. So the database is reached without it first.
+    with connected(dsn):
+        pass
+    with Trail(address(dsn)) as trail:
+        yield trail
 
 
 @contextmanager

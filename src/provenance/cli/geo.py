@@ -5,7 +5,7 @@ from __future__ import annotations
 import attrs
 import click
 
-from provenance.cli.database import address, connected
+from provenance.cli.database import connected, recording
 from provenance.cli.declared import module, split
 from provenance.cli.output import clean, emit_json
 from provenance.cli.parameters import json_option
@@ -14,7 +14,6 @@ from provenance.cli.progress import progress_bar
 from provenance.context import request_scope
 from provenance.geo import LevelColumns, Moved, add_reference, backfill, carry_back, drop_reference
 from provenance.geo.batches import BATCH
-from provenance.trail import Trail
 
 
 @click.group()
@@ -38,7 +37,7 @@ def backfill_command(dsn: str | None, *, source: str, back: bool, overwrite: boo
     if overwrite and not back:
         raise click.UsageError("--overwrite goes with --back")
     form = _declared(source)
-    with connected(dsn) as connection, Trail(address(dsn)) as trail, request_scope():
+    with connected(dsn) as connection, recording(dsn) as trail, request_scope():
         if not back:
             add_reference(connection, form)
         with progress_bar(clean(form.table)) as progress:

@@ -7,7 +7,7 @@ import click
 import psycopg
 
 from provenance import request_scope
-from provenance.cli.database import address
+from provenance.cli.database import recording
 from provenance.cli.output import clean, emit_json
 from provenance.cli.parameters import json_option
 from provenance.cli.problems import BadNews
@@ -34,7 +34,7 @@ def refresh(dsn: str | None, *, views: tuple[str, ...], blocking: bool, as_json:
     Goes on after one fails, and exits with 1 then. A view that another session is refreshing is left to that.
     """
     outcomes: list[_Outcome] = []
-    with Trail(address(dsn)) as trail, request_scope():
+    with recording(dsn) as trail, request_scope():
         for view in views or [found.view for found in trail.views() if found.resolved]:
             outcomes.append(_refreshed(trail, view, blocking=blocking))
             if not as_json:

@@ -7,14 +7,13 @@ import click
 from psycopg import sql
 
 from provenance.capture import MAX_BYTES, capture_statement, checked_settings, refused
-from provenance.cli.database import address, connected
+from provenance.cli.database import connected, recording
 from provenance.cli.output import clean, columns, emit, emit_json, moment
 from provenance.cli.parameters import json_option
 from provenance.drivers import run
 from provenance.models import TableCoverage
 from provenance.statements import Statement, tables
 from provenance.statements.changes import COVERAGE
-from provenance.trail import Trail
 from provenance.values import Redactor
 
 _sql_option = click.option(
@@ -39,7 +38,7 @@ def stamp(dsn: str | None, *, table: str, strict: bool, undo: bool, as_sql: bool
     if as_sql:
         _print_sql(tables.unstamp(table) if undo else tables.stamp(table, strict=strict))
         return
-    with Trail(address(dsn)) as trail:
+    with recording(dsn) as trail:
         if undo:
             trail.unstamp(table)
         else:
@@ -88,7 +87,7 @@ def capture(
             names = run(connection, tables.columns(table))
         _print_sql(capture_statement(table, names, settings, Redactor()))
     else:
-        with Trail(address(dsn)) as trail:
+        with recording(dsn) as trail:
             if release:
                 trail.release(table)
             else:
@@ -101,7 +100,7 @@ def capture(
 @click.pass_obj
 def adopt(dsn: str | None, *, table: str) -> None:
     """Store the rows of TABLE that have been there since before it was captured."""
-    with Trail(address(dsn)) as trail:
+    with recording(dsn) as trail:
         adopted = trail.adopt(table)
     click.echo(f"{adopted} rows of {clean(table)} adopted.")
 
