@@ -47,6 +47,7 @@ def documentation(
 ) -> Iterator[pages.Reader]:
     """Somebody who follows a page, with a database and a trail of their own."""
     monkeypatch.setenv("PROVENANCE_DSN", provenance_dsn)
+    monkeypatch.setenv("PROVENANCE_SPOOL", str(tmp_path / "spool"))
     reader = pages.Reader(tmp_path, provenance_dsn)
     yield reader
     reader.close()

@@ -29,6 +29,7 @@ from provenance.errors import (
     WrongColour,
 )
 from provenance.ids import parse_request_id
+from provenance.journal import JournalHealth, Spool, Usage
 from provenance.models import (
     Action,
     ActionRef,
@@ -71,6 +72,7 @@ __all__ = [
     "EntityRef",
     "InvalidAction",
     "InvalidRequestID",
+    "JournalHealth",
     "MigrationError",
     "MisusedAction",
     "NoCurrentAction",
@@ -85,6 +87,7 @@ __all__ = [
     "Refresh",
     "RowChange",
     "SchemaNotReady",
+    "Spool",
     "Status",
     "TableCoverage",
     "TableRefused",
@@ -94,6 +97,7 @@ __all__ = [
     "TrailUnavailable",
     "Truncated",
     "UnserializableValue",
+    "Usage",
     "ViewState",
     "WrongColour",
     "configure",

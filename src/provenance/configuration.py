@@ -9,13 +9,19 @@ from psycopg_pool import AsyncConnectionPool, ConnectionPool
 from provenance import tracking
 from provenance.errors import NotConfigured
 from provenance.recording import Colour
-from provenance.trail import AsyncTrail, Trail
+from provenance.trail import AsyncTrail, OnUnavailable, SpoolOrPath, Trail
 from provenance.values import Redactor
 
 
 @overload
 def configure(
-    conninfo: str, *, journal: str | None = ..., redactor: Redactor | None = ..., max_size: int = ...
+    conninfo: str,
+    *,
+    journal: str | None = ...,
+    redactor: Redactor | None = ...,
+    max_size: int = ...,
+    spool: SpoolOrPath | None = ...,
+    on_unavailable: OnUnavailable = ...,
 ) -> Trail: ...
 @overload
 def configure(
@@ -24,10 +30,17 @@ def configure(
     async_pool: AsyncConnectionPool[Any] | None = ...,
     journal: str | None = ...,
     redactor: Redactor | None = ...,
+    spool: SpoolOrPath | None = ...,
+    on_unavailable: OnUnavailable = ...,
 ) -> Trail: ...
 @overload
 def configure(
-    *, async_pool: AsyncConnectionPool[Any], journal: str | None = ..., redactor: Redactor | None = ...
+    *,
+    async_pool: AsyncConnectionPool[Any],
+    journal: str | None = ...,
+    redactor: Redactor | None = ...,
+    spool: SpoolOrPath | None = ...,
+    on_unavailable: OnUnavailable = ...,
 ) -> AsyncTrail: ...
 def configure(
     conninfo: str | None = None,
@@ -37,6 +50,8 @@ def configure(
     journal: str | None = None,
     redactor: Redactor | None = None,
     max_size: int = 10,
+    spool: SpoolOrPath | None = None,
+    on_unavailable: OnUnavailable = "spool",
 ) -> Trail | AsyncTrail:
     """Set up what module-level ``track_action`` records into. Call it once, when the application starts.
 
@@ -50,21 +65,37 @@ def configure(
         journal: as for :class:`Trail`.
         redactor: as for :class:`Trail`.
         max_size: of each pool made here.
+        spool: as for :class:`Trail`.
+        on_unavailable: as for :class:`Trail`.
 
     Returns:
         The trail; the asynchronous one when only *async_pool* is given. :func:`get_trail` and :func:`get_async_trail`
         return either later.
 
     Raises:
-        NotConfigured: neither an address nor a pool is given, or both are; or the address is malformed.
+        NotConfigured: neither an address nor a pool is given, or both are; or as for :class:`Trail`.
     """
     if (conninfo is None) == (pool is None and async_pool is None):
         raise NotConfigured("configure() takes either an address or the pools of the application")
     trail = async_trail = None
     if (for_sync := pool or conninfo) is not None:
-        trail = Trail(for_sync, journal=journal, redactor=redactor, max_size=max_size)
+        trail = Trail(
+            for_sync,
+            journal=journal,
+            redactor=redactor,
+            max_size=max_size,
+            spool=spool,
+            on_unavailable=on_unavailable,
+        )
     if (for_async := async_pool or conninfo) is not None:
-        async_trail = AsyncTrail(for_async, journal=journal, redactor=redactor, max_size=max_size)
+        async_trail = AsyncTrail(
+            for_async,
+            journal=journal,
+            redactor=redactor,
+            max_size=max_size,
+            spool=spool,
+            on_unavailable=on_unavailable,
+        )
     tracking.set_default_host(Colour.SYNC, trail)
     tracking.set_default_host(Colour.ASYNC, async_trail)
     configured = trail or async_trail

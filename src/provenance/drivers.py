@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import os
+import socket
 from collections.abc import Sequence
 from contextlib import suppress
 from typing import Any, TypeVar
@@ -149,6 +151,16 @@ def hold(connection: AnyConnection, owner: str) -> None:
 def cut(connection: AnyConnection) -> None:
     """Close the connection at once, whatever it is doing; the server rolls its transaction back."""
     connection.pgconn.finish()
+
+
+def hang_up(connection: AnyConnection) -> None:
+    """Shut the connection's socket down, so that whoever is waiting on it gets an error at once.
+
+    Not :func:`cut`: that takes the socket away under a waiting thread. To be called only while the connection is known to be
+    in use; afterwards its socket may be another one's.
+    """
+    with suppress(OSError, psycopg.Error), socket.socket(fileno=os.dup(connection.pgconn.socket)) as its_socket:
+        its_socket.shutdown(socket.SHUT_RDWR)
 
 
 async def aquiesce(connection: AsyncConnection) -> None:

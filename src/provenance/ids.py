@@ -15,6 +15,7 @@ from uuid import UUID
 import attrs
 
 from provenance.errors import InvalidAction, InvalidRequestID
+from provenance.forking import renew_in_children
 
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 _NS_PER_MS = 1_000_000
@@ -30,9 +31,10 @@ class _Clock:
 
     def __init__(self) -> None:
         self._last = 0
-        self.replace_lock()
+        self.start_afresh()
+        renew_in_children(self)
 
-    def replace_lock(self) -> None:
+    def start_afresh(self) -> None:
         """Start with a free lock: a fork taken while another thread held it would leave it held in the child."""
         self._lock = threading.Lock()
 
@@ -46,8 +48,6 @@ class _Clock:
 
 
 _clock = _Clock()
-if hasattr(os, "register_at_fork"):  # pragma: no branch - absent on Windows, where there is no fork
-    os.register_at_fork(after_in_child=_clock.replace_lock)
 
 
 def _compose(ticks: int, random_bits: int) -> UUID:

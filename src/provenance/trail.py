@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import AsyncGenerator, Generator, Mapping
+from collections.abc import AsyncGenerator, Callable, Generator, Mapping
 from contextlib import asynccontextmanager, contextmanager
 from datetime import timedelta
-from typing import Any, Self, TypedDict, Unpack
+from functools import partial
+from os import PathLike
+from typing import Any, Literal, Self, TypedDict, Unpack, get_args
 from uuid import UUID
 from weakref import WeakSet
 
@@ -17,9 +19,10 @@ from psycopg_pool import AsyncConnectionPool, ConnectionPool
 from provenance import drivers, tracking
 from provenance.capture import AsyncTables, Tables
 from provenance.changes import AsyncChangeRepository, ChangeRepository
-from provenance.errors import SchemaNotReady, TrailUnavailable
+from provenance.errors import NotConfigured, SchemaNotReady, TrailUnavailable
 from provenance.failures import stated
-from provenance.journal import AsyncJournal, Journal
+from provenance.forking import leave_to_parent, renew_in_children
+from provenance.journal import AsyncJournal, Journal, JournalHealth, Outage, Spool
 from provenance.models import Status
 from provenance.recording import Block, Colour, Step, bury, steps
 from provenance.recording.steps import Checkout, CheckSchema, ForgetIntent, Giveback, Quiesce, Run, Settle
@@ -40,8 +43,18 @@ DEFAULT_EXPIRY = timedelta(days=1)
 """How long the outcome of a begun action is waited for, unless said otherwise."""
 
 
+SpoolOrPath = Spool | str | PathLike[str]
+
+OnUnavailable = Literal["raise", "spool"]
+"""What becomes of new actions while it is known that the journal cannot be reached; see :class:`Trail`."""
+
+
 # Seconds that a block waits for a connection of the trail's own pool.
 _PATIENCE = 10.0
+
+
+def _spool(given: SpoolOrPath | None) -> Spool | None:
+    return given if given is None or isinstance(given, Spool) else Spool(given)
 
 
 def _address(given: str) -> str:
@@ -53,9 +66,17 @@ def _address(given: str) -> str:
 class _Setup:
     """What both colours have in common."""
 
-    def __init__(self, redactor: Redactor | None) -> None:
+    pool: Any
+    _outage: Outage
+    _own_pool: bool
+    _make_pool: Callable[[], Any]
+
+    def __init__(self, redactor: Redactor | None, on_unavailable: OnUnavailable) -> None:
         # Pipeline mode, which puts several statements into one round trip, needs libpq 14.
         capabilities.has_pipeline(check=True)
+        if on_unavailable not in get_args(OnUnavailable):
+            raise NotConfigured(f'on_unavailable: expected "raise" or "spool", not {on_unavailable!r}')
+        self._fail_closed = on_unavailable == "raise"
         self.redactor = redactor or Redactor()
         self._schema_checked = False
         self._closed = False
@@ -64,9 +85,41 @@ class _Setup:
         # Pooled connections that were not in autocommit mode before they were borrowed.
         self._switched: WeakSet[drivers.AnyConnection] = WeakSet()
 
+    def start_afresh(self) -> None:
+        """Take another pool in a child process, if it is the trail's own, and let go of what the parent has borrowed."""
+        self.abandoned = deque()
+        self._switched = WeakSet()
+        if self._own_pool:
+            leave_to_parent(self.pool)
+            self.pool = self._make_pool()
+
+    def health(self) -> JournalHealth:
+        """Return whether the journal can be reached, and what became of its rows; looks at each file of the spool."""
+        return self._outage.health()
+
     def _check_open(self) -> None:
+        """See that a new action may begin.
+
+        Raises:
+            TrailUnavailable: the trail is closed, or is told to refuse work whose failure it could not record.
+        """
         if self._closed:
             raise TrailUnavailable("this trail is closed; nothing has been done yet")
+        if self._fail_closed and self._outage.down:
+            raise TrailUnavailable(
+                "the journal cannot be reached, so that a failure could not be recorded; nothing has been done yet; new "
+                "actions are refused until it can, as on_unavailable says"
+            )
+
+    @contextmanager
+    def _perhaps_later(self, connection: drivers.AnyConnection | None) -> Generator[None]:
+        """Let work begin that needs no database now, and whose row can be kept, although the schema cannot be seen."""
+        try:
+            yield
+        except TrailUnavailable as error:
+            if connection is not None or self._fail_closed or not self._outage.keeps:
+                raise
+            self._outage.begin(error)
 
     def _schema_found(self, version: int) -> None:
         if version < SCHEMA_VERSION:
@@ -75,6 +128,7 @@ class _Setup:
                 "run `provenance migrate up`"
             )
         self._schema_checked = True
+        self._outage.wake()
 
     def _completion(self, action_id: UUID, result: object) -> Statement[None]:
         return statements.complete_action(
@@ -106,9 +160,13 @@ class Trail(_Setup, Tables, Views):
             two connections for rows that must outlive the work they tell of.
         redactor: which keys of payloads, results and metadata are hidden.
         max_size: the size of the trail's own pool, where it makes one.
+        spool: a directory of this user's where rows are kept that the journal cannot write, until it can. Without one they
+            are logged.
+        on_unavailable: whether new actions are to be refused with :class:`TrailUnavailable` (``"raise"``) while it is known
+            that the journal cannot be reached, or go on, and their rows to the spool.
 
     Raises:
-        NotConfigured: an address is malformed.
+        NotConfigured: an address is malformed, or the spool is not a directory of this user alone.
     """
 
     colour = Colour.SYNC
@@ -120,22 +178,31 @@ class Trail(_Setup, Tables, Views):
         journal: str | None = None,
         redactor: Redactor | None = None,
         max_size: int = 10,
+        spool: SpoolOrPath | None = None,
+        on_unavailable: OnUnavailable = "spool",
     ) -> None:
-        super().__init__(redactor)
+        super().__init__(redactor, on_unavailable)
         self._own_pool = isinstance(pool, str)
-        self.pool: ConnectionPool[Any] = (
-            ConnectionPool(
-                _address(pool), min_size=0, max_size=max_size, timeout=_PATIENCE, open=False, name="provenance"
-            )
-            if isinstance(pool, str)
-            else pool
+        self._make_pool = partial(
+            ConnectionPool[Any],
+            _address(pool) if isinstance(pool, str) else "",
+            min_size=0,
+            max_size=max_size,
+            timeout=_PATIENCE,
+            open=False,
+            name="provenance",
         )
+        self.pool: ConnectionPool[Any] = self._make_pool() if isinstance(pool, str) else pool
         self._journal = Journal(
-            _address(journal) if journal else self.pool.conninfo, kwargs=None if journal else self.pool.kwargs
+            _address(journal) if journal else self.pool.conninfo,
+            kwargs=None if journal else self.pool.kwargs,
+            spool=_spool(spool),
         )
+        self._outage = self._journal.outage
         self.actions = ActionRepository(self.connection)
         self.changes = ChangeRepository(self.connection)
         self.track_action = tracking.bound(self)
+        renew_in_children(self)
 
     def perform(self, step: Step) -> Any:
         """Do the I/O that a tracked block asks for."""
@@ -206,14 +273,14 @@ class Trail(_Setup, Tables, Views):
 
     def _check_schema(self, connection: drivers.SyncConnection | None) -> None:
         self._check_open()
-        if self._schema_checked:
+        if self._schema_checked or (connection is None and self._outage.down and self._outage.keeps):
             return
-        with translated("recording"):
+        with self._perhaps_later(connection), translated("recording"):
             if connection is None:
                 (version,) = self._journal.run(statements.SCHEMA_VERSION)
             else:
                 version = drivers.run(connection, statements.SCHEMA_VERSION)
-        self._schema_found(version)
+            self._schema_found(version)
 
     def begin(
         self, action_type: str, *, concept: str, expires_in: timedelta = DEFAULT_EXPIRY, **given: Unpack[Begun]
@@ -323,9 +390,11 @@ class AsyncTrail(_Setup, AsyncTables, AsyncViews):
         journal: as for :class:`Trail`.
         redactor: as for :class:`Trail`.
         max_size: as for :class:`Trail`.
+        spool: as for :class:`Trail`; it may be the same directory.
+        on_unavailable: as for :class:`Trail`.
 
     Raises:
-        NotConfigured: an address is malformed.
+        NotConfigured: as for :class:`Trail`.
     """
 
     colour = Colour.ASYNC
@@ -337,22 +406,31 @@ class AsyncTrail(_Setup, AsyncTables, AsyncViews):
         journal: str | None = None,
         redactor: Redactor | None = None,
         max_size: int = 10,
+        spool: SpoolOrPath | None = None,
+        on_unavailable: OnUnavailable = "spool",
     ) -> None:
-        super().__init__(redactor)
+        super().__init__(redactor, on_unavailable)
         self._own_pool = isinstance(pool, str)
-        self.pool: AsyncConnectionPool[Any] = (
-            AsyncConnectionPool(
-                _address(pool), min_size=0, max_size=max_size, timeout=_PATIENCE, open=False, name="provenance"
-            )
-            if isinstance(pool, str)
-            else pool
+        self._make_pool = partial(
+            AsyncConnectionPool[Any],
+            _address(pool) if isinstance(pool, str) else "",
+            min_size=0,
+            max_size=max_size,
+            timeout=_PATIENCE,
+            open=False,
+            name="provenance",
         )
+        self.pool: AsyncConnectionPool[Any] = self._make_pool() if isinstance(pool, str) else pool
         self._journal = AsyncJournal(
-            _address(journal) if journal else self.pool.conninfo, kwargs=None if journal else self.pool.kwargs
+            _address(journal) if journal else self.pool.conninfo,
+            kwargs=None if journal else self.pool.kwargs,
+            spool=_spool(spool),
         )
+        self._outage = self._journal.outage
         self.actions = AsyncActionRepository(self.connection)
         self.changes = AsyncChangeRepository(self.connection)
         self.track_action = tracking.bound(self)
+        renew_in_children(self)
 
     async def perform(self, step: Step) -> Any:
         """Do the I/O that a tracked block asks for."""
@@ -422,14 +500,14 @@ class AsyncTrail(_Setup, AsyncTables, AsyncViews):
 
     async def _check_schema(self, connection: drivers.AsyncConnection | None) -> None:
         self._check_open()
-        if self._schema_checked:
+        if self._schema_checked or (connection is None and self._outage.down and self._outage.keeps):
             return
-        with translated("recording"):
+        with self._perhaps_later(connection), translated("recording"):
             if connection is None:
                 (version,) = await self._journal.run(statements.SCHEMA_VERSION)
             else:
                 version = await drivers.arun(connection, statements.SCHEMA_VERSION)
-        self._schema_found(version)
+            self._schema_found(version)
 
     async def begin(
         self, action_type: str, *, concept: str, expires_in: timedelta = DEFAULT_EXPIRY, **given: Unpack[Begun]

@@ -16,7 +16,7 @@ import pytest
 from psycopg.pq import TransactionStatus
 from psycopg_pool import AsyncConnectionPool
 
-from provenance import AsyncTrail, ids
+from provenance import AsyncTrail
 from provenance.embedded import EmbeddedPostgres
 from provenance.errors import InvalidAction, MisusedAction, NotCommitted, SchemaNotReady, TrailUnavailable
 from provenance.journal import AsyncJournal, Journal
@@ -24,10 +24,10 @@ from provenance.recording import leaving
 from provenance.recording.blocks import Unit, owner_here
 from provenance.recording.steps import Run
 from provenance.statements import recording as statements
-from provenance.statements.recording import ActionRow
 from provenance.testing import RecordedActions
 from provenance.trail import Trail
 from provenance.translation import translated
+from tests.support.rows import action_row
 
 INSERT = "INSERT INTO work (id) VALUES (%s)"
 NOWHERE = "host=127.0.0.1 port=1 connect_timeout=1"
@@ -96,15 +96,6 @@ def test_a_connection_lost_in_the_middle(trail: Trail, provenance_dsn: str) -> N
         trail.complete(begun, connection=connection)
 
 
-def row() -> ActionRow:
-    made = ids.new_id()
-    moment = "2026-01-01T00:00:00+00:00"
-    fields: dict[str, Any] = dict.fromkeys(statements._FIELDS)
-    fields |= {"id": made, "root_id": made, "action_type": "lost", "concept": "work", "status": "failed"}
-    fields |= {"tenant_id": "", "started_at": moment, "completed_at": moment, "duration_ms": 1.0, "fenced": False}
-    return ActionRow(**fields)
-
-
 def test_a_journal_that_cannot_be_reached_loses_no_word(caplog: pytest.LogCaptureFixture) -> None:
     """The row is logged in full, in both colours; a leftover intent only mentioned."""
     caplog.set_level(logging.INFO, logger="provenance")
@@ -115,15 +106,18 @@ def test_a_journal_that_cannot_be_reached_loses_no_word(caplog: pytest.LogCaptur
         await awaiting.close()
         # Each of these waits for its whole deadline, so they wait together.
         await asyncio.gather(
-            awaiting.write((row(),)),
+            awaiting.write((action_row(action_type="lost"),)),
             awaiting.forget(uuid4()),
-            asyncio.to_thread(blocking.write, (row(),)),
+            asyncio.to_thread(blocking.write, (action_row(action_type="lost"),)),
             asyncio.to_thread(blocking.forget, uuid4()),
         )
 
+        blocking.outage.stop()
+        awaiting.outage.stop()
+
     asyncio.run(main())
     levels = sorted(record.levelname for record in caplog.records if record.name == "provenance")
-    assert levels == ["ERROR", "ERROR", "INFO", "INFO"]
+    assert levels == ["ERROR"] * 4 + ["INFO"] * 2
     assert caplog.text.count('"action_type":"lost"') == 2
 
 

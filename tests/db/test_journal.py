@@ -23,8 +23,9 @@ from psycopg.conninfo import make_conninfo
 from psycopg.rows import dict_row
 from psycopg_pool import AsyncConnectionPool, ConnectionPool
 
-from provenance import AsyncTrail, Trail, current_action, journal
+from provenance import AsyncTrail, Trail, current_action
 from provenance.errors import NotCommitted, TrailUnavailable
+from provenance.journal import connections
 from provenance.testing import RecordedActions
 from tests.support import databases
 from tests.support.proxy import Line, Proxy
@@ -51,7 +52,7 @@ def single(provenance_dsn: str) -> Iterator[Trail]:
 @pytest.fixture
 def hurried(monkeypatch: pytest.MonkeyPatch) -> None:
     """Journals that are made from now on have little patience."""
-    monkeypatch.setattr(journal, "DEADLINE", timedelta(milliseconds=200))
+    monkeypatch.setattr(connections, "DEADLINE", timedelta(milliseconds=200))
     monkeypatch.setattr("provenance.recording.leaving._DEADLINE", timedelta(milliseconds=200))
 
 
@@ -100,7 +101,7 @@ def logged(caplog: pytest.LogCaptureFixture) -> list[dict[str, Any]]:
     for record in caplog.records:
         if record.levelno == logging.ERROR and record.name == "provenance":
             _, _, rows = record.getMessage().partition("rows: ")
-            found += json.loads(rows)
+            found += json.loads(rows or "[]")
     return found
 
 

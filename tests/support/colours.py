@@ -29,10 +29,10 @@ class Blocking:
     pool: Any
     trail: Any
 
-    async def open(self, dsn: str) -> None:
+    async def open(self, dsn: str, **options: Any) -> None:
         self.dsn = dsn
         self.pool = ConnectionPool(dsn, min_size=1, max_size=1, timeout=5, open=True)
-        self.trail = Trail(self.pool)
+        self.trail = Trail(self.pool, **options)
 
     async def connect(self, **options: Any) -> Any:
         return psycopg.connect(self.dsn, **options)
@@ -58,11 +58,11 @@ class Blocking:
 class Awaiting(Blocking):
     """``async with``."""
 
-    async def open(self, dsn: str) -> None:
+    async def open(self, dsn: str, **options: Any) -> None:
         self.dsn = dsn
         self.pool = AsyncConnectionPool(dsn, min_size=1, max_size=1, timeout=5, open=False)
         await self.pool.open()
-        self.trail = AsyncTrail(self.pool)
+        self.trail = AsyncTrail(self.pool, **options)
 
     async def connect(self, **options: Any) -> Any:
         return await psycopg.AsyncConnection.connect(self.dsn, **options)

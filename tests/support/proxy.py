@@ -60,7 +60,10 @@ class Proxy:
     ``round_trips`` counts the messages a client waits for an answer to: simple queries (Q) and syncs (S). Cancel requests
     go over the proxy too. ``before_forward`` may be set to a function that sees every client message before it is
     passed on, and ``after_answer`` to one that sees every chunk from the server before it is; either may cut the line.
+    While it is ``down`` nobody gets through.
     """
+
+    down = False
 
     def __init__(self, address: str) -> None:
         parameters = conninfo.conninfo_to_dict(address)
@@ -97,6 +100,12 @@ class Proxy:
         for thread in self._threads:
             thread.join()
 
+    def go_down(self) -> None:
+        """Cut every line, and let nobody through until ``down`` is false again."""
+        self.down = True
+        for line in self.lines:
+            line.cut()
+
     def _connect(self) -> socket.socket:
         if isinstance(self._target, str):
             server = socket.socket(socket.AF_UNIX)
@@ -110,6 +119,9 @@ class Proxy:
                 client, _ = self._listener.accept()
             except OSError:
                 return
+            if self.down:
+                client.close()
+                continue
             client.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
             line = Line(client, self._connect())
             self.lines.append(line)

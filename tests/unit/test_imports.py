@@ -16,7 +16,7 @@ SOURCE = Path(provenance.__file__).parent
 
 # A module may import those of its own layer that stand before it, and any layer below.
 LAYERS = [
-    ["errors", "models", "values", "ids", "context"],
+    ["forking", "errors", "models", "values", "ids", "context"],
     ["failures", "translation"],
     [
         "statements",
@@ -36,7 +36,8 @@ LAYERS = [
         "recording.abandoned",
         "recording",
     ],
-    ["tracking.handles", "tracking.driving", "tracking.hosts", "tracking.block", "tracking", "journal", "repository"],
+    ["tracking.handles", "tracking.driving", "tracking.hosts", "tracking.block", "tracking", "repository"],
+    ["journal.spool", "journal.outage", "journal.connections", "journal"],
     ["changes", "capture", "refreshing"],
     ["trail"],
     ["configuration"],

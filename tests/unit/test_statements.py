@@ -20,6 +20,7 @@ from provenance.statements import Statement, command, reading, recording
 from provenance.statements.reading import Filter
 from provenance.statements.recording import ActionRow, Intent, Settings
 from tests.strategies import unhurried
+from tests.support import rows
 
 ID = UUID("01890000-0000-7000-8000-000000000001")
 ROOT = UUID("01890000-0000-7000-8000-000000000002")
@@ -41,30 +42,8 @@ def params(statement: Statement[Any]) -> Mapping[str, object]:
 
 
 def action_row(**changed: Any) -> ActionRow:
-    """Return a row with every optional column empty."""
-    empty = {
-        "root_id": ID,
-        "parent_action_id": None,
-        "action_type": "t",
-        "concept": "c",
-        "status": "completed",
-        "tenant_id": "",
-        "user_id": None,
-        "request_id": None,
-        "correlation_id": None,
-        "entity_type": None,
-        "entity_id": None,
-        "payload": None,
-        "result": None,
-        "metadata": None,
-        "error_type": None,
-        "error_code": None,
-        "error_message": None,
-        "started_at": AT.isoformat(),
-        "completed_at": AT.isoformat(),
-        "duration_ms": 1.5,
-    }
-    return ActionRow(id=ID, **{**empty, **changed})
+    """Return a row of the one id these tests are about."""
+    return rows.action_row(id=ID, **changed)
 
 
 # --- Transaction control ---------------------------------------------------------------------------------------------

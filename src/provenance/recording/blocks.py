@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import threading
 import time
 from asyncio import Task, current_task
@@ -29,16 +30,19 @@ class Colour(Enum):
     ASYNC = "async with"
 
 
-Owner = tuple[int, "Task[Any] | None"]
+Owner = tuple[int, int, "Task[Any] | None"]
 
 
 def owner_here() -> Owner:
-    """Return who is running: a thread and, inside asyncio, a task."""
+    """Return who is running: a process, a thread and, inside asyncio, a task.
+
+    A process that was forked inside a block has its thread and its context, and must not touch its connection.
+    """
     try:
         task = current_task()
     except RuntimeError:
         task = None
-    return threading.get_ident(), task
+    return os.getpid(), threading.get_ident(), task
 
 
 @attrs.frozen(kw_only=True)

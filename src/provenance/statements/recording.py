@@ -160,8 +160,9 @@ def row_json(row: ActionRow) -> str:
     return "{" + ",".join(fields) + "}"
 
 
-def _rows_param(rows: Iterable[ActionRow]) -> Mapping[str, object]:
-    return {"rows": f"[{','.join(map(row_json, rows))}]"}
+def _rows_param(rows: Iterable[ActionRow | str]) -> Mapping[str, object]:
+    texts = (row if isinstance(row, str) else row_json(row) for row in rows)
+    return {"rows": f"[{','.join(texts)}]"}
 
 
 _INSERT = """
@@ -196,10 +197,11 @@ def insert(rows: Iterable[ActionRow]) -> Statement[None]:
     return Statement(_INSERT, _rows_param(rows), nothing)
 
 
-def insert_missing(rows: Iterable[ActionRow]) -> Statement[None]:
+def insert_missing(rows: Iterable[ActionRow | str]) -> Statement[None]:
     """Insert those rows nobody else has inserted; waits for a transaction that is just inserting them.
 
-    No conflict target is named: a writer would need SELECT for it, and a distributed table has another key.
+    Rows that were kept meanwhile come as what :func:`row_json` made of them. No conflict target is named: a writer would
+    need SELECT for it, and a distributed table has another key.
     """
     return Statement(f"{_INSERT}\nON CONFLICT DO NOTHING", _rows_param(rows), nothing)
 
@@ -218,7 +220,7 @@ SELECT r.id, COALESCE(r.root_id, provenance.root_of(r.parent_action_id), r.paren
 ON CONFLICT DO NOTHING"""
 
 
-def insert_doubt(rows: Iterable[ActionRow]) -> Statement[None]:
+def insert_doubt(rows: Iterable[ActionRow | str]) -> Statement[None]:
     """Insert evidence of actions whose outcome nobody can know; ``error_message`` says why."""
     return Statement(_INSERT_DOUBT, _rows_param(rows), nothing)
 

@@ -1,0 +1,368 @@
+"""The journal's connections: a tiny pool of the trail's own, in both colours.
+
+It is never the application's pool: a second connection per failure out of a pool that is exhausted by the very requests that
+are failing would wait for itself. Every write is one small transaction with its own deadline, and leaves no session
+state behind, so that it may run through a transaction pooler.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import threading
+from collections.abc import AsyncGenerator, Generator, Sequence
+from contextlib import asynccontextmanager, contextmanager
+from datetime import timedelta
+from typing import Any
+from uuid import UUID
+
+import psycopg
+from psycopg_pool import AsyncConnectionPool, ConnectionPool
+
+from provenance import drivers
+from provenance.errors import TrailUnavailable
+from provenance.forking import leave_to_parent, renew_in_children
+from provenance.journal.outage import Outage, writing
+from provenance.journal.spool import Kind, Spool
+from provenance.statements import Statement, recording
+from provenance.statements.recording import ActionRow
+from provenance.translation import unavailable
+
+logger = logging.getLogger("provenance")
+
+DEADLINE = timedelta(seconds=5)
+"""How long a journal write may wait, first for a connection and then for the server."""
+
+_SIZE = 2
+
+# Spelled out, because settle() relies on each statement seeing what was committed before it.
+_BEGIN = recording.begin(psycopg.IsolationLevel.READ_COMMITTED, read_only=False, deferrable=None)
+
+
+def _transaction(*work: Statement[Any]) -> tuple[Statement[Any], ...]:
+    return (_BEGIN, *recording.journal_settings(DEADLINE), *work, recording.COMMIT)
+
+
+def _hang_up_after() -> float:
+    # The server ends a statement itself when its time is up. One that does not answer even then is not waited for.
+    return 1.2 * DEADLINE.total_seconds()
+
+
+def _lost(error: Exception) -> bool:
+    """Whether it was only this connection that broke, so that another may do."""
+    return isinstance(error, psycopg.OperationalError) and (error.sqlstate or "08").startswith(("08", "57P"))
+
+
+def _not_dropped(action_id: UUID, error: Exception) -> None:
+    logger.info("provenance: the intent of %s could not be dropped (%s)", action_id, type(error).__name__)
+
+
+def _silent(seconds: float) -> TrailUnavailable:
+    return TrailUnavailable(f"the database has not answered within {seconds:g} s; the connection to it is given up")
+
+
+@contextmanager
+def _limited(connection: drivers.SyncConnection, seconds: float) -> Generator[None]:
+    """Hang up when the server, or the network, has not answered in time.
+
+    Raises:
+        TrailUnavailable: it has not.
+    """
+    lock = threading.Lock()
+    over = struck = False
+
+    def strike() -> None:
+        nonlocal struck
+        with lock:
+            if not over:  # pragma: no branch - else the answer has come just as the time was up
+                struck = True
+                drivers.hang_up(connection)
+
+    timer = threading.Timer(seconds, strike)
+    timer.daemon = True
+    timer.start()
+    try:
+        yield
+    except psycopg.OperationalError as error:
+        if struck:
+            raise _silent(seconds) from error
+        raise
+    finally:
+        with lock:
+            over = True
+        timer.cancel()
+
+
+@asynccontextmanager
+async def _alimited(connection: drivers.AsyncConnection, seconds: float) -> AsyncGenerator[None]:
+    """Hang up in time; see :func:`_limited`."""
+    struck = False
+
+    def strike() -> None:
+        nonlocal struck
+        struck = True
+        drivers.hang_up(connection)
+
+    timer = asyncio.get_running_loop().call_later(seconds, strike)
+    try:
+        yield
+    except psycopg.OperationalError as error:
+        if struck:
+            raise _silent(seconds) from error
+        raise
+    finally:
+        timer.cancel()
+
+
+class Journal:
+    """The blocking colour.
+
+    Args:
+        conninfo: where to connect, as :class:`psycopg_pool.ConnectionPool` takes it.
+        kwargs: further connection arguments, likewise.
+        spool: where rows are kept while the database cannot be reached.
+    """
+
+    def __init__(self, conninfo: Any, *, kwargs: Any = None, spool: Spool | None = None) -> None:
+        self._where = (conninfo, kwargs)
+        self.outage = Outage(spool, self.run)
+        self._pool = self._make_pool()
+        renew_in_children(self)
+
+    def start_afresh(self) -> None:
+        """Take another pool in a child process."""
+        leave_to_parent(self._pool)
+        self._pool = self._make_pool()
+
+    def _make_pool(self) -> ConnectionPool[drivers.SyncConnection]:
+        conninfo, kwargs = self._where
+        return ConnectionPool(
+            conninfo,
+            kwargs=kwargs,
+            min_size=0,
+            max_size=_SIZE,
+            num_workers=1,
+            timeout=DEADLINE.total_seconds(),
+            # Who waits has given up then, and the next one is to find the pool trying, not waiting to try again.
+            reconnect_timeout=DEADLINE.total_seconds(),
+            configure=self._configure,
+            # A connection here may have been idle for days.
+            check=self._check,
+            name="provenance-journal",
+            open=False,
+        )
+
+    @staticmethod
+    def _configure(connection: drivers.SyncConnection) -> None:
+        connection.autocommit = True
+        if connection.info.encoding != "utf-8":
+            # The rows may hold what the application's encoding cannot. Transaction poolers keep track of this setting.
+            connection.execute("SET client_encoding = 'UTF8'")
+        # Nothing here runs often enough to gain from it, and behind an old transaction pooler it fails.
+        connection.prepare_threshold = None
+
+    @staticmethod
+    def _check(connection: drivers.SyncConnection) -> None:
+        with _limited(connection, _hang_up_after()):
+            connection.execute("")
+
+    def run(self, *work: Statement[Any]) -> list[Any]:
+        """Run statements in one durable transaction of their own and return their answers.
+
+        Raises:
+            TrailUnavailable: no connection can be had, or the server does not answer.
+            psycopg.Error: the server refused a statement.
+        """
+        try:
+            self._pool.open()
+            connection = self._pool.getconn()
+        except psycopg.OperationalError as error:
+            raise unavailable(error, "the journal") from error
+        try:
+            with _limited(connection, _hang_up_after()):
+                answers = drivers.run_together(connection, _transaction(*work))
+        finally:
+            self._pool.putconn(connection)
+        return answers[-1 - len(work) : -1]
+
+    def write(self, rows: Sequence[ActionRow]) -> None:
+        """Write rows that are not there yet. Never raises: what cannot be written is kept, or logged."""
+        self._write(Kind.OUTCOME, rows)
+
+    def write_doubt(self, rows: Sequence[ActionRow]) -> None:
+        """Write evidence of actions whose outcome nobody can know. Never raises."""
+        self._write(Kind.DOUBT, rows)
+
+    def settle(self, rows: Sequence[ActionRow], action_id: UUID, xid: str | None) -> str | None:
+        """Write rows unless the transaction in doubt wrote them first, and return what is recorded of *action_id*.
+
+        The INSERT comes first because it waits for a transaction that is still committing; a SELECT would not see it.
+        Several processes may work on a resumed action, so its row counts only if it is that of *xid*.
+
+        Raises:
+            TrailUnavailable, psycopg.Error: the answer is not known; the rows are kept in the spool, if there is one, and
+                written if they are still missing when the database can be reached.
+        """
+        try:
+            _, status, committed = self._run_twice(
+                recording.insert_missing(rows), recording.outcome(action_id), recording.committed(xid)
+            )
+        except (psycopg.Error, TrailUnavailable) as error:
+            self.outage.keep_doubtful(rows, error)
+            raise
+        return status if committed else None
+
+    def forget(self, action_id: UUID) -> None:
+        """Drop the evidence that an action was begun. Never raises: with its outcome recorded, nobody sees it."""
+        try:
+            self.run(recording.forget_intent(action_id))
+        except (psycopg.Error, TrailUnavailable) as error:
+            _not_dropped(action_id, error)
+
+    def _write(self, kind: Kind, rows: Sequence[ActionRow]) -> None:
+        failure: Exception | None = None
+        if not self.outage.down:
+            try:
+                self._run_twice(writing(kind, rows))
+            except (psycopg.Error, TrailUnavailable) as error:
+                failure = error
+            else:
+                return
+        self.outage.keep(kind, rows, failure)
+
+    def _run_twice(self, *work: Statement[Any]) -> list[Any]:
+        """Run what may be done twice, on another connection if the first one breaks."""
+        try:
+            return self.run(*work)
+        except psycopg.OperationalError as error:
+            if not _lost(error):
+                raise
+            return self.run(*work)
+
+    def close(self) -> None:
+        """Close the journal's connections."""
+        self.outage.stop()
+        self._pool.close()
+
+
+class AsyncJournal:
+    """The awaiting colour; see :class:`Journal`."""
+
+    def __init__(self, conninfo: Any, *, kwargs: Any = None, spool: Spool | None = None) -> None:
+        self._where = (conninfo, kwargs)
+        self.outage = Outage(spool, self._run_apart)
+        self._pool = self._make_pool()
+        renew_in_children(self)
+
+    def start_afresh(self) -> None:
+        """Take another pool in a child process."""
+        leave_to_parent(self._pool)
+        self._pool = self._make_pool()
+
+    def _make_pool(self) -> AsyncConnectionPool[drivers.AsyncConnection]:
+        conninfo, kwargs = self._where
+        return AsyncConnectionPool(
+            conninfo,
+            kwargs=kwargs,
+            min_size=0,
+            max_size=_SIZE,
+            num_workers=1,
+            timeout=DEADLINE.total_seconds(),
+            reconnect_timeout=DEADLINE.total_seconds(),
+            configure=self._configure,
+            check=self._check,
+            name="provenance-journal",
+            open=False,
+        )
+
+    @staticmethod
+    async def _configure(connection: drivers.AsyncConnection) -> None:
+        await connection.set_autocommit(True)
+        if connection.info.encoding != "utf-8":
+            await connection.execute("SET client_encoding = 'UTF8'")
+        connection.prepare_threshold = None
+
+    @staticmethod
+    async def _check(connection: drivers.AsyncConnection) -> None:
+        async with _alimited(connection, _hang_up_after()):
+            await connection.execute("")
+
+    async def run(self, *work: Statement[Any]) -> list[Any]:
+        """Run statements in one durable transaction of their own and return their answers; see :meth:`Journal.run`."""
+        return await self._run_on(self._pool, *work)
+
+    @staticmethod
+    async def _run_on(pool: AsyncConnectionPool[drivers.AsyncConnection], *work: Statement[Any]) -> list[Any]:
+        try:
+            await pool.open()
+            connection = await pool.getconn()
+        except psycopg.OperationalError as error:
+            raise unavailable(error, "the journal") from error
+        try:
+            async with _alimited(connection, _hang_up_after()):
+                answers = await drivers.arun_together(connection, _transaction(*work))
+        finally:
+            await pool.putconn(connection)
+        return answers[-1 - len(work) : -1]
+
+    def _run_apart(self, *work: Statement[Any]) -> list[Any]:
+        """Run statements from a thread of its own, where the application's event loop does not come."""
+
+        async def run() -> list[Any]:
+            async with self._make_pool() as pool:
+                return await self._run_on(pool, *work)
+
+        return asyncio.run(run())
+
+    async def write(self, rows: Sequence[ActionRow]) -> None:
+        """Write rows that are not there yet. Never raises: what cannot be written is kept, or logged."""
+        await self._write(Kind.OUTCOME, rows)
+
+    async def write_doubt(self, rows: Sequence[ActionRow]) -> None:
+        """Write evidence of actions whose outcome nobody can know. Never raises."""
+        await self._write(Kind.DOUBT, rows)
+
+    async def settle(self, rows: Sequence[ActionRow], action_id: UUID, xid: str | None) -> str | None:
+        """Write rows unless the transaction in doubt wrote them first; see :meth:`Journal.settle`."""
+        try:
+            _, status, committed = await self._run_twice(
+                recording.insert_missing(rows), recording.outcome(action_id), recording.committed(xid)
+            )
+        except (psycopg.Error, TrailUnavailable) as error:
+            await asyncio.to_thread(self.outage.keep_doubtful, rows, error)
+            raise
+        return status if committed else None
+
+    async def forget(self, action_id: UUID) -> None:
+        """Drop the evidence that an action was begun; see :meth:`Journal.forget`."""
+        try:
+            await self.run(recording.forget_intent(action_id))
+        except (psycopg.Error, TrailUnavailable) as error:
+            _not_dropped(action_id, error)
+
+    async def _write(self, kind: Kind, rows: Sequence[ActionRow]) -> None:
+        failure: Exception | None = None
+        if not self.outage.down:
+            try:
+                await self._run_twice(writing(kind, rows))
+            except (psycopg.Error, TrailUnavailable) as error:
+                failure = error
+            else:
+                return
+        await self._keep(kind, rows, failure)
+
+    async def _keep(self, kind: Kind, rows: Sequence[ActionRow], error: Exception | None) -> None:
+        await asyncio.to_thread(self.outage.keep, kind, rows, error)  # the disk may take its time
+
+    async def _run_twice(self, *work: Statement[Any]) -> list[Any]:
+        try:
+            return await self.run(*work)
+        except psycopg.OperationalError as error:
+            if not _lost(error):
+                raise
+            return await self.run(*work)
+
+    async def close(self) -> None:
+        """Close the journal's connections."""
+        await asyncio.to_thread(self.outage.stop)
+        await self._pool.close()
