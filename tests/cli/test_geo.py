@@ -134,6 +134,42 @@ def test_contradictions_are_one_sentence(
     assert {row[-1] for row in rows(connection)} == {None}
 
 
+WRONG = """
+from provenance.geo import Geography, Level, LevelColumns
+
+GEOGRAPHY = Geography(
+    name="spot",
+    levels=[
+        Level(name="country", table="public.countries"),
+        Level(name="region", table="public.regions", within={"country": "land_id"}),
+    ],
+)
+COVERAGE = LevelColumns(geography=GEOGRAPHY, table="public.coverage")
+"""
+
+
+def test_a_geography_that_does_not_fit_is_refused_before_anything_is_changed(
+    run: Run, connection: psycopg.Connection[Any], tmp_path: Path, provenance_dsn: str
+) -> None:
+    """When it is applied, and when the tables of places were changed after that; what is wrong is said, and only that."""
+    source = tmp_path / "wrong.py"
+    source.write_text(WRONG, encoding="utf-8")
+    before = rows(connection)
+    sentence = (
+        "Error: the reference spot.region_id resolves to public.regions, which has no column land_id; it has id, name, "
+        "country_id\n"
+    )
+    for option in ("--apply", "--changes"):
+        result = run("concept", "sql", str(source), option, dsn=provenance_dsn)
+        assert (2, "", sentence) == (result.exit_code, result.stdout, result.stderr)
+    connection.execute("ALTER TABLE regions RENAME country_id TO land_id")
+    assert 0 == run("concept", "sql", str(source), "--apply", dsn=provenance_dsn).exit_code
+    connection.execute("ALTER TABLE regions RENAME land_id TO country_id")
+    result = run("geo", "backfill", f"{source}:COVERAGE", dsn=provenance_dsn)
+    assert (2, "", sentence) == (result.exit_code, result.stdout, result.stderr)
+    assert before == rows(connection)
+
+
 def test_the_concept_of_a_geography_is_found(run: Run, source: str) -> None:
     """``concept sql`` prints its SQL too."""
     result = run("concept", "sql", f"{source}:GEOGRAPHY", dsn="host=nowhere")

@@ -248,6 +248,24 @@ def reference(to: Target | str, **given: Any) -> Concept:
             reference(Target(table="public.things"), type="text"),
             "the reference thing.of is of type text, and public.things.id is of type uuid; declare the reference as uuid",
         ),
+        (
+            reference(Target(table="public.work"), type="integer", reads={"key": "uuid"}),
+            "the reference thing.of resolves to public.work, which has no column key; it has id, secret, action_id",
+        ),
+        (
+            reference(Target(table="public.work"), type="integer", reads={"action_id": "uuid", "secret": "integer"}),
+            (
+                "the reference thing.of resolves to public.work, whose column secret is of type text and is compared "
+                "with the type integer; name another column, or correct the types"
+            ),
+        ),
+        (
+            attrs.evolve(
+                reference(Target(table="public.things"), reads={"kind": "integer"}),
+                attributes=[Attribute(name="kind", type="text")],
+            ),
+            "the reference thing.of resolves to public.things, whose column kind is of type text and is compared with the",
+        ),
     ],
 )
 def test_a_declaration_that_does_not_fit_the_database(connection: Connection, concept: Concept, said: str) -> None:
@@ -259,7 +277,8 @@ def test_a_declaration_that_does_not_fit_the_database(connection: Connection, co
 @pytest.mark.parametrize(
     "concept",
     [
-        reference(Target(table="public.work"), type="bigint"),
+        reference(Target(table="public.work"), type="bigint", reads={"id": "bigint", "secret": "varchar(9)"}),
+        reference(Target(table="public.things"), reads={"id": "uuid", "of": "uuid"}),
         reference(Target(table="public.listed"), type="integer"),
         reference(Target(table="public.shown"), type="integer", labels={"secret": "secret"}),
         Concept(name="thing", references=[Reference(column="ticket", type="text")]),
@@ -279,6 +298,17 @@ def test_what_fits(connection: Connection, concept: Concept) -> None:
     assert ("thing",) == apply(connection, concept).created
     remove(connection, concept)
     assert before == catalogue(connection)
+
+
+def test_what_is_read_of_a_reference_changes_nothing_and_is_checked(connection: Connection) -> None:
+    """Also where the concept is there already and has not changed."""
+    apply(connection, reference(Target(table="public.work"), type="integer"))
+    assert (
+        "" == plan(connection, reference(Target(table="public.work"), type="integer", reads={"id": "bigint"})).script.up
+    )
+    assert (
+        "the reference thing.of resolves to public.work, which has no column key; it has id, secret, action_id"
+    ) == refused(connection, reference(Target(table="public.work"), type="integer", reads={"key": "bigint"}))
 
 
 def test_an_unknown_concept(connection: Connection) -> None:

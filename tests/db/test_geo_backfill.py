@@ -10,12 +10,13 @@ import threading
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
+import attrs
 import psycopg
 import pytest
 
 from provenance import geo
 from provenance.concepts import ConceptRefused, InvalidConcept, apply
-from provenance.errors import MisusedAction
+from provenance.errors import MisusedAction, SchemaNotReady
 from provenance.geo import ContradictoryLevels, Geography, Level, LevelColumns
 from provenance.geo import batches as batches_of_geo
 from provenance.models import Action
@@ -463,6 +464,73 @@ def test_a_table_that_is_not_fit_is_refused(
         with pytest.raises(ConceptRefused) as caught:
             alter(connection, unfit)
         assert str(caught.value) == sentence
+
+
+UNFIT = [
+    (
+        {"within": {"country": "land_id"}},
+        (
+            "the reference geo_location.region_id resolves to public.regions, which has no column land_id; it has id, name, "
+            "country_id"
+        ),
+    ),
+    (
+        {"within": {"country": "name"}},
+        (
+            "the reference geo_location.region_id resolves to public.regions, whose column name is of type text and is "
+            "compared with the type integer; name another column, or correct the types"
+        ),
+    ),
+    (
+        {"table": "public.regionz"},
+        "the reference geo_location.region_id resolves to public.regionz, and there is no such table; create it first",
+    ),
+    (
+        {"type": "nothing"},
+        (
+            "Postgres does not know the type nothing of geo_location.region_id; correct it, create it first, or write it "
+            "with its schema"
+        ),
+    ),
+]
+
+
+@pytest.mark.parametrize(("wrong", "sentence"), UNFIT)
+def test_a_geography_that_does_not_fit_the_tables_of_places_is_refused(
+    connection: Connection, trail: Trail, wrong: dict[str, Any], sentence: str
+) -> None:
+    """Before anything is changed, the column for the id included; what is there already can still be carried back."""
+    region = attrs.evolve(GEOGRAPHY.levels[2], **wrong)
+    broken = Geography(levels=[*GEOGRAPHY.levels[:2], region, *GEOGRAPHY.levels[3:]])
+    unfit = LevelColumns(geography=broken, table="public.coverage", columns={"country": "country_id"})
+    before = answers(connection, "SELECT * FROM coverage")
+    with pytest.raises(ConceptRefused) as caught:
+        geo.add_reference(connection, unfit)
+    assert (sentence, before) == (str(caught.value), answers(connection, "SELECT * FROM coverage"))
+    geo.add_reference(connection, COVERAGE)
+    with pytest.raises(ConceptRefused) as caught:
+        geo.backfill(trail, unfit)
+    assert (sentence, [(7,)]) == (str(caught.value), answers(connection, WAITING))
+    assert 0 == geo.carry_back(trail, unfit).rows
+    geo.drop_reference(connection, unfit)
+
+
+def test_locations_that_are_not_as_declared_are_told(connection: Connection, trail: Trail) -> None:
+    """It is the concept that has to be applied, and not the schema of the trail."""
+    connection.execute("CREATE TABLE quarters (id integer PRIMARY KEY, name text)")
+    quarter = Level(name="quarter", table="public.quarters")
+    grown = LevelColumns(geography=Geography(levels=[*GEOGRAPHY.levels, quarter]), table="public.coverage")
+    connection.execute("ALTER TABLE coverage ADD COLUMN quarter_id integer")
+    geo.add_reference(connection, grown)
+    for ask in (geo.backfill, geo.carry_back):
+        with pytest.raises(SchemaNotReady) as caught:
+            ask(trail, grown)
+        assert str(caught.value) == (
+            "the database lacks the concept geo_location as it is declared (column l.quarter_id does not exist); run your "
+            "migrations, or `provenance concept sql --apply`"
+        )
+    with pytest.raises(SchemaNotReady, match=r"^the database lacks the concept geo_location"):
+        geo.drop_reference(connection, grown)
 
 
 def test_without_the_column_for_the_id(connection: Connection, trail: Trail) -> None:

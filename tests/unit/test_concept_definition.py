@@ -120,6 +120,15 @@ def concept(**given: Any) -> Concept:
             lambda: Reference(column="a", labels={"b": "c"}),
             "the reference a has labels and nothing to take them from; give to=, or leave the labels out",
         ),
+        (
+            lambda: Reference(column="a", reads={"b": "integer"}),
+            "the reference a has reads and nothing to take them from; give to=, or leave the reads out",
+        ),
+        (lambda: Reference(column="a", to="user", reads=["name"]), "reads: expected a mapping of columns to types"),  # type: ignore[list-item]
+        (
+            lambda: Reference(column="a", to="user", reads={"b": ""}),
+            "the type of the column b that the reference a reads",
+        ),
         (lambda: Reference(column="a", to="user", labels=["name"]), "labels: expected a mapping of names to columns"),  # type: ignore[list-item]
         (
             lambda: Reference(column="a", to="user", labels={"id": "name"}),

@@ -39,6 +39,35 @@ def _acting() -> tuple[TrackedAction | AsyncTrackedAction, Block] | None:
     return action, block
 
 
+@contextmanager
+def explained(what: str) -> Generator[None]:
+    """Say of a statement about a concept what the database lacks.
+
+    Args:
+        what: the concept.
+
+    Raises:
+        SchemaNotReady: the database does not have what is declared.
+    """
+    try:
+        yield
+    except (
+        psycopg.errors.UndefinedTable,
+        psycopg.errors.UndefinedColumn,
+        psycopg.errors.InvalidSchemaName,
+    ) as error:
+        if error.diag.context is not None:
+            raise  # it is not our statement that names what is not there, but a trigger of the application's
+        raise _lacking(what, error) from error
+
+
+def _lacking(what: str, error: psycopg.Error) -> SchemaNotReady:
+    return SchemaNotReady(
+        f"the database lacks the concept {what} as it is declared ({error.diag.message_primary}); run your "
+        "migrations, or `provenance concept sql --apply`"
+    )
+
+
 class _Access:
     """What both colours have in common."""
 
@@ -71,26 +100,13 @@ class _Access:
     @contextmanager
     def _explained(self) -> Generator[None]:
         try:
-            yield
-        except (
-            psycopg.errors.UndefinedTable,
-            psycopg.errors.UndefinedColumn,
-            psycopg.errors.InvalidSchemaName,
-        ) as error:
-            if error.diag.context is not None:
-                raise  # it is not our statement that names what is not there, but a trigger of the application's
-            raise self._lacking(error) from error
+            with explained(self._what):
+                yield
         except TableRefused as error:
             # The view is looked for by its name, which may be in no such schema either.
             if isinstance(cause := error.__cause__, (psycopg.errors.UndefinedTable, psycopg.errors.InvalidSchemaName)):
-                raise self._lacking(cause) from error
+                raise _lacking(self._what, cause) from error
             raise
-
-    def _lacking(self, error: psycopg.Error) -> SchemaNotReady:
-        return SchemaNotReady(
-            f"the database lacks the concept {self._what} as it is declared ({error.diag.message_primary}); run your "
-            "migrations, or `provenance concept sql --apply`"
-        )
 
     @contextmanager
     def _reached(self) -> Generator[None]:

@@ -159,6 +159,9 @@ def _plan(connection: Connection, concepts: tuple[Concept, ...], *, drop_columns
     for concept in [*created, *(pair.new for pair in changed)]:
         database.check_types(connection, concept)
         database.check_references(connection, concept, together)
+    for concept in together:
+        # Those that have not changed, too: what they read may have.
+        database.check_reads(connection, concept, together)
     return Plan(
         created=tuple(concept.name for concept in created),
         changed=tuple(pair.new.name for pair in changed),

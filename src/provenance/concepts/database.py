@@ -178,28 +178,55 @@ def _type_oid(connection: Connection, written: str) -> int | None:
     return oid
 
 
+Columns = Mapping[str, tuple[str, bool]]
+"""The columns of a table with their types, and whether no two of its rows have the same value there."""
+
+
 def check_references(connection: Connection, concept: Concept, together: Iterable[Concept]) -> None:
     """Refuse a reference to what is not there, or cannot be found by what it holds."""
-    declared = {concept.table: {*RESERVED, *concept.columns} for concept in together}
     for reference in concept.references:
         if reference.target is not None:
-            _check_reference(connection, concept, reference, reference.target, declared)
+            _check_reference(connection, concept, reference, reference.target, together)
+
+
+def check_reads(connection: Connection, concept: Concept, together: Iterable[Concept]) -> None:
+    """Refuse a reference that reads a column which is not there, or of a type that it cannot be compared with."""
+    for reference in concept.references:
+        if reference.reads and (target := reference.target) is not None:
+            what = f"the reference {concept.name}.{reference.column}"
+            columns = _columns(connection, target, what, together)
+            for name, wanted in reference.reads:
+                _check_column(name, columns, target, what)
+                if not _comparable(connection, held := columns[name][0], wanted):
+                    raise ConceptRefused(
+                        f"{what} resolves to {target.table}, whose column {name} is of type {held} and is compared with "
+                        f"the type {wanted}; name another column, or correct the types"
+                    )
+
+
+def _check_column(name: str, columns: Columns, target: Target, what: str) -> None:
+    if name not in columns:
+        raise ConceptRefused(
+            f"{what} resolves to {target.table}, which has no column {name}; it has {', '.join(columns)}"
+        )
+
+
+def _comparable(connection: Connection, one: str, other: str) -> bool:
+    try:
+        with connection.transaction():
+            rows(connection, as_sql(f"SELECT NULL::{one} {ddl.EQUALS} NULL::{other}"))
+    except psycopg.errors.UndefinedFunction:
+        return False
+    return True
 
 
 def _check_reference(
-    connection: Connection, concept: Concept, reference: Reference, target: Target, declared: Mapping[str, set[str]]
+    connection: Connection, concept: Concept, reference: Reference, target: Target, together: Iterable[Concept]
 ) -> None:
     what = f"the reference {concept.name}.{reference.column}"
-    wanted = [target.key, *(source for _, source in reference.labels)]
-    if target.table in declared:
-        columns = {name: ("uuid", name == "id") for name in declared[target.table]}
-    else:
-        columns = _target_columns(connection, target, what)
-    for name in wanted:
-        if name not in columns:
-            raise ConceptRefused(
-                f"{what} resolves to {target.table}, which has no column {name}; it has {', '.join(columns)}"
-            )
+    columns = _columns(connection, target, what, together)
+    for name in (target.key, *(source for _, source in reference.labels)):
+        _check_column(name, columns, target, what)
     key_type, unique = columns[target.key]
     if not unique:
         raise ConceptRefused(
@@ -208,14 +235,11 @@ def _check_reference(
         )
     for written in (key_type, reference.type):
         _check_equality(connection, written, what)
-    try:
-        with connection.transaction():
-            rows(connection, as_sql(f"SELECT NULL::{key_type} {ddl.EQUALS} NULL::{reference.type}"))
-    except psycopg.errors.UndefinedFunction as error:
+    if not _comparable(connection, key_type, reference.type):
         raise ConceptRefused(
             f"{what} is of type {reference.type}, and {target.table}.{quoted(target.key)} is of type {key_type}; declare "
             f"the reference as {key_type}"
-        ) from error
+        )
 
 
 def _check_equality(connection: Connection, written: str, what: str) -> None:
@@ -242,8 +266,11 @@ def _check_equality(connection: Connection, written: str, what: str) -> None:
         )
 
 
-def _target_columns(connection: Connection, target: Target, what: str) -> dict[str, tuple[str, bool]]:
-    """Return the columns of a table with their types, and whether no two of its rows have the same value there."""
+def _columns(connection: Connection, target: Target, what: str, together: Iterable[Concept]) -> Columns:
+    """Return the columns of what a reference resolves to, which may still have to be made."""
+    for concept in together:
+        if concept.table == target.table:
+            return {name: (concept.types.get(name, "uuid"), name == "id") for name in (*RESERVED, *concept.columns)}
     found = _relation(connection, target.place)
     if found is None or found[0] not in _READABLE:
         raise ConceptRefused(f"{what} resolves to {target.table}, and there is no such table; create it first")

@@ -29,7 +29,7 @@ def written(concept: Concept) -> str:
 
 def _fields(item: attrs.AttrsInstance) -> dict[str, Any]:
     """Return what was said of a part, without what it is when nothing is said."""
-    fields = {field.name: (getattr(item, field.name), field.default) for field in attrs.fields(type(item))}
+    fields = {field.name: (getattr(item, field.name), field.default) for field in attrs.fields(type(item)) if field.eq}
     return {name: _plain(name, value) for name, (value, default) in fields.items() if value != default}
 
 

@@ -125,12 +125,20 @@ class Target:
         return table_name(self.table, "the table of a Target")
 
 
-def _pairs(value: Mapping[str, str] | Iterable[tuple[str, str]]) -> tuple[tuple[str, str], ...]:
+def _pairs(value: Mapping[str, str] | Iterable[tuple[str, str]], expected: str) -> tuple[tuple[str, str], ...]:
     try:
         pairs = dict(value)
     except (TypeError, ValueError):
-        raise InvalidConcept("labels: expected a mapping of names to columns, such as {'user_name': 'name'}") from None
+        raise InvalidConcept(expected) from None
     return tuple(pairs.items())
+
+
+def _labels(value: Mapping[str, str] | Iterable[tuple[str, str]]) -> tuple[tuple[str, str], ...]:
+    return _pairs(value, "labels: expected a mapping of names to columns, such as {'user_name': 'name'}")
+
+
+def _reads(value: Mapping[str, str] | Iterable[tuple[str, str]]) -> tuple[tuple[str, str], ...]:
+    return _pairs(value, "reads: expected a mapping of columns to types, such as {'country_id': 'integer'}")
 
 
 @attrs.frozen(kw_only=True)
@@ -145,6 +153,9 @@ class Reference:
         type: the Postgres type of the id.
         nullable: whether there may be none.
         concept: the concept that *to* named, filled in by :func:`linked`.
+        reads: which columns of that are read beside the labels, by whoever works with the concept, and what type they are
+            compared with: ``{"country_id": "integer"}``. Nothing is made of them; that they are there is checked when the
+            declaration is applied.
 
     Raises:
         InvalidConcept: one of them is not what it should be.
@@ -152,10 +163,12 @@ class Reference:
 
     column: str
     to: Target | str | None = None
-    labels: tuple[tuple[str, str], ...] = attrs.field(default=(), converter=_pairs)
+    labels: tuple[tuple[str, str], ...] = attrs.field(default=(), converter=_labels)
     type: str = "uuid"
     nullable: bool = False
     concept: str | None = None
+    # Not a part of what is made: another one changes neither the table nor the view.
+    reads: tuple[tuple[str, str], ...] = attrs.field(default=(), converter=_reads, eq=False)
 
     def __attrs_post_init__(self) -> None:
         _column(self.column, "the reference")
@@ -167,8 +180,14 @@ class Reference:
         for label, source in self.labels:
             _column(label, f"a label of {what}")
             _name(source, f"the column behind the label {label} of {what}")
-        if self.labels and self.to is None:
-            raise InvalidConcept(f"{what} has labels and nothing to take them from; give to=, or leave the labels out")
+        for source, compared in self.reads:
+            _name(source, f"a column that {what} reads")
+            _type(compared, f"the column {source} that {what} reads")
+        if (self.labels or self.reads) and self.to is None:
+            given = "labels" if self.labels else "reads"
+            raise InvalidConcept(
+                f"{what} has {given} and nothing to take them from; give to=, or leave the {given} out"
+            )
         object.__setattr__(self, "type", _type(self.type, what))
         _flag(self.nullable, f"nullable of {what}")
 

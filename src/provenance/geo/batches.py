@@ -12,6 +12,7 @@ from psycopg.pq import TransactionStatus
 
 from provenance import drivers
 from provenance.concepts import ConceptRefused, database
+from provenance.concepts.access import explained
 from provenance.concepts.naming import quoted
 from provenance.errors import MisusedAction, NoCurrentAction
 from provenance.geo.errors import ContradictoryLevels
@@ -70,11 +71,13 @@ def add_reference(connection: Connection, form: LevelColumns) -> bool:
         form: the table.
 
     Raises:
-        ConceptRefused: the table or a column is not there or not fit, or somebody holds a lock; nothing was changed.
+        ConceptRefused: the table or a column is not there or not fit, or the geography does not fit the tables of places,
+            or somebody holds a lock; nothing was changed.
     """
     with _altering(connection, form):
         if read_source(connection, form).has_reference:
             return False
+        _check_places(connection, form)
         _lock(connection, form)
         # Somebody else may have added it before the lock was had.
         if read_source(connection, form).has_reference:
@@ -97,7 +100,8 @@ def drop_reference(connection: Connection, form: LevelColumns) -> None:
         moving = _moving(connection, form)[0]
         # Nobody writes between the look and the drop.
         _lock(connection, form)
-        state = drivers.run(connection, moving.state())
+        with explained(form.geography.name):
+            state = drivers.run(connection, moving.state())
         if lost := max(state.differing, state.unmovable):
             raise ConceptRefused(
                 f"{lost} rows of {form.table} have an id in {form.reference} that says something else than their columns; "
@@ -155,6 +159,16 @@ def _seeing_all(connection: Connection) -> Generator[None]:
         yield
 
 
+def _check_places(connection: Connection, form: LevelColumns) -> None:
+    """Refuse a geography that does not fit the tables of places, which say what rows contradict themselves."""
+    concept = form.geography.concept
+    # Types are meant as in a declaration that is applied.
+    with _with(connection, "search_path", "pg_catalog, pg_temp"):
+        database.check_types(connection, concept)
+        database.check_references(connection, concept, [concept])
+        database.check_reads(connection, concept, [concept])
+
+
 def _moving(connection: Connection, form: LevelColumns) -> tuple[Moving, Source]:
     source = read_source(connection, form)
     if not source.has_reference:
@@ -193,15 +207,17 @@ def backfill(trail: Trail, form: LevelColumns, *, batch: int = BATCH, progress: 
     Raises:
         ContradictoryLevels: a row names places that do not lie within each other. Nothing was written, unless the row came
             while this was running.
-        ConceptRefused: the table or a column is not there, or not fit.
+        ConceptRefused: the table or a column is not there, or not fit; or the geography does not fit the tables of places.
+        SchemaNotReady: the role lacks a right, or the table of locations is not as declared.
         MisusedAction: an action is open, of which the batches would be a part.
         psycopg.Error: a batch failed, and did so again: a row is locked for long, or policies hide rows from this role.
             What was done before it stays.
         ValueError: *batch* is not positive.
     """
     _refuse_within_action(batch)
-    with _reading(trail) as connection:
+    with _reading(trail, form) as connection:
         moving, _ = _moving(connection, form)
+        _check_places(connection, form)
         _refuse_contradictions(connection, moving, Range())
         state = drivers.run(connection, moving.state())
     there = _Direction("backfill_locations", moving.waiting, _move, lambda state: state.waiting)
@@ -225,10 +241,10 @@ def carry_back(
     Raises:
         ConceptRefused: the location of a row is not there, or says what the columns cannot; or columns name other places,
             and *overwrite* is not given; or a column cannot be written. Nothing was written.
-        MisusedAction, psycopg.Error, ValueError: as for :func:`backfill`.
+        SchemaNotReady, MisusedAction, psycopg.Error, ValueError: as for :func:`backfill`.
     """
     _refuse_within_action(batch)
-    with _reading(trail) as connection:
+    with _reading(trail, form) as connection:
         moving, source = _moving(connection, form)
         if source.generated:
             raise ConceptRefused(f"{form.table}.{quoted(source.generated[0])} is generated, and cannot be written")
@@ -263,8 +279,13 @@ def _refuse_within_action(batch: int) -> None:
 
 
 @contextmanager
-def _reading(trail: Trail) -> Generator[Connection]:
-    with trail.connection() as connection, connection.transaction(), _seeing_all(connection):
+def _reading(trail: Trail, form: LevelColumns) -> Generator[Connection]:
+    with (
+        explained(form.geography.name),
+        trail.connection() as connection,
+        connection.transaction(),
+        _seeing_all(connection),
+    ):
         yield connection
 
 
@@ -294,7 +315,7 @@ def _in_batches(
             progress(min(moved.rows, total), total)
         if after is None:
             break
-    with _reading(trail) as connection:
+    with _reading(trail, moving.form) as connection:
         state = drivers.run(connection, moving.state())
     return attrs.evolve(moved, left=way.left(state), differing=state.differing)
 
@@ -316,7 +337,11 @@ def _batch(trail: Trail, moving: Moving, way: _Direction, after: Key | None, siz
         connection = action.connection
         # Two at once would make each other wait crosswise for rows. So the second waits here, and finds them done.
         drivers.run(connection, moving.alone(_LOCK_CLASS))
-        with _with(connection, "lock_timeout", _LOCK_TIMEOUT), _seeing_all(connection):
+        with (
+            explained(moving.form.geography.name),
+            _with(connection, "lock_timeout", _LOCK_TIMEOUT),
+            _seeing_all(connection),
+        ):
             # By the primary key: of a column that was just added nothing is known, and the planner would sort all rows.
             with _with(connection, "enable_sort", "off"):
                 upto = drivers.run(connection, moving.bound(way.condition, after, size))

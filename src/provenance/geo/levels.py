@@ -84,14 +84,19 @@ class Level:
         """The column of a location that holds a place of this level."""
         return f"{self.name}_id"
 
-    def reference(self) -> Reference:
-        """Return that column, and what of the place is shown with a location."""
+    def reference(self, types: Mapping[str, str]) -> Reference:
+        """Return that column, and what of the place is shown with a location.
+
+        Args:
+            types: those of the keys of broader levels.
+        """
         labels = {f"{self.name}_name": self.label}
         labels |= {f"{self.name}_name_{suffix(tag)}": column for tag, column in self.languages.items()}
         shown = {"code": self.code, "latitude": self.latitude, "longitude": self.longitude}
         labels |= {f"{self.name}_{what}": column for what, column in shown.items() if column is not None}
         target = Target(table=self.table, key=self.key)
-        return Reference(column=self.column, to=target, labels=labels, type=self.type, nullable=True)
+        reads = [(column, types[broader]) for broader, column in self.within.items()]
+        return Reference(column=self.column, to=target, labels=labels, type=self.type, nullable=True, reads=reads)
 
 
 Way = tuple[tuple[Level, str], ...]
@@ -171,10 +176,11 @@ class Geography:
         object.__setattr__(self, "concept", self._concept())
 
     def _concept(self) -> Concept:
+        types = {level.name: level.type for level in self.levels}
         return Concept(
             name=self.name,
             table=self.table,
-            references=[level.reference() for level in self.levels],
+            references=[level.reference(types) for level in self.levels],
             attributes=[
                 Attribute(name="level", type="text", check=f"level = {self.level_sql()}"),
                 # Whoever does not know of a level, because another version of the application has added it, does not take a
