@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import inspect
 import re
+from collections.abc import AsyncIterator, Callable
 from datetime import UTC, datetime, timedelta
 from typing import Any
 from uuid import UUID, uuid4
@@ -41,7 +42,7 @@ from provenance.errors import (
 )
 from provenance.testing import RecordedActions
 from provenance.trail import Trail
-from tests.support import colours
+from tests.support import colours, roles
 from tests.support.colours import Blocking, done
 
 pytestmark = pytest.mark.anyio
@@ -604,6 +605,88 @@ async def test_a_trigger_of_the_application_fails(colour: Blocking, notes: Any) 
     with pytest.raises(psycopg.errors.UndefinedTable, match="nowhere"):
         async with colour.track("write"):
             await done(notes.create(user_id=uuid4(), title="dawn"))
+
+
+@pytest.fixture
+async def bare_writer(request: pytest.FixtureRequest, provenance_dsn: str, colour: Blocking) -> AsyncIterator[Any]:
+    """A function that grants to a role, and the same colour connected as that role, which may only write to the trail."""
+    with roles.writer(provenance_dsn) as (name, address):
+
+        def grant(rights: str) -> None:
+            with psycopg.connect(provenance_dsn, autocommit=True) as owner:
+                owner.execute(f"GRANT {rights} TO {name}".encode())
+
+        opened = type(colour)()
+        await opened.open(address)
+        yield grant, opened
+        await opened.close()
+
+
+def lacks(right: str) -> str:
+    return (
+        f"this database role lacks a right that working with the concept note needs (permission denied for {right}); have "
+        "the owner of that grant it, or connect as another role"
+    )
+
+
+async def test_a_role_without_rights_is_told_which_it_lacks(bare_writer: Any) -> None:
+    """One after another, whatever is asked, inside an action and outside; with all of them it works."""
+    grant, colour = bare_writer
+    notes = repository(colour)
+
+    async def create() -> UUID:
+        async with colour.track("write"):
+            note = await done(notes.create(title="dawn", user_id=uuid4()))
+        made: UUID = note.id
+        return made
+
+    async def refused(answer: Callable[[], Any]) -> str:
+        with pytest.raises((SchemaNotReady, TableRefused)) as caught:
+            await done(answer())
+        return str(caught.value)
+
+    assert lacks("table notes") == await refused(create) == await refused(notes.list_live)
+    grant("SELECT, INSERT, UPDATE ON notes")
+    made = await create()
+    assert made == (await done(notes.get(made))).id
+    assert lacks("table users") == await refused(lambda: notes.resolve(made))
+    grant("SELECT ON users")
+    assert lacks("table publishers") == await refused(lambda: notes.resolve(made))
+    grant("SELECT ON publishers")
+    assert made == (await done(notes.resolve(made))).id
+    assert lacks("materialized view notes_resolved") == await refused(notes.list_resolved)
+    grant("SELECT ON notes_resolved")
+    assert 0 == len(await done(notes.list_resolved()))
+    assert "have its owner grant EXECUTE on the function public.refresh_notes_resolved()" in await refused(
+        notes.refresh
+    )
+    grant("EXECUTE ON FUNCTION refresh_notes_resolved()")
+    assert await done(notes.refresh())
+    assert "permission denied for view action_log" in await refused(lambda: notes.history(made))
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        ("ALTER TABLE notes ENABLE ROW LEVEL SECURITY", "violates row-level security policy"),
+        (
+            """CREATE FUNCTION fails() RETURNS trigger LANGUAGE plpgsql AS 'BEGIN PERFORM FROM users; RETURN NEW; END';
+               CREATE TRIGGER fails AFTER INSERT ON notes FOR EACH ROW EXECUTE FUNCTION fails()""",
+            "permission denied for table users",
+        ),
+    ],
+)
+async def test_what_is_refused_and_no_right_of_the_repository(
+    bare_writer: Any, provenance_dsn: str, change: str, said: str
+) -> None:
+    """A row that a policy forbids, and what a trigger of the application may not, come as they are."""
+    grant, colour = bare_writer
+    grant("SELECT, INSERT ON notes")
+    with psycopg.connect(provenance_dsn, autocommit=True) as owner:
+        owner.execute(change.encode())
+    with pytest.raises(psycopg.errors.InsufficientPrivilege, match=said):
+        async with colour.track("write"):
+            await done(repository(colour).create(title="dawn", user_id=uuid4()))
 
 
 async def test_a_refresh_that_is_refused(colour: Blocking, notes: Any) -> None:

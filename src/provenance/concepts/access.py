@@ -41,13 +41,13 @@ def _acting() -> tuple[TrackedAction | AsyncTrackedAction, Block] | None:
 
 @contextmanager
 def explained(what: str) -> Generator[None]:
-    """Say of a statement about a concept what the database lacks.
+    """Say of a statement about a concept what the database lacks, or what it does not let this role do.
 
     Args:
         what: the concept.
 
     Raises:
-        SchemaNotReady: the database does not have what is declared.
+        SchemaNotReady: the database does not have what is declared, or the role lacks a right.
     """
     try:
         yield
@@ -59,6 +59,14 @@ def explained(what: str) -> Generator[None]:
         if error.diag.context is not None:
             raise  # it is not our statement that names what is not there, but a trigger of the application's
         raise _lacking(what, error) from error
+    except psycopg.errors.InsufficientPrivilege as error:
+        # Policies have the same SQLSTATE, and are about rows; functions are the application's, as above.
+        if error.diag.context is not None or not (error.diag.source_function or "").startswith("aclcheck_error"):
+            raise
+        raise SchemaNotReady(
+            f"this database role lacks a right that working with the concept {what} needs "
+            f"({error.diag.message_primary}); have the owner of that grant it, or connect as another role"
+        ) from error
 
 
 def _lacking(what: str, error: psycopg.Error) -> SchemaNotReady:
@@ -158,7 +166,7 @@ class Access(_Access):
 
         Raises:
             NoCurrentAction, MisusedAction: there is no current action of this trail that has a connection.
-            SchemaNotReady: the database does not have what is declared.
+            SchemaNotReady: the database does not have what is declared, or the role lacks a right.
         """
         action = self.acting()
         with self._explained():

@@ -67,7 +67,7 @@ class ConceptRepository(_Repository):
             InvalidEntity: the concept has no reference or attribute of such a name.
             UnserializableValue: a value of a JSON attribute has no JSON form.
             NoCurrentAction, MisusedAction: there is no current action of this trail that has a connection.
-            SchemaNotReady: the database does not have what is declared.
+            SchemaNotReady: the database does not have what is declared, or the role lacks a right.
         """
         return self._write(statements.create(self._concept, values))
 
@@ -213,7 +213,7 @@ class AsyncConceptRepository(_Repository):
             InvalidEntity: the concept has no reference or attribute of such a name.
             UnserializableValue: a value of a JSON attribute has no JSON form.
             NoCurrentAction, MisusedAction: there is no current action of this trail that has a connection.
-            SchemaNotReady: the database does not have what is declared.
+            SchemaNotReady: the database does not have what is declared, or the role lacks a right.
         """
         return await self._write(statements.create(self._concept, values))
 

@@ -109,7 +109,7 @@ class GeoRepository(_GeoRepository):
             InvalidEntity: there is no such level.
             ContradictoryLevels: a place does not lie within another.
             NoCurrentAction, MisusedAction: it has to be made, and there is no current action of this trail.
-            SchemaNotReady: the database does not have what is declared.
+            SchemaNotReady: the database does not have what is declared, or the role lacks a right.
         """
         [found] = self.find_or_create_many([places])
         return found
@@ -214,7 +214,7 @@ class AsyncGeoRepository(_GeoRepository):
             InvalidEntity: there is no such level.
             ContradictoryLevels: a place does not lie within another.
             NoCurrentAction, MisusedAction: it has to be made, and there is no current action of this trail.
-            SchemaNotReady: the database does not have what is declared.
+            SchemaNotReady: the database does not have what is declared, or the role lacks a right.
         """
         [found] = await self.find_or_create_many([places])
         return found
