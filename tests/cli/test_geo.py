@@ -12,7 +12,7 @@ import psycopg
 import pytest
 
 from provenance.trail import Trail
-from tests.support import places
+from tests.support import places, roles
 
 Run = Callable[..., click.testing.Result]
 
@@ -132,6 +132,37 @@ def test_contradictions_are_one_sentence(
         "correct the rows or the tables of places, and run it again\n"
     )
     assert {row[-1] for row in rows(connection)} == {None}
+
+
+PLACES = "continents, countries, regions, districts, cities"
+
+
+def test_the_owner_of_the_table_needs_few_other_rights(
+    run: Run, connection: psycopg.Connection[Any], source: str, provenance_dsn: str
+) -> None:
+    """Those of find_or_create(), there and back. Until it has them it is told what it lacks, with the code 4."""
+    with roles.writer(provenance_dsn) as (role, address):
+        refused = run("geo", "backfill", f"{source}:COVERAGE", dsn=address)
+        sentence = "permission denied for table coverage; public.coverage is as it was; connect as its owner"
+        assert (2, f"Error: {sentence}\n") == (refused.exit_code, refused.stderr)
+        connection.execute(f"ALTER TABLE coverage OWNER TO {role}; GRANT CREATE ON SCHEMA public TO {role}".encode())
+        for right, lacking in (
+            (f"SELECT ON {PLACES}", "table countries"),
+            ("SELECT ON geo_locations", "table geo_locations"),
+            ("INSERT ON geo_locations", "table geo_locations"),
+        ):
+            result = run("geo", "backfill", f"{source}:COVERAGE", dsn=address)
+            assert (4, "", True) == (
+                result.exit_code,
+                result.stdout,
+                f"lacks a right that working with the concept geo_location needs (permission denied for {lacking})"
+                in result.stderr,
+            )
+            connection.execute(f"GRANT {right} TO {role}".encode())
+        for options in ((), ("--back",)):
+            result = run("geo", "backfill", f"{source}:COVERAGE", *options, dsn=address)
+            assert (0, "") == (result.exit_code, result.stderr)
+        connection.execute("ALTER TABLE coverage OWNER TO CURRENT_USER")
 
 
 WRONG = """

@@ -17,7 +17,7 @@ from provenance.concepts import Computed, Concept, ConceptRefused, InvalidConcep
 from provenance.errors import NoCurrentAction, SchemaNotReady
 from provenance.geo import AsyncGeoRepository, ContradictoryLevels, Geography, GeoRepository, Level
 from provenance.trail import Trail
-from tests.support import colours, places
+from tests.support import colours, places, roles
 from tests.support.colours import Blocking, done
 from tests.support.places import GEOGRAPHY, LEVELS
 
@@ -252,6 +252,29 @@ async def test_without_the_table(colour: Blocking) -> None:
         remove(connection, GEOGRAPHY.concept)
     with pytest.raises(SchemaNotReady, match="lacks the concept geo_location as it is declared"):
         await done(repository(colour).find(city=1000))
+
+
+async def test_a_role_without_rights_is_told_which_it_lacks(colour: Blocking, provenance_dsn: str) -> None:
+    """One after another; with all of them it finds, makes and resolves."""
+    with roles.writer(provenance_dsn) as (role, address), psycopg.connect(provenance_dsn, autocommit=True) as owner:
+        app = type(colour)()
+        await app.open(address)
+        for right, lacking in (
+            ("SELECT ON geo_locations", "table geo_locations"),
+            (f"SELECT ON {', '.join(level.table for level in GEOGRAPHY.levels)}", "table countries"),
+            ("INSERT ON geo_locations", "table geo_locations"),
+        ):
+            with pytest.raises(SchemaNotReady) as caught:
+                await made(app, **JERUSALEM)
+            assert str(caught.value) == (
+                f"this database role lacks a right that working with the concept geo_location needs (permission denied for "
+                f"{lacking}); have the owner of that grant it, or connect as another role"
+            )
+            owner.execute(f"GRANT {right} TO {role}".encode())
+        location_id = await made(app, **JERUSALEM)
+        assert location_id == await done(repository(app).find(**JERUSALEM))
+        assert "Jerusalem" == (await done(repository(app).resolve(location_id))).name
+        await app.close()
 
 
 def test_callers_at_once_make_each_location_once(provenance_dsn: str) -> None:

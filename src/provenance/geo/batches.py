@@ -135,8 +135,10 @@ def _altering(connection: Connection, form: LevelColumns) -> Generator[None]:
         raise ConceptRefused(
             f"{form.table} has been in use for {_LOCK_TIMEOUT}, and nothing was changed; run it again when it is not"
         ) from error
-    except (psycopg.errors.DependentObjectsStillExist, psycopg.errors.InsufficientPrivilege) as error:
+    except psycopg.errors.DependentObjectsStillExist as error:
         raise ConceptRefused(f"{sentence(error)}; {form.table} is as it was") from error
+    except psycopg.errors.InsufficientPrivilege as error:
+        raise ConceptRefused(f"{sentence(error)}; {form.table} is as it was; connect as its owner") from error
 
 
 @contextmanager
