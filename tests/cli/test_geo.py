@@ -67,7 +67,7 @@ def test_there_and_back(run: Run, connection: psycopg.Connection[Any], source: s
         "table": "public.coverage",
         "rows": 0,
         "locations": 0,
-        "batches": 1,
+        "batches": 0,
         "left": 0,
         "differing": 0,
     } == json.loads(result.stdout)
@@ -75,13 +75,32 @@ def test_there_and_back(run: Run, connection: psycopg.Connection[Any], source: s
     result = run("geo", "backfill", f"{source}:COVERAGE", dsn=provenance_dsn)
     assert (1, True) == (
         result.exit_code,
-        result.stderr.startswith("Error: 2 rows of public.coverage have an id that says"),
+        result.stderr.startswith("Error: public.coverage has 2 rows with an id that says"),
     )
     result = run("geo", "backfill", f"{source}:COVERAGE", "--overwrite", dsn=provenance_dsn)
     assert 2 == result.exit_code
     result = run("geo", "backfill", f"{source}:COVERAGE", "--back", "--overwrite", dsn=provenance_dsn)
-    assert (0, "public.coverage: 2 rows, 0 new locations, 1 batches\n") == (result.exit_code, result.stdout)
+    assert (0, "public.coverage: 2 rows, 0 new locations, 1 batch\n") == (result.exit_code, result.stdout)
     assert before == rows(connection)
+    result = run("geo", "backfill", f"{source}:COVERAGE", "--back", dsn=provenance_dsn)
+    assert (2, "Error: public.coverage has no column geo_location_id, so there is nothing to carry back\n") == (
+        result.exit_code,
+        result.stderr,
+    )
+
+
+@pytest.mark.parametrize("kept", [0, 1])
+def test_it_counts_in_words_that_fit(
+    run: Run, connection: psycopg.Connection[Any], source: str, provenance_dsn: str, kept: int
+) -> None:
+    """Of one there is no plural, and nothing to do is no batch and no action."""
+    connection.execute("DELETE FROM coverage WHERE id > %s", [kept])
+    nothing = "0 rows, 0 new locations, 0 batches"
+    for options, said in (((), "1 row, 1 new location, 1 batch" if kept else nothing), (("--back",), nothing)):
+        result = run("geo", "backfill", f"{source}:COVERAGE", *options, dsn=provenance_dsn)
+        assert (0, f"public.coverage: {said}\n") == (result.exit_code, result.stdout)
+    with Trail(provenance_dsn) as trail:
+        assert kept == len(trail.actions.entity_history("table", "public.coverage").items)
 
 
 def test_rows_that_come_meanwhile(
@@ -98,10 +117,8 @@ def test_rows_that_come_meanwhile(
     connection.execute("UPDATE coverage SET city_id = NULL WHERE id = 2")
     connection.execute("DELETE FROM coverage WHERE id IN (-1, 2)")
     result = run("geo", "backfill", f"{source}:COVERAGE", dsn=provenance_dsn)
-    assert (1, "Error: 1 rows of public.coverage were written meanwhile and are not done; run it again\n") == (
-        result.exit_code,
-        result.stderr,
-    )
+    sentence = "public.coverage has 1 row that somebody wrote meanwhile, and that can be done now; run it again"
+    assert (1, f"Error: {sentence}\n") == (result.exit_code, result.stderr)
 
 
 @pytest.mark.parametrize(
@@ -128,7 +145,7 @@ def test_contradictions_are_one_sentence(
     result = run("geo", "backfill", f"{source}:COVERAGE", dsn=provenance_dsn)
     assert result.exit_code == 2
     assert result.stderr == (
-        "Error: in 1 rows of public.coverage the levels contradict each other: city 1000 lies in country 10, not in 20; "
+        "Error: in 1 row of public.coverage the levels contradict each other: city 1000 lies in country 10, not in 20; "
         "correct the rows or the tables of places, and run it again\n"
     )
     assert {row[-1] for row in rows(connection)} == {None}

@@ -13,7 +13,7 @@ from provenance.cli.problems import BadNews, Misuse
 from provenance.cli.progress import progress_bar
 from provenance.context import request_scope
 from provenance.geo import LevelColumns, Moved, add_reference, backfill, carry_back, drop_reference
-from provenance.geo.batches import BATCH
+from provenance.geo.batches import BATCH, counted
 
 
 @click.group()
@@ -47,11 +47,14 @@ def backfill_command(dsn: str | None, *, source: str, back: bool, overwrite: boo
                 moved = backfill(trail, form, batch=batch, progress=progress)
         _report(form, moved, as_json=as_json)
         if moved.left:
-            raise BadNews(f"{moved.left} rows of {form.table} were written meanwhile and are not done; run it again")
+            raise BadNews(
+                f"{form.table} has {counted(moved.left, 'row')} that somebody wrote meanwhile, and that can be done now; "
+                "run it again"
+            )
         if moved.differing:
             raise BadNews(
-                f"{moved.differing} rows of {form.table} have an id that says something else than their columns, so one of "
-                "them was written later; set the id to null where the columns are right, and run it again"
+                f"{form.table} has {counted(moved.differing, 'row')} with an id that says something else than the columns, "
+                "so one of the two was written later; set the id to null where the columns are right, and run it again"
             )
         if back:
             drop_reference(connection, form)
@@ -73,4 +76,9 @@ def _report(form: LevelColumns, moved: Moved, *, as_json: bool) -> None:
     if as_json:
         emit_json({"table": form.table, **attrs.asdict(moved)})
         return
-    click.echo(f"{clean(form.table)}: {moved.rows} rows, {moved.locations} new locations, {moved.batches} batches")
+    done = (
+        counted(moved.rows, "row"),
+        counted(moved.locations, "new location"),
+        counted(moved.batches, "batch", "batches"),
+    )
+    click.echo(f"{clean(form.table)}: {', '.join(done)}")

@@ -60,6 +60,11 @@ class Moved:
     """How many rows have an id that says something else than their columns, because one of them was written later."""
 
 
+def counted(number: int, noun: str, plural: str = "") -> str:
+    """Return how many there are of something: ``1 row``, ``2 rows``."""
+    return f"{number} {noun if number == 1 else plural or f'{noun}s'}"
+
+
 # -- the column --
 
 
@@ -97,15 +102,15 @@ def drop_reference(connection: Connection, form: LevelColumns) -> None:
         ConceptRefused: rows have an id that says something else than their columns do, or as for :func:`add_reference`.
     """
     with _altering(connection, form):
-        moving = _moving(connection, form)[0]
+        moving = _moving(connection, form, ", so there is nothing to drop")[0]
         # Nobody writes between the look and the drop.
         _lock(connection, form)
         with explained(form.geography.name):
             state = drivers.run(connection, moving.state())
         if lost := max(state.differing, state.unmovable):
             raise ConceptRefused(
-                f"{lost} rows of {form.table} have an id in {form.reference} that says something else than their columns; "
-                "carry it back first"
+                f"{form.table} has {counted(lost, 'row')} with an id in {form.reference} that says something else than the "
+                "columns; carry it back first"
             )
         _run(connection, reference_sql(form).down)
 
@@ -171,10 +176,11 @@ def _check_places(connection: Connection, form: LevelColumns) -> None:
         database.check_reads(connection, concept, [concept])
 
 
-def _moving(connection: Connection, form: LevelColumns) -> tuple[Moving, Source]:
+def _moving(connection: Connection, form: LevelColumns, otherwise: str) -> tuple[Moving, Source]:
+    """Look at a table that has the column for the id; *otherwise* is what to say when it has not."""
     source = read_source(connection, form)
     if not source.has_reference:
-        raise ConceptRefused(f"{form.table} has no column {form.reference}; add it with add_reference()")
+        raise ConceptRefused(f"{form.table} has no column {form.reference}{otherwise}")
     return Moving(form, source.key), source
 
 
@@ -218,7 +224,7 @@ def backfill(trail: Trail, form: LevelColumns, *, batch: int = BATCH, progress: 
     """
     _refuse_within_action(batch)
     with _reading(trail, form) as connection:
-        moving, _ = _moving(connection, form)
+        moving, _ = _moving(connection, form, "; add it with add_reference()")
         _check_places(connection, form)
         _refuse_contradictions(connection, moving, Range())
         state = drivers.run(connection, moving.state())
@@ -247,20 +253,20 @@ def carry_back(
     """
     _refuse_within_action(batch)
     with _reading(trail, form) as connection:
-        moving, source = _moving(connection, form)
+        moving, source = _moving(connection, form, ", so there is nothing to carry back")
         if source.generated:
             raise ConceptRefused(f"{form.table}.{quoted(source.generated[0])} is generated, and cannot be written")
         state = drivers.run(connection, moving.state())
         if state.unmovable:
             raise ConceptRefused(
-                f"{state.unmovable} rows of {form.table} cannot be carried back: their location is not there, or names a "
-                "place of a level that the table has no column for, or no place; give them another location, or add the "
-                "column"
+                f"{form.table} has {counted(state.unmovable, 'row')} that cannot be carried back: the location is not "
+                "there, or names a place of a level that the table has no column for, or no place; give another location, "
+                "or add the column"
             )
         if state.contested and not overwrite:
             raise ConceptRefused(
-                f"{state.contested} rows of {form.table} have columns that name other places than their id does; if the ids "
-                "are right, allow it with overwrite=True, or --overwrite"
+                f"{form.table} has {counted(state.contested, 'row')} with columns that name other places than the id does; "
+                "if the ids are right, allow it with overwrite=True, or --overwrite"
             )
     held = f"s.{quoted(form.reference)} IS NOT NULL"
     back = _Direction("carry_locations_back", held, _carry, lambda state: state.differing)
@@ -310,7 +316,8 @@ def _in_batches(
 ) -> Moved:
     moved = Moved(rows=0, locations=0, batches=0, left=total, differing=0)
     after: Key | None = None
-    while True:
+    # Nothing to do is no batch, and no action.
+    while total:
         done, made, after = _patiently(trail, moving, way, after, batch)
         moved = attrs.evolve(moved, rows=moved.rows + done, locations=moved.locations + made, batches=moved.batches + 1)
         if progress is not None:
@@ -356,8 +363,8 @@ def _refuse_contradictions(connection: Connection, moving: Moving, rows: Range) 
     question = moving.contradictions(rows)
     found: list[Contradiction] = [] if question is None else drivers.run(connection, question)
     if found:
-        rest = f" (and {len(found) - 1} more contradictions)" if len(found) > 1 else ""
+        rest = f" (and {counted(len(found) - 1, 'more contradiction')})" if len(found) > 1 else ""
         raise ContradictoryLevels(
-            f"in {found[0].rows} rows of {moving.form.table} the levels contradict each other: {found[0]}{rest}; correct "
-            "the rows or the tables of places, and run it again"
+            f"in {counted(found[0].rows, 'row')} of {moving.form.table} the levels contradict each other: {found[0]}{rest}; "
+            "correct the rows or the tables of places, and run it again"
         )
