@@ -12,6 +12,7 @@ import pytest
 
 from provenance.concepts import (
     Attribute,
+    Computed,
     Concept,
     ConceptRefused,
     ConceptRepository,
@@ -127,6 +128,67 @@ def test_one_statement_of_a_change_fails(connection: Connection) -> None:
     ) == refused(connection, USER, checked)
 
 
+FAILED = "applying the declaration failed and changed nothing: "
+SIZE = Attribute(name="größe", type="int", nullable=True)
+
+
+def expressed(name: str, **given: Any) -> Concept:
+    """Return a concept with an expression, behind a column whose name is not ASCII."""
+    return Concept(name=name, attributes=[SIZE, Attribute(**{"name": "s", "type": "text", "nullable": True} | given)])
+
+
+@pytest.mark.parametrize(
+    ("expression", "said"),
+    [
+        ({"check": "s IN ()"}, 'check of thing.s: syntax error at or near ")"; correct the declaration'),
+        ({"check": "m <> ''"}, 'check of thing.s: column "m" does not exist; correct the declaration'),
+        ({"check": "s"}, "check of thing.s: argument of CHECK must be type boolean, not type text; correct the"),
+        ({"check": "s IN (SELECT '')"}, "check of thing.s: cannot use subquery in check constraint; correct the"),
+        ({"default": "1 +"}, 'default of thing.s: syntax error at or near ")"; correct the declaration'),
+        ({"default": "größe"}, "default of thing.s: cannot use column reference in DEFAULT expression; correct the"),
+        ({"default": "'a'", "type": "int"}, 'default of thing.s: invalid input syntax for type integer: "a"; correct'),
+        ({"default": "absent()"}, "default of thing.s: function absent() does not exist; no function matches"),
+        ({"default": "1", "type": "bool"}, 'default of thing.s: column "s" is of type boolean but default expression'),
+    ],
+)
+def test_whose_sql_is_wrong_is_said(connection: Connection, expression: dict[str, Any], said: str) -> None:
+    """In a new table beside another with such a column, or with the very same, and in a table that is there already."""
+    wrong = expressed("thing", **expression)
+    same = attrs.evolve(wrong, name="thin", table="public.thin")
+    assert refused(connection, expressed("fine"), wrong).startswith(f"{FAILED}the {said}")
+    assert refused(connection, wrong, same).startswith(f"{FAILED}the {said}")
+    assert refused(connection, same, wrong).startswith(f"{FAILED}the {said.replace('thing', 'thin')}")
+    apply(connection, attrs.evolve(wrong, attributes=[SIZE]))
+    assert refused(connection, wrong).startswith(f"{FAILED}the {said}")
+
+
+@pytest.mark.parametrize(
+    ("sql", "said"),
+    [
+        ("größe +", 'syntax error at or near ")"; correct the declaration'),
+        ("gröse", 'column "gröse" does not exist; perhaps you meant to reference the column "resolved.größe"'),
+    ],
+)
+def test_which_computed_column_is_wrong_is_said(connection: Connection, sql: str, said: str) -> None:
+    """By its name in the declaration."""
+    wrong = attrs.evolve(
+        expressed("thing"), computed=[Computed(name="a", sql="größe + 1"), Computed(name="b", sql=sql)]
+    )
+    assert f"{FAILED}the computed column thing.b: {said}" == refused(connection, wrong)
+
+
+def test_a_column_whose_wrong_default_is_not_the_only_expression(connection: Connection) -> None:
+    """The server does not say where it is, but names the column."""
+    wrong = Concept(
+        name="thing",
+        attributes=[
+            Attribute(name="a", type="int", default="1"),
+            Attribute(name="b", type="boolean", default="1"),
+        ],
+    )
+    assert 'failed and changed nothing: column "b" is of type boolean but default' in refused(connection, wrong)
+
+
 def test_a_dropped_column_has_to_be_allowed(connection: Connection) -> None:
     """As for changes()."""
     apply(connection, USER, NOTE)
@@ -214,7 +276,7 @@ def reference(to: Target | str, **given: Any) -> Concept:
         ),
         (
             Concept(name="note", attributes=[Attribute(name="n", type="int", check="m > 0")]),
-            'applying the declaration failed and changed nothing: column "m" does not exist; correct the declaration, or',
+            'applying the declaration failed and changed nothing: the check of note.n: column "m" does not exist; correct',
         ),
         (
             reference(Target(table="public.nothing")),

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Generator
+from collections.abc import Generator, Iterable
 from contextlib import contextmanager
 
 import attrs
@@ -10,7 +10,7 @@ import psycopg
 from psycopg.pq import TransactionStatus
 
 from provenance import drivers
-from provenance.concepts import changing, database, ddl
+from provenance.concepts import changing, database, ddl, origins
 from provenance.concepts.changing import Change, Script
 from provenance.concepts.database import Connection
 from provenance.concepts.definition import Concept, linked
@@ -37,6 +37,8 @@ _REMEDIES = {
     "55P03": f"another transaction has held a lock for {ddl.LOCK_TIMEOUT}; run it again when that has ended",
     "57014": _AGAIN,
 }
+# Data, features, columns, types and functions that an expression cannot have.
+_OF_EXPRESSIONS = ("22", "0A000", "42703", "42804", "42883")
 
 
 @attrs.frozen(kw_only=True)
@@ -80,11 +82,13 @@ def apply(connection: Connection, *concepts: Concept, drop_columns: bool = False
     Raises:
         InvalidConcept, ConceptRefused, SchemaNotReady: as for :func:`plan`; nothing has been changed.
     """
-    with _transaction(connection, "applying the declaration"):
+    what = "applying the declaration"
+    with _transaction(connection, what):
         database.rows(connection, "SELECT pg_advisory_xact_lock(%(key)s)", key=_LOCK_KEY)
         planned = _plan(connection, concepts, drop_columns=drop_columns)
         if planned.script.up:
-            drivers.run(connection, command(database.as_sql(planned.script.up)))
+            with _located(what, concepts, planned.script.up):
+                drivers.run(connection, command(database.as_sql(planned.script.up)))
             database.check_owner(connection)
     return planned
 
@@ -133,14 +137,41 @@ def _transaction(connection: Connection, what: str) -> Generator[None]:
         raise ConceptRefused(f"{what} failed and changed nothing: {_explained(error)}") from error
 
 
+@contextmanager
+def _located(what: str, concepts: Iterable[Concept], script: str) -> Generator[None]:
+    """Name the expression of the declaration that an error is about: the server names a place in SQL that nobody wrote."""
+    try:
+        yield
+    except psycopg.Error as error:
+        if (where := _origin(error, concepts, script)) is None:
+            raise
+        said = _sentence(error, error.diag.message_hint or "correct the declaration")
+        raise ConceptRefused(f"{what} failed and changed nothing: {where}: {said}") from error
+
+
+def _origin(error: psycopg.Error, concepts: Iterable[Concept], script: str) -> str | None:
+    diag = error.diag
+    if diag.internal_query is not None and diag.internal_position is not None:
+        return origins.at(concepts, diag.internal_query, int(diag.internal_position))
+    if diag.statement_position is not None:
+        return origins.at(concepts, script, int(diag.statement_position))
+    # Of what is added to a table that is there, the server does not say at which place it is wrong.
+    if (error.sqlstate or "").startswith(_OF_EXPRESSIONS):
+        return origins.within(concepts, diag.context or "")
+    return None
+
+
 def _explained(error: psycopg.Error) -> str:
     """Return what the server said and what to do about it, on one line."""
+    remedy = _REMEDIES.get(error.sqlstate or "") or error.diag.message_hint or "correct the declaration, or the rows"
+    return _sentence(error, remedy)
+
+
+def _sentence(error: psycopg.Error, remedy: str) -> str:
     said = error.diag.message_primary or type(error).__name__
-    state = error.sqlstate or ""
     # What is wrong with a row is said with what is in it.
-    if error.diag.message_detail and not state.startswith(("22", "23")):
+    if error.diag.message_detail and not (error.sqlstate or "").startswith(("22", "23")):
         said += f" ({error.diag.message_detail.rstrip('.')})"
-    remedy = _REMEDIES.get(state) or error.diag.message_hint or "correct the declaration, or the rows"
     return " ".join(f"{said}; {remedy[:1].lower()}{remedy[1:].rstrip('.')}".split())
 
 
