@@ -187,17 +187,45 @@ def test_dropping_columns_has_to_be_allowed(run: Run, provenance_dsn: str) -> No
             "no concept is declared in concepts.py:Concept; expected a Concept, or a list",
         ),
         ("concepts.py", "a = (\nb", "concepts.py cannot be loaded: line 1 of concepts.py: '(' was never closed"),
-        ("concepts.py", "1 / 0", "concepts.py cannot be loaded: ZeroDivisionError: division by zero"),
+        (
+            "concepts.py",
+            "1 / 0",
+            "concepts.py cannot be loaded: ZeroDivisionError: division by zero (line 1 of concepts.py)\n",
+        ),
         ("concepts.py", "import nothing_there", "concepts.py cannot be loaded: ModuleNotFoundError: No module named"),
-        ("concepts.py", "import sys; sys.exit('stop')", "concepts.py cannot be loaded: SystemExit: stop\n"),
+        (
+            "concepts.py",
+            "import sys; sys.exit('stop')",
+            "concepts.py cannot be loaded: SystemExit: stop (line 1 of concepts.py)\n",
+        ),
         ("concepts.py", "a\0b", "concepts.py cannot be loaded: source code string cannot contain null bytes\n"),
         (".", "", "there is no module .; run this where it can be imported, or give the path"),
         ("a b.c", "", "there is no module a b.c; run this where it can be imported, or give the path"),
-        ("importing", "", "importing cannot be loaded: ModuleNotFoundError: No module named 'nothing_there'"),
+        (
+            "importing",
+            "",
+            "importing cannot be loaded: ModuleNotFoundError: No module named 'nothing_there' (line 1 of importing)\n",
+        ),
         (
             "concepts.py",
             "from provenance.concepts import Concept\nConcept(name='')",
-            "the name of a concept is empty: expected printable text",
+            (
+                "the name of a concept is empty: expected printable text of 1 to 100 characters with no white space "
+                "around it (line 2 of concepts.py)\n"
+            ),
+        ),
+        (
+            "concepts.py",
+            DECLARED + "extra = Attribute(\n    name='a',\n    typ='text')",
+            (
+                "concepts.py cannot be loaded: TypeError: Attribute.__init__() got an unexpected keyword argument 'typ' "
+                "(line 6 of concepts.py)\n"
+            ),
+        ),
+        (
+            "importing.py",
+            "",
+            "importing.py cannot be loaded: ModuleNotFoundError: No module named 'nothing_there' (line 1 of importing.py)\n",
         ),
         (
             "concepts.py",
