@@ -15,7 +15,7 @@ import pytest
 from provenance import track_action
 from provenance.concepts import Computed, Concept, ConceptRefused, InvalidConcept, InvalidEntity, apply, plan, remove
 from provenance.errors import NoCurrentAction, SchemaNotReady
-from provenance.geo import AsyncGeoRepository, ContradictoryLevels, Geography, GeoRepository, Level
+from provenance.geo import AsyncGeoRepository, ContradictoryLevels, Geography, GeoRepository, Level, LevelColumns
 from provenance.trail import Trail
 from tests.support import colours, places, roles
 from tests.support.colours import Blocking, done
@@ -298,6 +298,23 @@ def test_callers_at_once_make_each_location_once(provenance_dsn: str) -> None:
     assert count(provenance_dsn) == 1000
     assert all(answer == answers[0] for answer in answers)
     assert len(set(answers[0].values())) == 1000
+
+
+def test_declarations_can_be_members_of_sets() -> None:
+    """Equal ones are one member, whatever mappings they were made with."""
+
+    def declared(language: str) -> tuple[Level, Geography, LevelColumns]:
+        country = Level(name="country", table="public.countries", languages={language: "name_he"})
+        city = Level(name="city", table="public.cities", within={"country": "country_id"})
+        geography = Geography(levels=[country, city])
+        return (
+            country,
+            geography,
+            LevelColumns(geography=geography, table="public.coverage", columns={"city": "city_id"}),
+        )
+
+    assert {*declared("he"), *declared("he")} == {*declared("he")}
+    assert len({*declared("he"), *declared("yi")}) == 6
 
 
 def test_both_colours_have_the_same_methods() -> None:

@@ -27,7 +27,7 @@ class LevelColumns:
 
     geography: Geography
     table: str = attrs.field(converter=qualified_table)
-    columns: Mapping[str, str] = attrs.field(factory=dict[str, str])
+    columns: Mapping[str, str] = attrs.field(factory=dict[str, str], hash=False)
     reference: str = "geo_location_id"
 
     def __attrs_post_init__(self) -> None:

@@ -62,11 +62,12 @@ class Level:
     key: str = "id"
     type: str = "integer"
     label: str = "name"
-    languages: Mapping[str, str] = attrs.field(factory=dict[str, str], converter=_mapping)
+    # A mapping has no hash; equal levels have equal ones without it.
+    languages: Mapping[str, str] = attrs.field(factory=dict[str, str], converter=_mapping, hash=False)
     code: str | None = None
     latitude: str | None = None
     longitude: str | None = None
-    within: Mapping[str, str] = attrs.field(factory=dict[str, str], converter=_mapping)
+    within: Mapping[str, str] = attrs.field(factory=dict[str, str], converter=_mapping, hash=False)
 
     def __attrs_post_init__(self) -> None:
         if not _WORD.fullmatch(self.name):
