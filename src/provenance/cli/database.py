@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Generator
 from contextlib import contextmanager, nullcontext
 from typing import Any
@@ -49,6 +50,8 @@ def recording(dsn: str | None) -> Generator[Trail]:
     # why. So the database is reached without it first.
     with connected(dsn):
         pass
+    # What becomes of its connections is no news to whoever reads one sentence.
+    logging.getLogger("psycopg.pool").addHandler(logging.NullHandler())
     with Trail(address(dsn)) as trail:
         yield trail
 
