@@ -210,3 +210,16 @@ def test_as_of(run: Run, run_json: Callable[..., Any], history: Any, eye: psycop
     assert lines[0].split() == ["id", "part", "name", "more", "data", "born"]
     result = run("as-of", when, "t", "7", "a")
     assert (result.exit_code, result.stderr) == (0, "No rows found.\n")
+
+
+def test_values_are_shown_as_json(run: Run, trail: Trail, eye: psycopg.Connection[Any]) -> None:
+    """Not as Python has them: documents, lists and truth values, in every command that shows values."""
+    eye.execute("CREATE TABLE j (id integer PRIMARY KEY, data jsonb, tags text[], ok boolean, no text)")
+    trail.capture("j")
+    eye.execute("""INSERT INTO j VALUES (1, '{"n": null, "s": "é", "ok": true}', '{a,NULL}', true)""")
+    shown = {"data": '{"n": null, "s": "é", "ok": true}', "tags": '["a", null]', "ok": "true"}
+    for arguments in (["changes", "j", "1"], ["blame", "j", "1"], ["as-of", "0s", "j"]):
+        text = said(run, *arguments)
+        assert [value in text for value in shown.values()] == [True, True, True]
+        assert "None" not in text
+        assert "True" not in text

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterable, Mapping
 from datetime import datetime
 from typing import Any, cast
@@ -53,7 +54,9 @@ def _text(value: object) -> str:
         return "null"
     if isinstance(value, Truncated):
         return f"{value.bytes} bytes"
-    text = clean(str(_plain(value)))
+    plain = _plain(value)
+    # Numbers too, which JSON prints as Python does; what is text already stays without quotes.
+    text = clean(plain if isinstance(plain, str) else json.dumps(plain, ensure_ascii=False))
     return text if len(text) <= _LONGEST_VALUE else f"{text[: _LONGEST_VALUE - 1]}…"
 
 
