@@ -90,9 +90,16 @@ def test_it_goes_on_after_one_fails(run: Run, eye: psycopg.Connection[Any], reco
 
 
 def test_no_view_to_refresh(run: Run, run_json: Callable[..., Any]) -> None:
-    """Said on standard error."""
+    """Said on standard error, with what would be one, and that others can be named."""
     result = run("refresh")
-    assert (0, "", "There is no resolved view.\n") == (result.exit_code, result.stdout, result.stderr)
+    assert (
+        0,
+        "",
+        (
+            "No materialized view has a function refresh_<view>() of its owner's; name those to refresh: provenance refresh "
+            "VIEW...\n"
+        ),
+    ) == (result.exit_code, result.stdout, result.stderr)
     assert [] == run_json("refresh")
 
 

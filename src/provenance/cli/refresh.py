@@ -23,7 +23,7 @@ class _Outcome:
     error: str | None = None
 
 
-@click.command()
+@click.command(short_help="Bring materialized views up to date.")
 @click.argument("views", nargs=-1, metavar="[VIEW]...")
 @click.option("--blocking", is_flag=True, help="Lock out readers meanwhile: quicker, and needs no unique index.")
 @json_option
@@ -42,7 +42,11 @@ def refresh(dsn: str | None, *, views: tuple[str, ...], blocking: bool, as_json:
     if as_json:
         emit_json([attrs.asdict(outcome) for outcome in outcomes])
     elif not outcomes:
-        click.echo("There is no resolved view.", err=True)
+        click.echo(
+            "No materialized view has a function refresh_<view>() of its owner's; name those to refresh: provenance "
+            "refresh VIEW...",
+            err=True,
+        )
     if failed := [outcome.view for outcome in outcomes if outcome.error is not None]:
         raise BadNews(f"not refreshed: {', '.join(failed)}")
 
