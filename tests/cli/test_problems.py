@@ -163,3 +163,14 @@ def test_a_role_that_may_not_grant(run: Run, powerless: str) -> None:
     result = run("migrate", "grant", "--reader", "postgres", dsn=powerless)
     assert 4 == result.exit_code
     assert "`provenance migrate grant`" in result.stderr
+
+
+@pytest.mark.parametrize("command", [["log"], ["migrate", "up"]])
+def test_the_address_stands_before_the_command(run: Run, command: list[str]) -> None:
+    """After it, it is refused with its place instead of with other options that look alike."""
+    result = run(*command, "--dsn", "dbname=app", dsn="")
+    assert (2, "Error: --dsn stands before the command: provenance --dsn ADDRESS " + " ".join(command)) == (
+        result.exit_code,
+        result.stderr.splitlines()[-1],
+    )
+    assert "No such option" in run(*command, "--nope", dsn="").stderr

@@ -24,7 +24,16 @@ from provenance.cli.tables import adopt, capture, coverage, stamp
 class _Commands(click.Group):
     def invoke(self, ctx: click.Context) -> Any:
         with translated():
-            return super().invoke(ctx)
+            try:
+                return super().invoke(ctx)
+            except click.NoSuchOption as error:
+                # Where a person would put it; click suggests others that look alike.
+                if error.option_name != "--dsn" or error.ctx is None:
+                    raise
+                _, *command = error.ctx.command_path.split()
+                raise click.UsageError(
+                    f"--dsn stands before the command: provenance --dsn ADDRESS {' '.join(command)}", error.ctx
+                ) from error
 
 
 @click.group(cls=_Commands, epilog=EXIT_CODES)
