@@ -3,19 +3,22 @@
 from __future__ import annotations
 
 import builtins
+import functools
 import io
 import os
 import re
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+import click
 import pytest
 
 import provenance
 from provenance import cli
+from provenance.cli import app
 from provenance.testing import RecordedActions
 from provenance.trail import Trail
 from tests.cli.conftest import Run
@@ -110,3 +113,21 @@ def test_a_reader_that_stops_early_sees_no_traceback(trail: Trail, provenance_ds
         assert b"{\n" == process.stdout.readline()
         process.stdout.close()
         assert b"" == process.stderr.read()
+
+
+def groups(group: click.Group, path: tuple[str, ...] = ()) -> Iterator[tuple[str, ...]]:
+    """Yield the arguments that lead to each group of commands."""
+    yield path
+    for name, command in group.commands.items():
+        if isinstance(command, click.Group):
+            yield from groups(command, (*path, name))
+
+
+@pytest.mark.parametrize("path", [*groups(app.cli)], ids=" ".join)
+def test_no_summary_of_a_command_is_cut(run: Run, path: tuple[str, ...]) -> None:
+    """Nor needs a second line, on a terminal of eighty columns."""
+    listed = run(*path, "--help", dsn="", terminal=80).stdout.partition("Commands:\n")[2].partition("\n\n")[0]
+    lines = listed.splitlines()
+    group = functools.reduce(lambda found, name: found.commands[name], path, app.cli)
+    assert sorted(group.commands) == [line.split()[0] for line in lines]
+    assert [line for line in lines if line.endswith("...")] == []

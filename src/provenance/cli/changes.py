@@ -94,7 +94,7 @@ def _show(page: ChangePage, *, as_json: bool, more: str) -> None:
         click.echo(f"There are {more} {page.next}", err=True)
 
 
-@click.command("changes")
+@click.command("changes", short_help="List the changes of a row, or those of an action.")
 @click.argument("table", required=False)
 @click.argument("key", nargs=-1)
 @click.option("--action", type=click.UUID, metavar="ID", help="List what this action changed instead, oldest first.")
@@ -162,7 +162,7 @@ def blame_fields(found: Blame) -> dict[str, Any]:
     }
 
 
-@click.command()
+@click.command(short_help="Tell who last set each column of a row.")
 @click.argument("table")
 @click.argument("key", nargs=-1, required=True)
 @json_option
@@ -179,7 +179,7 @@ def blame(dsn: str | None, *, table: str, key: tuple[str, ...], as_json: bool) -
     emit(blame_table(found))
 
 
-@click.command("as-of")
+@click.command("as-of", short_help="Show a table, or a row of it, as it was at some time.")
 @click.argument("at", type=moment, metavar="WHEN")
 @click.argument("table")
 @click.argument("key", nargs=-1)

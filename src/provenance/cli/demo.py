@@ -38,7 +38,7 @@ if TYPE_CHECKING:
     from provenance.examples.zmanim.walkthrough import Exchange, Front, Story
 
 
-@click.command()
+@click.command(short_help="Run an example application, and show its trail.")
 @click.option(
     "--cities",
     type=click.IntRange(min=1),

@@ -22,7 +22,7 @@ def geo() -> None:
     """Move tables from columns for levels of places to one id."""
 
 
-@geo.command("backfill")
+@geo.command("backfill", short_help="Give the rows of a table the ids of their locations.")
 @click.argument("source", metavar="FILE_OR_MODULE:NAME")
 @click.option("--back", is_flag=True, help="Write the columns for levels from the ids instead, and drop the ids.")
 @click.option("--overwrite", is_flag=True, help="With --back: also columns that name other places than the id does.")

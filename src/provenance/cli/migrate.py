@@ -22,7 +22,7 @@ def migrate() -> None:
     """Install, upgrade, check and remove the database schema."""
 
 
-@migrate.command()
+@migrate.command(short_help="Apply what is missing, and make partitions.")
 @click.option("--to", type=click.IntRange(min=1), metavar="N", help="Stop after this version.")
 @json_option
 @click.pass_obj
@@ -99,7 +99,7 @@ def status(ctx: click.Context, as_json: bool) -> None:
         ctx.exit(BadNews.exit_code)
 
 
-@migrate.command()
+@migrate.command(short_help="Compare the schema with what the migrations make.")
 @json_option
 @click.pass_context
 def verify(ctx: click.Context, as_json: bool) -> None:
@@ -122,7 +122,7 @@ def verify(ctx: click.Context, as_json: bool) -> None:
         ctx.exit(BadNews.exit_code)
 
 
-@migrate.command()
+@migrate.command(short_help="Give database roles the rights they need.")
 @click.option("--writer", "writers", multiple=True, metavar="ROLE", help="May record actions, and no more.")
 @click.option("--reader", "readers", multiple=True, metavar="ROLE", help="May read the trail.")
 @json_option

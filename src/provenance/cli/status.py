@@ -32,7 +32,7 @@ _INSTALLED = Statement(
 )
 
 
-@click.command()
+@click.command(short_help="Say whether the schema fits, and how fresh the views are.")
 @json_option
 @click.pass_context
 def status(ctx: click.Context, *, as_json: bool) -> None:

@@ -27,7 +27,7 @@ def _print_sql(statement: Statement[None]) -> None:
     click.echo(f"{' '.join(str(statement.query).split()) % quoted};")
 
 
-@click.command()
+@click.command(short_help="Note in each row of TABLE which actions made and changed it.")
 @click.argument("table")
 @click.option("--strict", is_flag=True, help="Refuse writes to the table outside any action.")
 @click.option("--undo", is_flag=True, help="Take the stamps off again.")
@@ -46,7 +46,7 @@ def stamp(dsn: str | None, *, table: str, strict: bool, undo: bool, as_sql: bool
     click.echo(f"{clean(table)} is {'not stamped any more' if undo else 'stamped'}.")
 
 
-@click.command()
+@click.command(short_help="Store what the rows of TABLE are before and after changes.")
 @click.argument("table")
 @click.option("--exclude", multiple=True, metavar="COLUMN", help="Leave this column out altogether.")
 @click.option("--mask", multiple=True, metavar="COLUMN", help="Store of this column only that it changed.")
@@ -95,7 +95,7 @@ def capture(
         click.echo(f"{clean(table)} is {'not captured any more' if release else 'captured'}.")
 
 
-@click.command()
+@click.command(short_help="Store the rows that TABLE had before it was captured.")
 @click.argument("table")
 @click.pass_obj
 def adopt(dsn: str | None, *, table: str) -> None:
@@ -126,7 +126,7 @@ def _last(found: TableCoverage) -> str:
     return clean(f"{moment(found.last_untracked_at)} by {found.last_untracked_by}")
 
 
-@click.command()
+@click.command(short_help="List your tables, and what was written outside any action.")
 @json_option
 @click.pass_obj
 def coverage(dsn: str | None, *, as_json: bool) -> None:
