@@ -5,12 +5,13 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Generator, Sequence
 from contextlib import AbstractAsyncContextManager, AbstractContextManager, contextmanager
+from itertools import combinations
 from typing import TypedDict
 
 import psycopg
 
 from provenance import drivers, tracking
-from provenance.errors import TableRefused
+from provenance.errors import InvalidAction, TableRefused
 from provenance.models import TableCoverage
 from provenance.statements import Statement, changes, tables
 from provenance.translation import sentence, translated
@@ -48,10 +49,18 @@ class Settings(TypedDict):
 
 
 def checked_settings(exclude: Sequence[str], mask: Sequence[str], keep: Sequence[str], max_bytes: int) -> Settings:
-    """Return the settings, checked: a text where a list of columns is expected would be taken for a list of letters."""
+    """Return the settings, checked: a text where a list of columns is expected would be taken for a list of letters.
+
+    Raises:
+        TypeError: there is such a text.
+        InvalidAction: two settings name the same column, and contradict each other.
+    """
     for what, names in (("exclude", exclude), ("mask", mask), ("keep", keep)):
         if isinstance(names, str):
             raise TypeError(f'{what}: expected a list of columns, got text; write ["{names}"] for a single one')
+    for (one, its), (other, others) in combinations((("exclude", exclude), ("mask", mask), ("keep", keep)), 2):
+        if both := [name for name in its if name in others]:
+            raise InvalidAction(f"{one} and {other} both name the column {both[0]}; name it in one of them only")
     return {"exclude": list(exclude), "mask": list(mask), "keep": list(keep), "max_bytes": max_bytes}
 
 
@@ -138,6 +147,7 @@ class Tables(_Tables, ABC):
 
         Raises:
             TableRefused: it is not there, or not fit, or in use; or it has no such column.
+            InvalidAction: a column is in two of the lists.
         """
         settings = checked_settings(exclude, mask, keep, max_bytes)
         with refused(), self._about("capture_table", table, settings) as action:
@@ -234,6 +244,7 @@ class AsyncTables(_Tables, ABC):
 
         Raises:
             TableRefused: it is not there, or not fit, or in use; or it has no such column.
+            InvalidAction: a column is in two of the lists.
         """
         settings = checked_settings(exclude, mask, keep, max_bytes)
         with refused():

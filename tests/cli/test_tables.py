@@ -42,6 +42,34 @@ def test_capture_adopt_and_release(run: Run, eye: psycopg.Connection[Any]) -> No
     assert said(run, "capture", "work", "--release") == "work is not captured any more.\n"
 
 
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["stamp", "work", "--undo", "--strict"], "--strict does not go with --undo"),
+        (["stamp", "work", "--undo", "--strict", "--sql"], "--strict does not go with --undo"),
+        (["capture", "work", "--release", "--mask", "secret"], "--mask does not go with --release"),
+        (
+            ["capture", "work", "--release", "--exclude", "a", "--keep", "b"],
+            "--exclude, --keep do not go with --release",
+        ),
+        (["capture", "work", "--release", "--max-bytes", "32768"], "--max-bytes does not go with --release"),
+        (
+            ["capture", "work", "--mask", "secret", "--exclude", "secret"],
+            "exclude and mask both name the column secret; name it in one of them only",
+        ),
+        (
+            ["capture", "work", "--mask", "secret", "--keep", "secret", "--sql"],
+            "mask and keep both name the column secret; name it in one of them only",
+        ),
+    ],
+)
+def test_options_that_contradict_each_other_are_refused(run: Run, arguments: list[str], message: str) -> None:
+    """Nobody could tell which one is meant: wrong usage, and nothing was changed."""
+    result = run(*arguments)
+    assert (2, f"Error: {message}") == (result.exit_code, result.stderr.splitlines()[-1])
+    assert ["public.work", "no"] == run("coverage").stdout.split()[-2:]
+
+
 def test_a_refusal_is_one_sentence(run: Run) -> None:
     """On standard error, with the exit code for bad news."""
     result = run("capture", "nope")

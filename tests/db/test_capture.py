@@ -13,7 +13,7 @@ import psycopg
 import pytest
 from psycopg import conninfo, sql
 
-from provenance import NotCaptured, Operation, RowChange, TableRefused, Truncated
+from provenance import InvalidAction, NotCaptured, Operation, RowChange, TableRefused, Truncated
 from provenance.trail import Trail
 from provenance.values import Redactor
 from tests.support import colours
@@ -757,6 +757,22 @@ async def test_a_text_for_a_list_of_columns_is_refused(colour: Blocking) -> None
     """It would mean its letters."""
     with pytest.raises(TypeError, match=r'^mask: expected a list of columns, got text; write \["secret"\]'):
         await done(colour.trail.capture("work", mask="secret"))
+
+
+@pytest.mark.parametrize(
+    ("settings", "names"),
+    [
+        ({"exclude": ["id", "secret"], "mask": ["secret"]}, "exclude and mask"),
+        ({"exclude": ["secret"], "keep": ["secret"]}, "exclude and keep"),
+        ({"mask": ["secret"], "keep": ["secret"]}, "mask and keep"),
+    ],
+)
+async def test_a_column_in_two_settings_is_refused(
+    colour: Blocking, settings: dict[str, list[str]], names: str
+) -> None:
+    """Each says something else of it."""
+    with pytest.raises(InvalidAction, match=f"^{names} both name the column secret; name it in one of them only$"):
+        await done(colour.trail.capture("work", **settings))
 
 
 def test_an_owner_of_the_trail_that_may_not_read_the_table_is_refused(

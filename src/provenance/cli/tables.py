@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import attrs
 import click
+from click.core import ParameterSource
 from psycopg import sql
 
 from provenance.capture import MAX_BYTES, capture_statement, checked_settings, refused
@@ -35,6 +36,8 @@ def _print_sql(statement: Statement[None]) -> None:
 @click.pass_obj
 def stamp(dsn: str | None, *, table: str, strict: bool, undo: bool, as_sql: bool) -> None:
     """Have the database note in each row of TABLE which action made it and which last changed it."""
+    if undo and strict:
+        raise click.UsageError("--strict does not go with --undo")
     if as_sql:
         _print_sql(tables.unstamp(table) if undo else tables.stamp(table, strict=strict))
         return
@@ -79,6 +82,8 @@ def capture(
 
     Say it again to change the settings, and after an ALTER TABLE.
     """
+    if release:
+        _refuse_settings()
     if as_sql and release:
         _print_sql(tables.release(table))
     elif as_sql:
@@ -93,6 +98,18 @@ def capture(
             else:
                 trail.capture(table, exclude=exclude, mask=mask, keep=keep, max_bytes=max_bytes)
         click.echo(f"{clean(table)} is {'not captured any more' if release else 'captured'}.")
+
+
+def _refuse_settings() -> None:
+    """Refuse settings of a capture that is to end, also those that are as they are by default."""
+    context = click.get_current_context()
+    given = [
+        f"--{name.replace('_', '-')}"
+        for name in ("exclude", "mask", "keep", "max_bytes")
+        if context.get_parameter_source(name) is ParameterSource.COMMANDLINE
+    ]
+    if given:
+        raise click.UsageError(f"{', '.join(given)} {'do' if len(given) > 1 else 'does'} not go with --release")
 
 
 @click.command(short_help="Store the rows that TABLE had before it was captured.")
