@@ -30,8 +30,35 @@ def test_stamp_and_undo(run: Run, eye: psycopg.Connection[Any]) -> None:
     assert said(run, "stamp", "work", "--strict") == "work is stamped.\n"
     with pytest.raises(psycopg.errors.ObjectNotInPrerequisiteState):
         eye.execute("INSERT INTO work (id) VALUES (1)")
-    assert said(run, "stamp", "work", "--undo") == "work is not stamped any more.\n"
+    assert said(run, "stamp", "work", "--undo", "--yes") == "work is not stamped any more.\n"
     eye.execute("INSERT INTO work (id) VALUES (1)")
+
+
+def test_undoing_stamps_asks_first(run: Run, eye: psycopg.Connection[Any]) -> None:
+    """It says what is lost, on standard error; no, and nobody there to answer, is code 1 and changes nothing."""
+    eye.execute("CREATE TABLE half (id integer, created_by_action_id uuid)")
+    question = (
+        "This drops updated_by_action_id of half, with what is in it. Go on? [y/N]: ",
+        "This drops created_by_action_id, updated_by_action_id of work, with what is in them. Go on? [y/N]: ",
+    )
+    for table, asked in zip(("half", "work"), question, strict=True):
+        said(run, "stamp", table)
+        for answer in ("n\n", ""):
+            result = run("stamp", table, "--undo", answer=answer)
+            assert (1, "") == (result.exit_code, result.stdout)
+            assert asked in result.stderr
+            assert "stamped" in run("coverage").stdout
+        result = run("stamp", table, "--undo", answer="y\n")
+        assert (0, f"{table} is not stamped any more.\n") == (result.exit_code, result.stdout)
+
+
+def test_undoing_stamps_does_not_ask_where_nothing_is_lost(run: Run, eye: psycopg.Connection[Any]) -> None:
+    """The columns were there before the stamps, or there are none."""
+    eye.execute("CREATE TABLE own (id integer, created_by_action_id uuid, updated_by_action_id uuid)")
+    said(run, "stamp", "own")
+    assert said(run, "stamp", "own", "--undo") == "own is not stamped any more.\n"
+    result = run("stamp", "own", "--undo")
+    assert (1, "Error: public.own is not stamped\n") == (result.exit_code, result.stderr)
 
 
 def test_capture_adopt_and_release(run: Run, eye: psycopg.Connection[Any]) -> None:

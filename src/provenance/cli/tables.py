@@ -31,22 +31,37 @@ def _print_sql(statement: Statement[None]) -> None:
 @click.command(short_help="Note in each row of TABLE which actions made and changed it.")
 @click.argument("table")
 @click.option("--strict", is_flag=True, help="Refuse writes to the table outside any action.")
-@click.option("--undo", is_flag=True, help="Take the stamps off again.")
+@click.option("--undo", is_flag=True, help="Take the stamps off again, and drop the columns with what is in them.")
+@click.option("--yes", is_flag=True, help="With --undo: do not ask.")
 @_sql_option
 @click.pass_obj
-def stamp(dsn: str | None, *, table: str, strict: bool, undo: bool, as_sql: bool) -> None:
+def stamp(dsn: str | None, *, table: str, strict: bool, undo: bool, yes: bool, as_sql: bool) -> None:
     """Have the database note in each row of TABLE which action made it and which last changed it."""
     if undo and strict:
         raise click.UsageError("--strict does not go with --undo")
     if as_sql:
         _print_sql(tables.unstamp(table) if undo else tables.stamp(table, strict=strict))
         return
+    if undo and not yes:
+        _ask_to_undo(dsn, table)
     with recording(dsn) as trail:
         if undo:
             trail.unstamp(table)
         else:
             trail.stamp(table, strict=strict)
     click.echo(f"{clean(table)} is {'not stamped any more' if undo else 'stamped'}.")
+
+
+def _ask_to_undo(dsn: str | None, table: str) -> None:
+    with connected(dsn) as connection, refused():
+        doomed = run(connection, tables.noted_columns(table))
+    if doomed:
+        click.confirm(
+            f"This drops {', '.join(doomed)} of {clean(table)}, with what is in {'them' if len(doomed) > 1 else 'it'}. "
+            "Go on?",
+            abort=True,
+            err=True,
+        )
 
 
 @click.command(short_help="Store what the rows of TABLE are before and after changes.")

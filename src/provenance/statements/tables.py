@@ -23,6 +23,18 @@ def _names(rows: Rows) -> list[str]:
     return [name for (name,) in rows]
 
 
+def noted_columns(table: str) -> Statement[list[str]]:
+    """The columns that :func:`unstamp` drops: those that stamping added, by what it wrote about them."""
+    return Statement(
+        """SELECT a.attname::text FROM pg_catalog.pg_attribute a
+            WHERE a.attrelid = %(table)s::regclass AND a.attname IN ('created_by_action_id', 'updated_by_action_id')
+              AND pg_catalog.col_description(a.attrelid, a.attnum) = 'An action, noted by provenance.'
+            ORDER BY a.attnum""",
+        {"table": table},
+        _names,
+    )
+
+
 def columns(table: str) -> Statement[list[str]]:
     """The columns of a table, in order."""
     return Statement(
