@@ -802,7 +802,7 @@ async def test_releasing_stops_capturing_and_keeps_what_was_stored(
     update, insert = await done(colour.trail.changes.history("public.work", 1))
     assert (insert.operation, update.old["secret"], update.new["secret"]) == ("insert", "unseen", "seen")
     with pytest.raises(
-        NotCaptured, match=r"^row changes of work have never been captured; write its name with its schema"
+        NotCaptured, match=r"^there is no table work in the search path; row changes of public\.work have been captured"
     ):
         await done(colour.trail.changes.history("work", 1))
 

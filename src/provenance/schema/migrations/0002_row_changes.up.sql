@@ -794,23 +794,51 @@ $$;
 
 COMMENT ON FUNCTION provenance.adopt_table(regclass) IS 'Store the rows that have been there since before the table was captured.';
 
--- The captures of a table, also of one that was renamed or is gone.
+-- The captures of a table, also of one that was renamed or is gone. What there is not is looked for by the name that was given,
+-- and only as it is: of several schemas nobody could tell which is meant.
 CREATE FUNCTION provenance.captures_of(relation regclass, given_name text) RETURNS integer[]
     LANGUAGE plpgsql STABLE
     SET search_path = pg_catalog, pg_temp
     AS $$
 DECLARE
-    ids CONSTANT integer[] := (
-        SELECT array_agg(c.id) FROM provenance.captured_tables c
-         WHERE c.id = provenance.captured_id(relation)
-            OR c.table_name = COALESCE(provenance.qualified_name(relation), given_name));
+    parts text[];
+    full_name text := provenance.qualified_name(relation);
+    ids integer[];
+    others text[];
+    missing text;
 BEGIN
-    IF ids IS NULL THEN
-        RAISE EXCEPTION 'row changes of % have never been captured', COALESCE(provenance.qualified_name(relation), given_name)
-            USING ERRCODE = 'undefined_object',
-                  HINT = 'Write its name with its schema; capture it with `provenance capture TABLE`.';
+    IF relation IS NULL THEN
+        BEGIN
+            parts := parse_ident(given_name);
+        EXCEPTION WHEN invalid_parameter_value THEN
+            RAISE EXCEPTION 'invalid name syntax' USING ERRCODE = 'invalid_name';
+        END;
+        full_name := (SELECT string_agg(quote_ident(p.part), '.' ORDER BY p.n)
+                        FROM unnest(parts) WITH ORDINALITY AS p (part, n));
     END IF;
-    RETURN ids;
+    ids := ARRAY(SELECT c.id FROM provenance.captured_tables c
+                  WHERE c.id = provenance.captured_id(relation) OR c.table_name = full_name ORDER BY c.id);
+    IF ids <> '{}' THEN
+        RETURN ids;
+    END IF;
+    IF relation IS NOT NULL THEN
+        RAISE EXCEPTION 'row changes of % have never been captured', full_name
+            USING ERRCODE = 'undefined_object', HINT = format('Capture it with `provenance capture %s`.', full_name);
+    END IF;
+    missing := format('there is no table %s', given_name)
+               || CASE cardinality(parts) WHEN 1 THEN ' in the search path' ELSE '' END;
+    others := ARRAY(SELECT DISTINCT c.table_name FROM provenance.captured_tables c
+                     WHERE lower((parse_ident(c.table_name))[2]) = lower(parts[cardinality(parts)])
+                     ORDER BY c.table_name);
+    IF others <> '{}' THEN
+        RAISE EXCEPTION '%', missing
+            USING ERRCODE = 'undefined_object',
+                  HINT = format('Row changes of %s have been captured, so write %s.', array_to_string(others, ', '),
+                                CASE cardinality(others) WHEN 1 THEN 'that' ELSE 'one of these' END);
+    END IF;
+    RAISE EXCEPTION '%, and none of that name has ever been captured', missing
+        USING ERRCODE = 'undefined_object',
+              HINT = CASE cardinality(parts) WHEN 1 THEN 'Write its name with its schema.' ELSE '' END;
 END
 $$;
 
@@ -883,19 +911,30 @@ CREATE FUNCTION provenance.rows_as_of(
     AS $$
 #variable_conflict use_column
 DECLARE
+    ids CONSTANT integer[] := provenance.captures_of(relation, given_name);
     captured provenance.captured_tables;
+    ended timestamptz;
     slots bigint[];
     live text := '';
 BEGIN
     SELECT c.* INTO captured FROM provenance.captured_tables c
-     WHERE c.id = ANY (provenance.captures_of(relation, given_name))
-       AND c.captured_at <= moment AND (c.released_at IS NULL OR c.released_at >= moment)
+     WHERE c.id = ANY (ids) AND c.captured_at <= moment AND (c.released_at IS NULL OR c.released_at >= moment)
      ORDER BY c.id DESC LIMIT 1;
     IF NOT FOUND THEN
+        -- The stretches before and after that moment.
+        SELECT max(c.released_at) INTO ended FROM provenance.captured_tables c
+         WHERE c.id = ANY (ids) AND c.released_at < moment;
+        SELECT c.* INTO captured FROM provenance.captured_tables c
+         WHERE c.id = ANY (ids) AND c.captured_at > moment ORDER BY c.captured_at LIMIT 1;
         RAISE EXCEPTION 'what was in % at % is not known: its row changes were not captured then', given_name, moment
             USING ERRCODE = 'undefined_object',
-                  HINT = (SELECT format('They are captured since %s.', min(c.captured_at)) FROM provenance.captured_tables c
-                           WHERE c.id = ANY (provenance.captures_of(relation, given_name)));
+                  HINT = CASE
+                WHEN captured IS NULL THEN format('The table was released at %s, and is not captured any more.', ended)
+                WHEN ended IS NOT NULL
+                THEN format('The table was released at %s, and captured again at %s.', ended, captured.captured_at)
+                WHEN captured.released_at IS NOT NULL
+                THEN format('They were captured from %s until %s.', captured.captured_at, captured.released_at)
+                ELSE format('They are captured since %s.', captured.captured_at) END;
     END IF;
     slots := ARRAY(SELECT provenance.row_slot(captured.id, k) FROM unnest(wanted_keys) k);
     IF captured.id = provenance.captured_id(relation) THEN
