@@ -14,7 +14,7 @@ from provenance import drivers, tracking
 from provenance.errors import InvalidAction, TableRefused
 from provenance.models import TableCoverage
 from provenance.statements import Statement, changes, tables
-from provenance.translation import sentence, translated
+from provenance.translation import misnamed, missing, sentence, translated
 from provenance.values import Redactor
 
 MAX_BYTES = 32_768
@@ -22,8 +22,11 @@ MAX_BYTES = 32_768
 
 
 @contextmanager
-def refused() -> Generator[None]:
+def refused(table: str) -> Generator[None]:
     """Say in terms of the table what the database has against it.
+
+    Args:
+        table: its name, as given.
 
     Raises:
         TableRefused: the table is not there, or not fit, or in use.
@@ -35,6 +38,10 @@ def refused() -> Generator[None]:
             "the table could not be locked within two seconds, because a long transaction is using it; nothing was "
             "changed; try again later"
         ) from error
+    except psycopg.errors.InvalidName as error:
+        raise TableRefused(misnamed("table", table)) from error
+    except (psycopg.errors.UndefinedTable, psycopg.errors.InvalidSchemaName) as error:
+        raise TableRefused(missing("table", table)) from error
     except (psycopg.ProgrammingError, psycopg.DataError, psycopg.IntegrityError, psycopg.NotSupportedError) as error:
         raise TableRefused(sentence(error)) from error
 
@@ -111,7 +118,7 @@ class Tables(_Tables, ABC):
         Raises:
             TableRefused: it is not there, or not fit, or in use.
         """
-        with refused(), self._about("stamp_table", table, {"strict": strict}) as action:
+        with refused(table), self._about("stamp_table", table, {"strict": strict}) as action:
             drivers.run(action.connection, tables.stamp(table, strict=strict))
 
     def unstamp(self, table: str) -> None:
@@ -120,7 +127,7 @@ class Tables(_Tables, ABC):
         Raises:
             TableRefused: it is not stamped, or in use.
         """
-        with refused(), self._about("unstamp_table", table) as action:
+        with refused(table), self._about("unstamp_table", table) as action:
             drivers.run(action.connection, tables.unstamp(table))
 
     def capture(
@@ -150,7 +157,7 @@ class Tables(_Tables, ABC):
             InvalidAction: a column is in two of the lists.
         """
         settings = checked_settings(exclude, mask, keep, max_bytes)
-        with refused(), self._about("capture_table", table, settings) as action:
+        with refused(table), self._about("capture_table", table, settings) as action:
             columns = drivers.run(action.connection, tables.columns(table))
             statement = capture_statement(table, columns, settings, self.redactor)
             drivers.run(action.connection, statement)
@@ -161,7 +168,7 @@ class Tables(_Tables, ABC):
         Raises:
             TableRefused: it is not captured, or in use.
         """
-        with refused(), self._about("release_table", table) as action:
+        with refused(table), self._about("release_table", table) as action:
             drivers.run(action.connection, tables.release(table))
 
     def adopt(self, table: str) -> int:
@@ -175,7 +182,7 @@ class Tables(_Tables, ABC):
         Raises:
             TableRefused: it is not captured.
         """
-        with refused(), self._about("adopt_table", table) as action:
+        with refused(table), self._about("adopt_table", table) as action:
             adopted = drivers.run(action.connection, tables.adopt(table))
             action.result = {"rows": adopted}
         return adopted
@@ -206,7 +213,7 @@ class AsyncTables(_Tables, ABC):
         Raises:
             TableRefused: it is not there, or not fit, or in use.
         """
-        with refused():
+        with refused(table):
             async with self._about("stamp_table", table, {"strict": strict}) as action:
                 await drivers.arun(action.connection, tables.stamp(table, strict=strict))
 
@@ -216,7 +223,7 @@ class AsyncTables(_Tables, ABC):
         Raises:
             TableRefused: it is not stamped, or in use.
         """
-        with refused():
+        with refused(table):
             async with self._about("unstamp_table", table) as action:
                 await drivers.arun(action.connection, tables.unstamp(table))
 
@@ -247,7 +254,7 @@ class AsyncTables(_Tables, ABC):
             InvalidAction: a column is in two of the lists.
         """
         settings = checked_settings(exclude, mask, keep, max_bytes)
-        with refused():
+        with refused(table):
             async with self._about("capture_table", table, settings) as action:
                 columns = await drivers.arun(action.connection, tables.columns(table))
                 statement = capture_statement(table, columns, settings, self.redactor)
@@ -259,7 +266,7 @@ class AsyncTables(_Tables, ABC):
         Raises:
             TableRefused: it is not captured, or in use.
         """
-        with refused():
+        with refused(table):
             async with self._about("release_table", table) as action:
                 await drivers.arun(action.connection, tables.release(table))
 
@@ -274,7 +281,7 @@ class AsyncTables(_Tables, ABC):
         Raises:
             TableRefused: it is not captured.
         """
-        with refused():
+        with refused(table):
             async with self._about("adopt_table", table) as action:
                 adopted = await drivers.arun(action.connection, tables.adopt(table))
                 action.result = {"rows": adopted}

@@ -16,13 +16,13 @@ from provenance.models import Blame, ChangePage, RowValues, TableRow
 from provenance.statements import Statement
 from provenance.statements import changes as statements
 from provenance.statements.rows import Key
-from provenance.translation import sentence, translated
+from provenance.translation import misnamed, sentence, translated
 
 T = TypeVar("T")
 
 
 @contextmanager
-def _answered() -> Generator[None]:
+def _answered(table: str) -> Generator[None]:
     with translated("reading row changes"):
         try:
             yield
@@ -34,7 +34,11 @@ def _answered() -> Generator[None]:
                 "owner of the table grant it USAGE on its schema and, to see what was there, SELECT on it; what is the "
                 "trail's, `provenance migrate grant` grants"
             ) from error
-        except (psycopg.errors.InvalidName, psycopg.errors.SyntaxError) as error:
+        except psycopg.errors.InvalidName as error:
+            raise InvalidAction(f"table: {misnamed('table', table)}") from error
+        except psycopg.errors.InvalidParameterValue as error:
+            raise InvalidAction(f"key: {sentence(error)}") from error
+        except psycopg.errors.SyntaxError as error:
             raise InvalidAction(f"table: {sentence(error)}") from error
 
 
@@ -54,20 +58,20 @@ class ChangeRepository:
     def __init__(self, connect: Callable[[], AbstractContextManager[drivers.SyncConnection]]) -> None:
         self._connect = connect
 
-    def _run(self, statement: Statement[T]) -> T:
-        with _answered(), self._connect() as connection:
+    def _run(self, statement: Statement[T], table: str = "") -> T:
+        with _answered(table), self._connect() as connection:
             return drivers.run(connection, statement)
 
     def history(self, table: str, key: Key, *, before: str | None = None, limit: int = 50) -> ChangePage:
         """Return the changes of the rows that had this primary key, newest first, a page at a time."""
-        return self._run(statements.history(table, key, before=before, limit=limit))
+        return self._run(statements.history(table, key, before=before, limit=limit), table)
 
     def blame(self, table: str, key: Key) -> tuple[Blame, ...]:
         """Return for every column of a row who last set it, also before the row got this key; nothing of an unknown row.
 
         Of a row that is gone, it tells of what it was last.
         """
-        return self._run(statements.blame(table, key))
+        return self._run(statements.blame(table, key), table)
 
     def as_of(self, table: str, key: Key, at: datetime) -> RowValues | None:
         """Return a row as it was, or ``None`` when there was none.
@@ -77,11 +81,11 @@ class ChangeRepository:
 
         Once the table is released or dropped, :class:`NotCaptured` is raised where only that could tell: it was not adopted.
         """
-        return self._run(statements.as_of(table, key, at))
+        return self._run(statements.as_of(table, key, at), table)
 
     def table_as_of(self, table: str, at: datetime) -> list[TableRow]:
         """Return all rows of a table as they were; see :meth:`as_of`."""
-        return self._run(statements.table_as_of(table, at))
+        return self._run(statements.table_as_of(table, at), table)
 
     def of_action(
         self, action_id: UUID, *, descendants: bool = True, after: str | None = None, limit: int = 50
@@ -107,21 +111,21 @@ class AsyncChangeRepository:
     def __init__(self, connect: Callable[[], AbstractAsyncContextManager[drivers.AsyncConnection]]) -> None:
         self._connect = connect
 
-    async def _run(self, statement: Statement[T]) -> T:
-        with _answered():
+    async def _run(self, statement: Statement[T], table: str = "") -> T:
+        with _answered(table):
             async with self._connect() as connection:
                 return await drivers.arun(connection, statement)
 
     async def history(self, table: str, key: Key, *, before: str | None = None, limit: int = 50) -> ChangePage:
         """Return the changes of the rows that had this primary key, newest first, a page at a time."""
-        return await self._run(statements.history(table, key, before=before, limit=limit))
+        return await self._run(statements.history(table, key, before=before, limit=limit), table)
 
     async def blame(self, table: str, key: Key) -> tuple[Blame, ...]:
         """Return for every column of a row who last set it, also before the row got this key; nothing of an unknown row.
 
         Of a row that is gone, it tells of what it was last.
         """
-        return await self._run(statements.blame(table, key))
+        return await self._run(statements.blame(table, key), table)
 
     async def as_of(self, table: str, key: Key, at: datetime) -> RowValues | None:
         """Return a row as it was, or ``None`` when there was none.
@@ -131,11 +135,11 @@ class AsyncChangeRepository:
 
         Once the table is released or dropped, :class:`NotCaptured` is raised where only that could tell: it was not adopted.
         """
-        return await self._run(statements.as_of(table, key, at))
+        return await self._run(statements.as_of(table, key, at), table)
 
     async def table_as_of(self, table: str, at: datetime) -> list[TableRow]:
         """Return all rows of a table as they were; see :meth:`as_of`."""
-        return await self._run(statements.table_as_of(table, at))
+        return await self._run(statements.table_as_of(table, at), table)
 
     async def of_action(
         self, action_id: UUID, *, descendants: bool = True, after: str | None = None, limit: int = 50

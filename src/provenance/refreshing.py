@@ -15,21 +15,19 @@ from provenance.statements import Statement
 from provenance.statements import views as statements
 from provenance.statements.views import VIEWS, Found
 from provenance.tracking import AsyncTrackedAction, TrackedAction
-from provenance.translation import sentence, translated
+from provenance.translation import misnamed, missing, sentence, translated
 
 
 @contextmanager
-def _looking() -> Generator[None]:
+def _looking(view: str) -> Generator[None]:
     with translated("refreshing a view"):
         try:
             yield
-        except (
-            psycopg.errors.UndefinedTable,
-            psycopg.errors.InvalidSchemaName,
-            psycopg.errors.InvalidName,
-            psycopg.errors.SyntaxError,
-            psycopg.errors.FeatureNotSupported,
-        ) as error:
+        except psycopg.errors.InvalidName as error:
+            raise TableRefused(misnamed("view", view)) from error
+        except (psycopg.errors.UndefinedTable, psycopg.errors.InvalidSchemaName) as error:
+            raise TableRefused(missing("view", view)) from error
+        except (psycopg.errors.SyntaxError, psycopg.errors.FeatureNotSupported) as error:
             raise TableRefused(f"{sentence(error)}; name a materialized view") from error
 
 
@@ -106,7 +104,7 @@ class Views(_Views, ABC):
             psycopg.Error: its query failed. The view is as it was.
         """
         with self._refresh_action(view, concurrently=concurrently) as action:
-            with _looking():
+            with _looking(view):
                 found = drivers.run(action.connection, statements.find(view))
             action.entity_id = found.view
             statement = _statement(found, concurrently=concurrently)
@@ -148,7 +146,7 @@ class AsyncViews(_Views, ABC):
             psycopg.Error: its query failed. The view is as it was.
         """
         async with self._refresh_action(view, concurrently=concurrently) as action:
-            with _looking():
+            with _looking(view):
                 found = await drivers.arun(action.connection, statements.find(view))
             action.entity_id = found.view
             statement = _statement(found, concurrently=concurrently)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Generator
 from contextlib import contextmanager
 from typing import Any
@@ -11,6 +12,9 @@ import psycopg
 from psycopg.conninfo import conninfo_to_dict
 
 from provenance.errors import ActionNotPending, NotConfigured, SchemaNotReady, TrailUnavailable
+
+# What SQL reads as the name that it is, words of the language apart.
+_PLAIN = re.compile(r"[a-z_][a-z0-9_$]*")
 
 
 def not_pending(action_id: UUID | None) -> ActionNotPending:
@@ -34,6 +38,27 @@ def sentence(error: psycopg.Error) -> str:
     said = error.diag.message_primary or type(error).__name__
     advice = (error.diag.message_hint or "").rstrip(".")
     return f"{said}; {advice[:1].lower()}{advice[1:]}" if advice else said
+
+
+def _quoted(name: str) -> str:
+    """Return a name with those of its parts in double quotes that need them, as far as that can be guessed."""
+    return ".".join(part if _PLAIN.fullmatch(part) else f'"{part}"' for part in name.split("."))
+
+
+def misnamed(kind: str, name: str) -> str:
+    """Return what is wrong with a text that Postgres does not read as the name of a table or view."""
+    if not name.strip():
+        return f"expected the name of a {kind}, got an empty text"
+    meant = f'"My {kind.capitalize()}"' if '"' in name else _quoted(name)
+    return f"{name} is no name in SQL; write a part with spaces, capitals or signs in double quotes, as in '{meant}'"
+
+
+def missing(kind: str, name: str) -> str:
+    """Return what to say of a name that no table or view has."""
+    said = f"there is no {kind} {name}; write its name with its schema, unless that is in the search path"
+    if '"' in name or name == name.lower():
+        return said
+    return f"{said}, and with capitals in double quotes, as in '{_quoted(name)}'"
 
 
 def address_parts(address: str) -> dict[str, Any]:

@@ -82,7 +82,7 @@ def test_it_goes_on_after_one_fails(run: Run, eye: psycopg.Connection[Any], reco
     result = run("refresh", "nope", "above", "lower")
     assert (1, "public.lower is refreshed.\n") == (result.exit_code, result.stdout)
     assert (
-        'nope is not refreshed: relation "nope" does not exist; name a materialized view\n'
+        "nope is not refreshed: there is no view nope; write its name with its schema, unless that is in the search path\n"
         "above is not refreshed: division by zero\n"
         "Error: not refreshed: nope, above\n"
     ) == result.stderr

@@ -69,6 +69,28 @@ def test_capture_adopt_and_release(run: Run, eye: psycopg.Connection[Any]) -> No
     assert said(run, "capture", "work", "--release") == "work is not captured any more.\n"
 
 
+SQL_NAME = "is no name in SQL; write a part with spaces, capitals or signs in double quotes"
+
+
+@pytest.mark.parametrize("command", ["stamp", "stamp --undo", "capture", "capture --release", "adopt", "changes"])
+@pytest.mark.parametrize(
+    ("name", "message"),
+    [
+        ("Weird Table", f"""Weird Table {SQL_NAME}, as in '"Weird Table"'"""),
+        ("app.a b", f"""app.a b {SQL_NAME}, as in 'app."a b"'"""),
+        ('"a', f"""\"a {SQL_NAME}, as in '"My Table"'"""),
+        ("", "expected the name of a table, got an empty text"),
+    ],
+)
+def test_a_text_that_is_no_name_is_refused_with_the_name_that_is_meant(
+    run: Run, command: str, name: str, message: str
+) -> None:
+    """As every command would have it."""
+    first, *options = command.split()
+    result = run(first, *options, name, *(["1"] if first == "changes" else []))
+    assert result.stderr in {f"Error: {message}\n", f"Error: table: {message}\n"}
+
+
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
@@ -100,7 +122,10 @@ def test_options_that_contradict_each_other_are_refused(run: Run, arguments: lis
 def test_a_refusal_is_one_sentence(run: Run) -> None:
     """On standard error, with the exit code for bad news."""
     result = run("capture", "nope")
-    assert (result.exit_code, result.stderr) == (1, 'Error: relation "nope" does not exist\n')
+    assert (result.exit_code, result.stderr) == (
+        1,
+        "Error: there is no table nope; write its name with its schema, unless that is in the search path\n",
+    )
     result = run("changes", "work", "1")
     assert result.exit_code == 1
     assert result.stderr.startswith("Error: row changes of public.work have never been captured;")

@@ -19,7 +19,7 @@ from psycopg.types.json import Jsonb
 from psycopg_pool import AsyncConnectionPool, ConnectionPool
 
 import provenance
-from provenance import AsyncTrail, Trail, current_action, journal, track_action
+from provenance import AsyncTrail, Trail, current_action, track_action
 from provenance.errors import (
     InvalidAction,
     MisusedAction,
@@ -31,6 +31,7 @@ from provenance.errors import (
     UnserializableValue,
     WrongColour,
 )
+from provenance.journal import connections
 from provenance.testing import RecordedActions
 from tests.support import databases
 
@@ -299,7 +300,7 @@ def test_configured_with_nothing_or_with_too_much(given: dict[str, Any]) -> None
 def dead(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Trail]:
     """A trail whose server is down, with little patience."""
     address = make_conninfo(host=str(tmp_path), port=5499, dbname="app", user="nobody")
-    monkeypatch.setattr(journal, "DEADLINE", timedelta(milliseconds=200))
+    monkeypatch.setattr(connections, "DEADLINE", timedelta(milliseconds=200))
     with ConnectionPool(address, min_size=0, max_size=1, timeout=0.2, open=True) as pool, Trail(pool) as trail:
         yield trail
 

@@ -181,7 +181,7 @@ def test_columns_that_were_there_before_stay(trail: Trail, eye: psycopg.Connecti
 
 
 REFUSED = {
-    "nope": 'relation "nope" does not exist',
+    "nope": "there is no table nope; write its name with its schema, unless that is in the search path",
     "a_view": "public.a_view cannot be stamped: it is a view; name the table behind it",
     "a_matview": "public.a_matview cannot be stamped: it is a view; name the table behind it",
     "a_foreign": "public.a_foreign cannot be stamped: it is a foreign table; do it in the database where its rows are",

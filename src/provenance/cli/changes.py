@@ -120,7 +120,7 @@ def changes(
 
     Give the values of a key of several columns one after the other.
     """
-    if (action is None) == (table is None) or bool(table) != bool(key):
+    if (action is None) == (table is None) or (table is None) == bool(key):
         raise click.UsageError("give either TABLE and KEY, or --action.")
     with reading(dsn) as repository:
         if action is not None:

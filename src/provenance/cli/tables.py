@@ -53,7 +53,7 @@ def stamp(dsn: str | None, *, table: str, strict: bool, undo: bool, yes: bool, a
 
 
 def _ask_to_undo(dsn: str | None, table: str) -> None:
-    with connected(dsn) as connection, refused():
+    with connected(dsn) as connection, refused(table):
         doomed = run(connection, tables.noted_columns(table))
     if doomed:
         click.confirm(
@@ -103,7 +103,7 @@ def capture(
         _print_sql(tables.release(table))
     elif as_sql:
         settings = checked_settings(exclude, mask, keep, max_bytes)
-        with connected(dsn) as connection, refused():
+        with connected(dsn) as connection, refused(table):
             names = run(connection, tables.columns(table))
         _print_sql(capture_statement(table, names, settings, Redactor()))
     else:

@@ -847,19 +847,24 @@ COMMENT ON FUNCTION provenance.captures_of(regclass, text) IS 'The ids in captur
 -- The texts under which a key may be stored: as its columns print it, in each type that they had, or as given where it is not
 -- of that type; and the digests of these. No type is asked but those of Postgres: what others do is somebody's function, and
 -- must not run with the rights of whoever reads. Of a domain, the type below is asked. What would fit only when it is rounded or
--- cut off is not that key.
+-- cut off is not that key. A key that none of the table's ever was like is refused: no changes of it would mean nothing.
 CREATE FUNCTION provenance.key_texts(ids integer[], relation regclass, parts text[]) RETURNS text[]
     LANGUAGE plpgsql STABLE
     AS $$
 DECLARE
-    types text[];
+    shape record;
     type text;
     printed text[];
     part text;
     texts text[] := '{}';
+    wrong text;
+    fault text;
+    fits boolean := false;
 BEGIN
-    FOR types IN
-        SELECT array_agg(f.field ->> 1 ORDER BY array_position(c.key_columns, f.field ->> 0))
+    FOR shape IN
+        SELECT c.table_name, array_agg(f.field ->> 1 ORDER BY array_position(c.key_columns, f.field ->> 0)) AS types,
+               string_agg(format('%I %s', f.field ->> 0, f.field ->> 1), ', '
+                          ORDER BY array_position(c.key_columns, f.field ->> 0)) AS columns
           FROM provenance.captured_tables c
          CROSS JOIN LATERAL (
                SELECT s.id, s.fields FROM provenance.row_shapes s WHERE s.table_id = c.id
@@ -870,9 +875,12 @@ BEGIN
          GROUP BY c.id, s.id ORDER BY c.id DESC, s.id DESC
     LOOP
         printed := '{}';
+        wrong := CASE WHEN cardinality(parts) <> cardinality(shape.types)
+                      THEN format(CASE cardinality(parts) WHEN 1 THEN '%s value was given' ELSE '%s values were given' END,
+                                  cardinality(parts)) END;
         FOR n IN 1 .. cardinality(parts) LOOP
             part := NULL;
-            type := types[n];
+            type := shape.types[n];
             BEGIN
                 WHILE EXISTS (SELECT FROM pg_type t WHERE t.oid = to_regtype(type) AND t.typtype = 'd') LOOP
                     SELECT format_type(t.typbasetype, t.typtypmod) INTO type FROM pg_type t WHERE t.oid = to_regtype(type);
@@ -882,9 +890,12 @@ BEGIN
                     EXECUTE format('SELECT concat(%1$L::%2$s) WHERE %1$L::%2$s = %1$L::%3$s',
                                    parts[n], type, format_type(to_regtype(type), -1)) INTO part;
                 END IF;
-            EXCEPTION WHEN data_exception OR undefined_function OR insufficient_privilege THEN
-                -- Not of that type, or no type for a key any more, or one of somebody who does not show it.
-                NULL;
+            EXCEPTION
+                WHEN data_exception THEN
+                    wrong := COALESCE(wrong, format('%L is no %s', left(parts[n], 100), type));
+                WHEN undefined_function OR insufficient_privilege THEN
+                    -- No type for a key any more, or one of somebody who does not show it.
+                    NULL;
             END;
             printed := printed || COALESCE(part, parts[n]);
         END LOOP;
@@ -892,7 +903,13 @@ BEGIN
                        (SELECT string_agg(quote_literal(p.part), ', ' ORDER BY p.n)
                           FROM unnest(printed) WITH ORDINALITY AS p (part, n))) INTO part;
         texts := texts || ARRAY[part, provenance.key_digest(part)];
+        fits := fits OR wrong IS NULL;
+        -- Of several shapes the newest is what is told.
+        fault := COALESCE(fault, format('the key of %s is (%s), and %s', shape.table_name, shape.columns, wrong));
     END LOOP;
+    IF NOT fits AND fault IS NOT NULL THEN
+        RAISE EXCEPTION '%', fault USING ERRCODE = 'invalid_parameter_value';
+    END IF;
     RETURN texts;
 END
 $$;
