@@ -483,18 +483,20 @@ async def test_a_server_that_does_not_answer_is_not_waited_for(
 async def test_a_fork_starts_afresh(
     opened: Opened, directory: Path, line: Proxy, recorded_actions: RecordedActions, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """What a child process does first: other pools, no outage and no thread; the parent's are not touched."""
+    """What a child process does first: other pools, no outage and no thread; the parent's, and the application's, are not touched."""
     colour = await opened(spool=directory)
     line.go_down()
     await send(colour, 1)
     trail = type(colour.trail)(colour.dsn)
     async with colour.entering(trail.track_action("before", concept="work")):
         pass
-    theirs = trail.pool
+    theirs, given = trail.pool, colour.trail.pool
     with monkeypatch.context() as patch:
-        patch.setattr(forking, "_known", {trail, trail._journal, colour.trail._journal, colour.trail._outage})
+        known = {trail, trail._journal, colour.trail, colour.trail._journal, colour.trail._outage}
+        patch.setattr(forking, "_known", known)
         forking._start_afresh()
     assert trail.pool is not theirs
+    assert colour.trail.pool is given
     assert not theirs.closed
     assert health(colour).reachable
     line.down = False
