@@ -149,7 +149,10 @@ def test_down_that_fails_is_one_sentence(run: Run, provenance_dsn: str, unused: 
         "",
         (
             "Error: taking back migration 0001 (actions) failed and changed nothing: cannot drop schema provenance because "
-            "other objects depend on it; taken back before that: 0002 (row_changes)\n"
+            "other objects depend on it (table provenance.mine depends on schema provenance); release captured tables with "
+            "`provenance capture TABLE --release`, take the stamps off others with `provenance stamp TABLE --undo`, take "
+            "concepts back with `provenance concept sql FILE --down`, and drop what else is named; taken back before that: "
+            "0002 (row_changes)\n"
         ),
     ) == (result.exit_code, result.stdout, result.stderr)
 

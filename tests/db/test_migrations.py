@@ -276,6 +276,10 @@ def test_down_and_up_again(connection: Connection) -> None:
         assert schema.down(connection, to=0) == list(reversed(ORIGINAL))
 
 
+_REMEDY = (
+    "; release captured tables with `provenance capture TABLE --release`, take the stamps off others with `provenance stamp "
+    "TABLE --undo`, take concepts back with `provenance concept sql FILE --down`, and drop what else is named"
+)
 _STAMPED = "CREATE TABLE work (id integer PRIMARY KEY, created_by_action_id uuid, updated_by_action_id uuid); "
 
 
@@ -285,33 +289,51 @@ _STAMPED = "CREATE TABLE work (id integer PRIMARY KEY, created_by_action_id uuid
         (
             1,
             "CREATE TABLE provenance.somebody_elses (id integer)",
-            "schema provenance because other objects depend on it",
+            (
+                "schema provenance because other objects depend on it (table provenance.somebody_elses depends on schema "
+                "provenance)"
+            ),
         ),
         (
             1,
             "CREATE TABLE work (id uuid DEFAULT provenance.current_action_id())",
-            "desired object(s) because other objects depend on them",
+            (
+                "desired object(s) because other objects depend on them (default value for column id of table public.work "
+                "depends on function provenance.current_action_id())"
+            ),
         ),
         (
             1,
             "CREATE VIEW mine AS SELECT id FROM provenance.action_log",
-            "view provenance.action_log because other objects depend on it",
+            (
+                "view provenance.action_log because other objects depend on it (view public.mine depends on view "
+                "provenance.action_log)"
+            ),
         ),
         (
             2,
             "CREATE VIEW mine AS SELECT seq FROM provenance.row_changes",
-            "desired object(s) because other objects depend on them",
+            (
+                "desired object(s) because other objects depend on them (view public.mine depends on table "
+                "provenance.row_changes)"
+            ),
         ),
         (
             2,
             "CREATE TABLE work (id bigint DEFAULT nextval('provenance.row_changes_number'))",
-            "sequence provenance.row_changes_number because other objects depend on it",
+            (
+                "sequence provenance.row_changes_number because other objects depend on it (default value for column id of "
+                "table public.work depends on sequence provenance.row_changes_number)"
+            ),
         ),
         *(
             (
                 2,
                 f"{_STAMPED} CREATE TRIGGER mine {when} ON work {each} EXECUTE FUNCTION provenance.{function}()",
-                "desired object(s) because other objects depend on them",
+                (
+                    f"desired object(s) because other objects depend on them (trigger mine on table public.work depends on "
+                    f"function provenance.{function}())"
+                ),
             )
             for function, when, each in (
                 ("stamp_insert", "BEFORE INSERT", "FOR EACH ROW"),
@@ -339,10 +361,31 @@ def test_down_does_not_take_what_is_not_its_own(
         migration = ORIGINAL[version - 1]
         assert str(caught.value) == (
             f"taking back migration {version:04} ({migration.name}) failed and changed nothing: cannot drop {obstacle}"
-            f"{before_it}"
+            f"{_REMEDY}{before_it}"
         )
         assert connection.execute(_SNAPSHOT).fetchall() == before
         assert connection.execute("TABLE provenance.migrations").fetchall() == ledger
+
+
+def test_down_names_the_tables_that_are_captured_and_stamped(connection: Connection) -> None:
+    """Ten of what stands in the way, and how many more there are; released, they stand in it no more."""
+    schema.up(connection)
+    tables = [f"t{number}" for number in range(6)]
+    for table in tables:
+        connection.execute(f"CREATE TABLE {table} (id integer PRIMARY KEY)".encode())
+        connection.execute(f"SELECT provenance.capture_table('{table}'), provenance.stamp_table('{table}')".encode())
+    with pytest.raises(MigrationError, match=r"on table public\.t0 depends on function provenance\.capture_1\(\)"):
+        schema.down(connection, to=0)
+    for table in tables:
+        connection.execute(f"SELECT provenance.release_table('{table}')".encode())
+    with pytest.raises(
+        MigrationError, match=r"\(trigger .* on table public\.t0 .*, and 2 more\); release captured"
+    ) as caught:
+        schema.down(connection, to=0)
+    assert 10 == str(caught.value).count(" on table public.t")
+    for table in tables:
+        connection.execute(f"SELECT provenance.unstamp_table('{table}')".encode())
+    assert schema.down(connection, to=0) == list(reversed(ORIGINAL))
 
 
 def test_a_step_that_fails_says_what_was_done_before_it(connection: Connection) -> None:
@@ -353,7 +396,8 @@ def test_a_step_that_fails_says_what_was_done_before_it(connection: Connection) 
         schema.down(connection, to=0)
     assert str(caught.value) == (
         "taking back migration 0001 (actions) failed and changed nothing: cannot drop schema provenance because other "
-        "objects depend on it; taken back before that: 0002 (row_changes)"
+        "objects depend on it (table provenance.mine depends on schema provenance)"
+        f"{_REMEDY}; taken back before that: 0002 (row_changes)"
     )
     assert scalar(connection, "SELECT array_agg(version) FROM provenance.migrations") == [1]
     connection.execute("CREATE TABLE provenance.row_changes (id integer); DROP TABLE provenance.mine")

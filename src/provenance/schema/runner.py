@@ -147,9 +147,24 @@ def _locked_step(connection: Connection, what: str, before_it: str = "") -> Gene
             _refuse_disagreement(ledger)
             yield ledger
     except psycopg.Error as error:
-        raise MigrationError(
-            f"{what} failed and changed nothing: {error.diag.message_primary or error}{before_it}"
-        ) from error
+        raise MigrationError(f"{what} failed and changed nothing: {_reason(error)}{before_it}") from error
+
+
+# Of so many objects that stand in the way, the name is told.
+_NAMED = 10
+
+
+def _reason(error: psycopg.Error) -> str:
+    said = error.diag.message_primary or str(error)
+    if not isinstance(error, psycopg.errors.DependentObjectsStillExist):
+        return said
+    objects = (error.diag.message_detail or "").splitlines()
+    more = [f"and {len(objects) - _NAMED} more"] if len(objects) > _NAMED else []
+    return (
+        f"{said} ({', '.join([*objects[:_NAMED], *more])}); release captured tables with `provenance capture TABLE "
+        "--release`, take the stamps off others with `provenance stamp TABLE --undo`, take concepts back with `provenance "
+        "concept sql FILE --down`, and drop what else is named"
+    )
 
 
 def _named(migration: Migration) -> str:
