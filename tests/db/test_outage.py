@@ -483,7 +483,7 @@ async def test_a_server_that_does_not_answer_is_not_waited_for(
 async def test_a_fork_starts_afresh(
     opened: Opened, directory: Path, line: Proxy, recorded_actions: RecordedActions, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """What a child process does first: other pools, no outage and no thread; the parent's, and the application's, are not touched."""
+    """What a child process does first: other pools, no outage and no thread; those of others are not touched."""
     colour = await opened(spool=directory)
     line.go_down()
     await send(colour, 1)
