@@ -708,6 +708,23 @@ def test_a_key_that_the_table_once_had_is_asked_for(trail: Trail, eye: psycopg.C
     assert [change.operation.value for change in changes(trail, "t", "seven")] == ["insert", "delete"]
 
 
+def test_no_history_is_hidden_when_the_key_was_another(trail: Trail, eye: psycopg.Connection[Any]) -> None:
+    """Capturing the table again notes its new key only; what is stored under the one before is found by that."""
+    eye.execute("CREATE TABLE t (id integer CONSTRAINT t_pkey PRIMARY KEY, a integer NOT NULL, b integer NOT NULL)")
+    trail.capture("t")
+    eye.execute("INSERT INTO t VALUES (7, 1, 2); INSERT INTO t VALUES (5, 3, 4); UPDATE t SET id = 6 WHERE id = 5")
+    at = datetime.now(UTC) + timedelta(minutes=1)
+    eye.execute("ALTER TABLE t DROP CONSTRAINT t_pkey, ADD PRIMARY KEY (a, b)")
+    trail.capture("t")
+    assert [len(changes(trail, "t", key)) for key in (7, 5, 6, [1, 2])] == [1, 2, 1, 0]
+    assert len(trail.changes.blame("t", 7)) == 3
+    assert trail.changes.as_of("t", 7, at) == {"id": 7, "a": 1, "b": 2}
+    with pytest.raises(
+        InvalidAction, match=r"^key: the key of public\.t is \(a integer, b integer\), and 1 value was given"
+    ):
+        trail.changes.history("t", 8)
+
+
 def test_a_domain_of_the_applications_own_is_not_run(trail: Trail, eye: psycopg.Connection[Any]) -> None:
     """Its check is somebody's function, which would run with the rights of whoever reads."""
     eye.execute("""CREATE FUNCTION spy(integer) RETURNS boolean LANGUAGE plpgsql AS $$ BEGIN

@@ -847,7 +847,8 @@ COMMENT ON FUNCTION provenance.captures_of(regclass, text) IS 'The ids in captur
 -- The texts under which a key may be stored: as its columns print it, in each type that they had, or as given where it is not
 -- of that type; and the digests of these. No type is asked but those of Postgres: what others do is somebody's function, and
 -- must not run with the rights of whoever reads. Of a domain, the type below is asked. What would fit only when it is rounded or
--- cut off is not that key. A key that none of the table's ever was like is refused: no changes of it would mean nothing.
+-- cut off is not that key. A key that none of the table's ever was like, and under which nothing is stored, is refused: no
+-- changes of it would mean nothing.
 CREATE FUNCTION provenance.key_texts(ids integer[], relation regclass, parts text[]) RETURNS text[]
     LANGUAGE plpgsql STABLE
     AS $$
@@ -907,7 +908,14 @@ BEGIN
         -- Of several shapes the newest is what is told.
         fault := COALESCE(fault, format('the key of %s is (%s), and %s', shape.table_name, shape.columns, wrong));
     END LOOP;
-    IF NOT fits AND fault IS NOT NULL THEN
+    -- The key may have been another before the table was captured again: what is stored is never refused.
+    IF NOT fits AND fault IS NOT NULL AND NOT EXISTS (
+        SELECT FROM provenance.row_changes r
+         WHERE r.row_slot = ANY (ARRAY(SELECT provenance.row_slot(i, t) FROM unnest(ids) i, unnest(texts) t))
+           AND r.row_key = ANY (texts)
+        UNION ALL
+        SELECT FROM provenance.row_changes r WHERE r.table_id = ANY (ids) AND r.old_key = ANY (texts))
+    THEN
         RAISE EXCEPTION '%', fault USING ERRCODE = 'invalid_parameter_value';
     END IF;
     RETURN texts;
