@@ -12,7 +12,7 @@ import psycopg
 
 from provenance import drivers
 from provenance.errors import InvalidAction, NotCaptured, SchemaNotReady
-from provenance.models import Blame, ChangePage, RowValues, TableRow
+from provenance.models import ChangePage, RowBlame, RowValues, TableRow
 from provenance.statements import Statement
 from provenance.statements import changes as statements
 from provenance.statements.rows import Key
@@ -66,10 +66,10 @@ class ChangeRepository:
         """Return the changes of the rows that had this primary key, newest first, a page at a time."""
         return self._run(statements.history(table, key, before=before, limit=limit), table)
 
-    def blame(self, table: str, key: Key) -> tuple[Blame, ...]:
+    def blame(self, table: str, key: Key) -> RowBlame:
         """Return for every column of a row who last set it, also before the row got this key; nothing of an unknown row.
 
-        Of a row that is gone, it tells of what it was last.
+        Of a row that is gone, or has another key now, it tells of what it was last, and by what it ended.
         """
         return self._run(statements.blame(table, key), table)
 
@@ -120,10 +120,10 @@ class AsyncChangeRepository:
         """Return the changes of the rows that had this primary key, newest first, a page at a time."""
         return await self._run(statements.history(table, key, before=before, limit=limit), table)
 
-    async def blame(self, table: str, key: Key) -> tuple[Blame, ...]:
+    async def blame(self, table: str, key: Key) -> RowBlame:
         """Return for every column of a row who last set it, also before the row got this key; nothing of an unknown row.
 
-        Of a row that is gone, it tells of what it was last.
+        Of a row that is gone, or has another key now, it tells of what it was last, and by what it ended.
         """
         return await self._run(statements.blame(table, key), table)
 

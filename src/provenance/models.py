@@ -224,6 +224,32 @@ class Blame:
 
 
 @attrs.frozen(kw_only=True)
+class Ending:
+    """What a row with some key came to its end by: it was removed, or got another key."""
+
+    change: RowChange
+    """A ``delete`` or ``truncate``; or an ``update``, whose ``key`` is the one that the row has got."""
+    action: Action | None
+    """``None``: done outside any action, or by one that is not recorded yet."""
+
+
+@attrs.frozen(kw_only=True)
+class RowBlame:
+    """Who last set each column of a row, and whether it is there still; iterates over the columns."""
+
+    columns: tuple[Blame, ...]
+    """In the order of the table; empty where nothing of the row is stored."""
+    ended: Ending | None
+    """``None``: the last that is stored of the row is not its end."""
+
+    def __iter__(self) -> Iterator[Blame]:
+        return iter(self.columns)
+
+    def __len__(self) -> int:
+        return len(self.columns)
+
+
+@attrs.frozen(kw_only=True)
 class TableRow:
     """A row of a table as it was."""
 

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from datetime import datetime
 from typing import Any
 
 import psycopg
 import pytest
 
+from provenance.cli.output import moment
 from provenance.trail import Trail
 from tests.cli.conftest import Run
 
@@ -258,11 +260,50 @@ def test_blame(run: Run, run_json: Callable[..., Any], history: Any) -> None:
     assert f"make {history.id}" in text
     assert "dvora" in text
     assert "none, by postgres" in text
-    blame = {entry["column"]: entry for entry in run_json("blame", "t", "2", "a")}
+    blame = {entry["column"]: entry for entry in run_json("blame", "t", "2", "a")["columns"]}
     assert blame["more"]["action"]["user_id"] == "dvora"
     assert blame["name"]["action"] is None
     result = run("blame", "t", "7", "a")
     assert (result.exit_code, result.stderr) == (1, "Error: no change of t 7 a is stored\n")
+
+
+def test_blame_of_a_row_that_is_gone(
+    run: Run, run_json: Callable[..., Any], trail: Trail, history: Any, eye: psycopg.Connection[Any]
+) -> None:
+    """The first line says so, with when, by what and by whom; and so does JSON."""
+    gone = {}
+    for end in ("UPDATE t SET id = 3 WHERE id = 2", "DELETE FROM t WHERE id = 3", "TRUNCATE t"):
+        with trail.track_action("end", concept="t", user_id="a\x1bb") as action:
+            action.connection.execute(end)
+        gone[end] = action.id
+    for key, how, action_id in zip(
+        (["2", "a"], ["3", "a"], ["9", "old"]),
+        ("got the key (3,a)", "was deleted", "was removed by TRUNCATE"),
+        gone.values(),
+        strict=True,
+    ):
+        first, heads, *_ = said(run, "blame", "t", *key).splitlines()
+        ended = run_json("blame", "t", *key)["ended"]
+        at = datetime.fromisoformat(ended["change"]["recorded_at"])
+        assert first == f"This row {how} at {moment(at)} by end {action_id}, user a\\x1bb."
+        assert heads.startswith("COLUMN")
+        assert (ended["action"]["id"], ended["change"]["action_id"]) == (str(action_id), str(action_id))
+
+
+def test_blame_of_a_row_that_went_outside_any_recorded_action(
+    run: Run, run_json: Callable[..., Any], history: Any, eye: psycopg.Connection[Any]
+) -> None:
+    """Who did it is told as far as it is known; and nothing of the kind once there is a row again."""
+    with eye.transaction():
+        eye.execute("SELECT provenance.set_context('00000000-0000-7000-8000-000000000001')")
+        eye.execute("DELETE FROM t WHERE id = 9")
+    eye.execute("DELETE FROM t WHERE id = 2")
+    assert said(run, "blame", "t", "9", "old").splitlines()[0].endswith("Z by 00000000-0000-7000-8000-000000000001.")
+    assert said(run, "blame", "t", "2", "a").splitlines()[0].endswith("Z outside any action, by postgres.")
+    assert run_json("blame", "t", "2", "a")["ended"]["action"] is None
+    eye.execute("INSERT INTO t VALUES (2, 'a')")
+    assert run_json("blame", "t", "2", "a")["ended"] is None
+    assert said(run, "blame", "t", "2", "a").startswith("COLUMN")
 
 
 def test_blame_of_what_is_older_than_the_capture(
@@ -275,7 +316,7 @@ def test_blame_of_what_is_older_than_the_capture(
     text = said(run, "blame", "t", "9", "old")
     assert "before the capture" in text
     assert "00000000-0000-7000-8000-000000000001" in text
-    assert run_json("blame", "t", "9", "old")[0]["change"] is None
+    assert run_json("blame", "t", "9", "old")["columns"][0]["change"] is None
 
 
 def test_as_of(run: Run, run_json: Callable[..., Any], history: Any, eye: psycopg.Connection[Any]) -> None:

@@ -146,7 +146,54 @@ async def test_blame_of_a_row_that_is_gone_tells_what_it_was_last(
     blame = {found.column: found for found in await done(colour.trail.changes.blame("work", 1))}
     assert (blame["secret"].value, blame["secret"].change.operation.value) == ("y", "update")
     assert blame["id"].change.operation.value == "insert"
-    assert await done(colour.trail.changes.blame("work", 7)) == ()
+    unknown = await done(colour.trail.changes.blame("work", 7))
+    assert (unknown.columns, unknown.ended) == ((), None)
+
+
+@pytest.mark.parametrize(
+    "end", ["DELETE FROM work WHERE id = 1", "TRUNCATE work", "UPDATE work SET id = 2 WHERE id = 1"]
+)
+async def test_blame_says_that_and_by_whom_a_row_came_to_its_end(
+    colour: Blocking, eye: psycopg.Connection[Any], end: str
+) -> None:
+    """It was removed, or has another key now; who last set its columns is told all the same."""
+    await done(colour.trail.capture("work", keep=["secret"]))
+    async with colour.track("make", user_id="ann") as made:
+        await done(made.connection.execute("INSERT INTO work (id, secret) VALUES (1, 'x')"))
+    found = await done(colour.trail.changes.blame("work", 1))
+    assert found.ended is None
+    async with colour.track("end", user_id="ben") as ending:
+        await done(ending.connection.execute(end))
+    found = await done(colour.trail.changes.blame("work", 1))
+    assert [(entry.column, entry.action and entry.action.id) for entry in found] == [
+        ("id", made.id), ("secret", made.id), ("action_id", made.id)
+    ]  # fmt: skip
+    (newest, *_) = await done(colour.trail.changes.history("work", 1))
+    assert found.ended.change == newest
+    assert found.ended.change.operation.value == end.split(maxsplit=1)[0].lower()
+    assert (found.ended.action.id, found.ended.action.user_id) == (ending.id, "ben")
+    eye.execute("INSERT INTO work (id) VALUES (1)")
+    assert (await done(colour.trail.changes.blame("work", 1))).ended is None
+    eye.execute("DELETE FROM work WHERE id = 1")
+    last = (await done(colour.trail.changes.blame("work", 1))).ended
+    assert (last.change.db_user, last.action) == ("postgres", None)
+
+
+async def test_blame_of_a_row_that_only_lost_its_key_tells_what_it_was(
+    colour: Blocking, eye: psycopg.Connection[Any]
+) -> None:
+    """Nothing else is stored of it; and a row that took the key over in the same statement is there."""
+    eye.execute("INSERT INTO work (id, secret) VALUES (1, 'x'), (2, 'y')")
+    await done(colour.trail.capture("work", keep=["secret"]))
+    eye.execute("UPDATE work SET id = id + 1 WHERE id = 2; UPDATE work SET id = id + 1 WHERE id = 1")
+    blame = await done(colour.trail.changes.blame("work", 1))
+    assert [(found.value, found.change) for found in blame] == [(1, None), ("x", None), (None, None)]
+    assert (blame.ended.change.old_key, blame.ended.change.key) == ("1", "2")
+    assert (await done(colour.trail.changes.blame("work", 2))).ended is None
+    eye.execute("CREATE TABLE turned (id integer PRIMARY KEY DEFERRABLE)")
+    await done(colour.trail.capture("turned"))
+    eye.execute("INSERT INTO turned VALUES (1), (2); UPDATE turned SET id = 3 - id")
+    assert [(await done(colour.trail.changes.blame("turned", key))).ended for key in (1, 2)] == [None, None]
 
 
 async def test_blame_begins_at_the_baseline(colour: Blocking, eye: psycopg.Connection[Any]) -> None:

@@ -18,7 +18,7 @@ from provenance.cli.output import action_fields, clean, columns, emit, emit_json
 from provenance.cli.output import moment as shown_moment
 from provenance.cli.parameters import json_option, limit_option, moment
 from provenance.cli.problems import BadNews
-from provenance.models import Blame, ChangePage, RowChange, RowValues, Truncated
+from provenance.models import Action, Blame, ChangePage, Ending, Operation, RowChange, RowValues, Truncated
 
 _LONGEST_VALUE = 60
 
@@ -154,12 +154,33 @@ def blame_table(found: Iterable[Blame]) -> RenderableType:
 
 def blame_fields(found: Blame) -> dict[str, Any]:
     """Return one of it, for JSON."""
+    return {"column": found.column, "value": _plain(found.value), **_cause_fields(found.change, found.action)}
+
+
+def _cause_fields(change: RowChange | None, action: Action | None) -> dict[str, Any]:
     return {
-        "column": found.column,
-        "value": _plain(found.value),
-        "change": _change_fields(found.change) if found.change else None,
-        "action": action_fields(found.action) if found.action else None,
+        "change": _change_fields(change) if change else None,
+        "action": action_fields(action) if action else None,
     }
+
+
+def _ended(ending: Ending) -> str:
+    """Return in one line that a row is gone or has another key, since when and by whom."""
+    change, action = ending.change, ending.action
+    match change.operation:
+        case Operation.DELETE:
+            how = "was deleted"
+        case Operation.TRUNCATE:
+            how = "was removed by TRUNCATE"
+        case _:
+            how = f"got the key {change.key}"
+    if action is not None:
+        by = f"by {action.action_type} {action.id}" + (f", user {action.user_id}" if action.user_id else "")
+    elif change.action_id is not None:
+        by = f"by {change.action_id}"
+    else:
+        by = f"outside any action, by {change.db_user}"
+    return clean(f"This row {how} at {shown_moment(change.recorded_at)} {by}.")
 
 
 @click.command(short_help="Tell who last set each column of a row.")
@@ -168,14 +189,17 @@ def blame_fields(found: Blame) -> dict[str, Any]:
 @json_option
 @click.pass_obj
 def blame(dsn: str | None, *, table: str, key: tuple[str, ...], as_json: bool) -> None:
-    """Tell for every column of the row of TABLE with this primary key who last set it."""
+    """Tell for every column of the row of TABLE with this primary key who last set it, and who removed the row."""
     with reading(dsn) as repository:
         found = repository.blame(table, key)
     if as_json:
-        emit_json([blame_fields(entry) for entry in found])
+        ended = _cause_fields(found.ended.change, found.ended.action) if found.ended else None
+        emit_json({"columns": [blame_fields(entry) for entry in found], "ended": ended})
         return
     if not found:
         raise BadNews(f"no change of {table} {' '.join(key)} is stored")
+    if found.ended:
+        click.echo(_ended(found.ended))
     emit(blame_table(found))
 
 

@@ -16,7 +16,9 @@ from provenance.models import (
     Action,
     Blame,
     ChangePage,
+    Ending,
     Operation,
+    RowBlame,
     RowChange,
     RowValues,
     TableCoverage,
@@ -178,31 +180,45 @@ def of_action(action_id: UUID, *, descendants: bool, after: str | None, limit: i
     )
 
 
-def _blamed(rows: Rows) -> tuple[Blame, ...]:
+def _of_the_row(rows: Rows) -> list[Row]:
+    """Return the rows that hold a change, newest first; that in which the key was left only where nothing came later.
+
+    In one statement a row may get the key that another one leaves.
+    """
+    found = _found(rows)
+    kept = [row for row in found if not row[-1]]
+    left = [row for row in found if row[-1] and (not kept or row[:2] > kept[0][:2])]
+    return left + kept
+
+
+def _blamed(rows: Rows) -> RowBlame:
     """Read the changes of a row from the newest back, and note the first that set each column.
 
     A column that no change set is as the oldest change found it.
     """
     found: dict[str, Blame] = {}
     values: RowValues | None = None
-    for row in _found(rows):
+    ended: Ending | None = None
+    for number, row in enumerate(_of_the_row(rows)):
         change = _change(row[:_WIDTH])
-        action: Action | None = reading.decode_action(row[_WIDTH:]) if row[_WIDTH] is not None else None
-        if change.new is None:
+        action: Action | None = reading.decode_action(row[_WIDTH:-1]) if row[_WIDTH] is not None else None
+        if change.new is None or row[-1]:
             # What the row was when it went: below is who had set it so.
             values = change.old if values is None else values
+            ended = Ending(change=change, action=action) if number == 0 else ended
             continue
         values = change.new if values is None else values
         for column in change.changed:
             if column in values and column not in found:
                 found[column] = Blame(column=column, value=values[column], change=change, action=action)
-    return tuple(
+    columns = tuple(
         found.get(column, Blame(column=column, value=value, change=None, action=None))
         for column, value in (values or {}).items()
     )
+    return RowBlame(columns=columns, ended=ended)
 
 
-def blame(table: str, key: Key) -> Statement[tuple[Blame, ...]]:
+def blame(table: str, key: Key) -> Statement[RowBlame]:
     """Who last set each column of the row that has this key, or had it last, also under earlier keys of the same row.
 
     Each step goes from the statement in which the row got its key back to the one in which it got the key before that.
@@ -223,12 +239,16 @@ def blame(table: str, key: Key) -> Statement[tuple[Blame, ...]]:
                   FROM life CROSS JOIN LATERAL (SELECT life.ids, ARRAY[life.old_key] AS keys) before
                   LEFT JOIN LATERAL ({earlier}) origin ON true
                  WHERE life.old_key IS NOT NULL)
-            SELECT {_COLUMNS}, {reading.COLUMNS}
+            SELECT {_COLUMNS}, {reading.COLUMNS}, r.is_left
               FROM life LEFT JOIN LATERAL (
-                   SELECT r.* FROM provenance.row_changes r
+                   SELECT r.*, false AS is_left FROM provenance.row_changes r
                     WHERE {_OF_LIFE} AND (r.table_id, r.seq) < (life.until_table, life.until_seq)
-                      AND (life.from_seq IS NULL OR (r.table_id, r.seq) >= (life.from_table, life.from_seq)) OFFSET 0) r
-                   ON true
+                      AND (life.from_seq IS NULL OR (r.table_id, r.seq) >= (life.from_table, life.from_seq))
+                   UNION ALL
+                   (SELECT r.*, true FROM provenance.row_changes r
+                     WHERE life.until_table = 2147483647 AND r.table_id = ANY (life.ids) AND r.old_key = ANY (life.keys)
+                     ORDER BY r.table_id DESC, r.seq DESC LIMIT 1)
+                   OFFSET 0) r ON true
               {_MEANING}
               LEFT JOIN LATERAL (
                    SELECT l.* FROM provenance.action_log l WHERE l.id = r.action_id OFFSET 0) a ON true
