@@ -189,7 +189,7 @@ class Tables(_Tables, ABC):
 
     def coverage(self) -> list[TableCoverage]:
         """Return how much of every table of the application is accounted for; counts the rows of those that are stamped."""
-        with translated("reading the coverage"), self.connection() as connection:
+        with translated("reading the coverage", rights="reader"), self.connection() as connection:
             return drivers.run(connection, changes.COVERAGE)
 
 
@@ -289,6 +289,6 @@ class AsyncTables(_Tables, ABC):
 
     async def coverage(self) -> list[TableCoverage]:
         """Return how much of every table of the application is accounted for; counts the rows of those that are stamped."""
-        with translated("reading the coverage"):
+        with translated("reading the coverage", rights="reader"):
             async with self.connection() as connection:
                 return await drivers.arun(connection, changes.COVERAGE)

@@ -23,7 +23,7 @@ T = TypeVar("T")
 
 @contextmanager
 def _answered(table: str) -> Generator[None]:
-    with translated("reading row changes"):
+    with translated("reading row changes", rights="reader"):
         try:
             yield
         except psycopg.errors.UndefinedObject as error:
@@ -32,7 +32,7 @@ def _answered(table: str) -> Generator[None]:
             raise SchemaNotReady(
                 f"this database role lacks a right that reading row changes needs ({error.diag.message_primary}); have the "
                 "owner of the table grant it USAGE on its schema and, to see what was there, SELECT on it; what is the "
-                "trail's, `provenance migrate grant` grants"
+                "trail's, `provenance migrate grant --reader ROLE` grants"
             ) from error
         except psycopg.errors.InvalidName as error:
             raise InvalidAction(f"table: {misnamed('table', table)}") from error

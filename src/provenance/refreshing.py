@@ -118,7 +118,7 @@ class Views(_Views, ABC):
         A resolved view is a materialized view with a function ``refresh_<view>()`` of its owner's, as those of concepts
         have. Others are told of once they have been refreshed by :meth:`refresh`.
         """
-        with translated("reading the state of the views"), self.connection() as connection:
+        with translated("reading the state of the views", rights="reader"), self.connection() as connection:
             return drivers.run(connection, VIEWS)
 
 
@@ -160,6 +160,6 @@ class AsyncViews(_Views, ABC):
         A resolved view is a materialized view with a function ``refresh_<view>()`` of its owner's, as those of concepts
         have. Others are told of once they have been refreshed by :meth:`refresh`.
         """
-        with translated("reading the state of the views"):
+        with translated("reading the state of the views", rights="reader"):
             async with self.connection() as connection:
                 return await drivers.arun(connection, VIEWS)

@@ -99,7 +99,7 @@ class ActionRepository:
         self._connect = connect
 
     def _run(self, statement: Statement[T]) -> T:
-        with translated("reading the trail"), self._connect() as connection:
+        with translated("reading the trail", rights="reader"), self._connect() as connection:
             return drivers.run(connection, statement)
 
     def get(self, action_id: UUID) -> Action | None:
@@ -166,7 +166,7 @@ class AsyncActionRepository:
         self._connect = connect
 
     async def _run(self, statement: Statement[T]) -> T:
-        with translated("reading the trail"):
+        with translated("reading the trail", rights="reader"):
             async with self._connect() as connection:
                 return await drivers.arun(connection, statement)
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Generator
 from contextlib import contextmanager
-from typing import Any
+from typing import Any, Literal
 from uuid import UUID
 
 import psycopg
@@ -77,8 +77,15 @@ def address_parts(address: str) -> dict[str, Any]:
 
 
 @contextmanager
-def translated(what: str, action_id: UUID | None = None) -> Generator[None]:
+def translated(
+    what: str, action_id: UUID | None = None, *, rights: Literal["writer", "reader"] = "writer"
+) -> Generator[None]:
     """Translate what a statement of ours outside any block of the caller's may raise.
+
+    Args:
+        what: what needs the statement.
+        action_id: the action that it is about.
+        rights: whose rights *what* needs.
 
     Raises:
         ActionNotPending: *action_id* was never begun, or already has an outcome.
@@ -92,7 +99,7 @@ def translated(what: str, action_id: UUID | None = None) -> Generator[None]:
     except psycopg.errors.InsufficientPrivilege as error:
         raise SchemaNotReady(
             f"this database role lacks a right that {what} needs ({error.diag.message_primary}); connect as another role, "
-            "or have the owner of the schema run `provenance migrate grant`"
+            f"or have the owner of the schema run `provenance migrate grant --{rights} ROLE`"
         ) from error
     except (
         psycopg.errors.UndefinedFunction,

@@ -643,7 +643,7 @@ def test_the_view_shows_no_more_than_the_tables(owner: Connection, log_in: Calla
 
 REMEDY = re.compile(
     r"this database role lacks a right that .* needs \(permission denied for .*\); connect as another role, or have the "
-    r"owner of the schema run `provenance migrate grant`"
+    r"owner of the schema run `provenance migrate grant --writer ROLE`"
 )
 
 

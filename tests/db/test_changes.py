@@ -476,7 +476,7 @@ def test_a_reader_may_read_changes_and_nothing_else(
             assert str(caught.value) == (
                 "this database role lacks a right that reading row changes needs (permission denied for table work); have "
                 "the owner of the table grant it USAGE on its schema and, to see what was there, SELECT on it; what is the "
-                "trail's, `provenance migrate grant` grants"
+                "trail's, `provenance migrate grant --reader ROLE` grants"
             )
             eye.execute("CREATE SCHEMA hidden")
             with pytest.raises(SchemaNotReady, match=r"\(permission denied for schema hidden\); have the owner of the"):

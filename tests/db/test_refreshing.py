@@ -417,9 +417,9 @@ def test_a_role_without_rights_on_the_trail(eye: Connection, log_in: Callable[..
     """A writer without those of this version, or no reader: what to run is said."""
     role, trail = log_in("writer")
     eye.execute(f"REVOKE EXECUTE ON FUNCTION provenance.view_to_refresh FROM {role}".encode())
-    with pytest.raises(SchemaNotReady, match=r"refreshing a view needs .* `provenance migrate grant`$"):
+    with pytest.raises(SchemaNotReady, match=r"refreshing a view needs .* `provenance migrate grant --writer ROLE`$"):
         trail.refresh("shown")
-    with pytest.raises(SchemaNotReady, match=r"reading the state of the views needs .* `provenance migrate grant`$"):
+    with pytest.raises(SchemaNotReady, match=r"state of the views needs .* `provenance migrate grant --reader ROLE`$"):
         trail.views()
 
 

@@ -29,7 +29,7 @@ from provenance.cli.output import (
     tree_fields,
 )
 from provenance.cli.parameters import json_option
-from provenance.cli.problems import BadNews, Misuse
+from provenance.cli.problems import BadNews, Misuse, SchemaTrouble
 from provenance.cli.progress import progress_bar
 from provenance.embedded import EmbeddedPostgres
 
@@ -81,7 +81,13 @@ def _scratch_database(dsn: str | None) -> Generator[str]:
         return
     name = f"provenance_demo_{secrets.token_hex(4)}"
     with psycopg.connect(address(dsn), autocommit=True) as admin:
-        admin.execute(sql.SQL("CREATE DATABASE {}").format(sql.Identifier(name)))
+        try:
+            admin.execute(sql.SQL("CREATE DATABASE {}").format(sql.Identifier(name)))
+        except psycopg.errors.InsufficientPrivilege as error:
+            raise SchemaTrouble(
+                f"the demo makes a database of its own, and this role may not ({error.diag.message_primary}); connect as a "
+                "role that has CREATEDB, or give no address, for an embedded server"
+            ) from error
         try:
             yield conninfo.make_conninfo(address(dsn), dbname=name)
         finally:

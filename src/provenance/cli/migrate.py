@@ -151,6 +151,11 @@ def _grant(connection: psycopg.Connection[object], query: LiteralString, roles: 
             raise Misuse(
                 f"there is no database role {role}; create it first, and run this again (no right was given)"
             ) from error
+        except psycopg.errors.InsufficientPrivilege as error:
+            raise SchemaNotReady(
+                f"this database role may not grant rights on the trail ({error.diag.message_primary}); connect as the role "
+                "that owns the schema provenance"
+            ) from error
 
 
 def _name(migration: Migration) -> str:

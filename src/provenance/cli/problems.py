@@ -96,10 +96,7 @@ def _problem(error: ProvenanceError | psycopg.Error) -> Problem:
                 "the provenance schema is missing in this database, or too old; run `provenance migrate up`"
             )
         case psycopg.errors.InsufficientPrivilege():
-            return SchemaTrouble(
-                f"the database refused: {_reason(error)}; connect as another role, or have the owner of the schema run "
-                "`provenance migrate grant`"
-            )
+            return SchemaTrouble(f"the database refused: {_reason(error)}; connect as a role that has this right")
         case _:
             return DatabaseTrouble(f"the database cannot be reached, or broke off: {_reason(error)}")
 

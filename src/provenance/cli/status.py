@@ -16,6 +16,7 @@ from provenance.models import ViewState
 from provenance.statements import Rows, Statement
 from provenance.statements.views import VIEWS
 from provenance.trail import SCHEMA_VERSION
+from provenance.translation import translated
 
 
 def _version(rows: Rows) -> int | None:
@@ -43,7 +44,8 @@ def status(ctx: click.Context, *, as_json: bool) -> None:
     with connected(ctx.obj) as connection:
         version = run(connection, _INSTALLED)
         fits = version is not None and version >= SCHEMA_VERSION
-        views = run(connection, VIEWS) if fits else []
+        with translated("reading the state of the views", rights="reader"):
+            views = run(connection, VIEWS) if fits else []
     if as_json:
         schema = {"version": version, "needed": SCHEMA_VERSION, "fits": fits}
         emit_json({"schema": schema, "views": [attrs.asdict(view) for view in views]})

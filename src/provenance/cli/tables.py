@@ -15,6 +15,7 @@ from provenance.drivers import run
 from provenance.models import TableCoverage
 from provenance.statements import Statement, tables
 from provenance.statements.changes import COVERAGE
+from provenance.translation import translated
 from provenance.values import Redactor
 
 _sql_option = click.option(
@@ -163,7 +164,7 @@ def _last(found: TableCoverage) -> str:
 @click.pass_obj
 def coverage(dsn: str | None, *, as_json: bool) -> None:
     """List the application's tables, and what was written to them outside any action."""
-    with connected(dsn) as connection:
+    with connected(dsn) as connection, translated("reading the coverage", rights="reader"):
         found = run(connection, COVERAGE)
     if as_json:
         emit_json([attrs.asdict(table) for table in found])
