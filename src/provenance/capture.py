@@ -11,7 +11,7 @@ from typing import TypedDict
 import psycopg
 
 from provenance import drivers, tracking
-from provenance.errors import InvalidAction, TableRefused
+from provenance.errors import InvalidAction, SchemaNotReady, TableRefused
 from provenance.models import TableCoverage
 from provenance.statements import Statement, changes, tables
 from provenance.translation import misnamed, missing, sentence, translated
@@ -30,9 +30,19 @@ def refused(table: str) -> Generator[None]:
 
     Raises:
         TableRefused: the table is not there, or not fit, or in use.
+        SchemaNotReady: the role lacks a right.
     """
     try:
         yield
+    except psycopg.errors.InsufficientPrivilege as error:
+        if error.diag.message_hint:
+            # Of the trail's owner, as capture_table() says, and not of this role.
+            raise TableRefused(sentence(error)) from error
+        raise SchemaNotReady(
+            f"this database role lacks a right to do this to {table} ({error.diag.message_primary}); connect as the role "
+            "that ran `provenance migrate up`, which must own the table or be a member of the role that does, or as a "
+            "superuser"
+        ) from error
     except psycopg.errors.LockNotAvailable as error:
         raise TableRefused(
             "the table could not be locked within two seconds, because a long transaction is using it; nothing was "
@@ -117,6 +127,7 @@ class Tables(_Tables, ABC):
 
         Raises:
             TableRefused: it is not there, or not fit, or in use.
+            SchemaNotReady: this role lacks a right.
         """
         with refused(table), self._about("stamp_table", table, {"strict": strict}) as action:
             drivers.run(action.connection, tables.stamp(table, strict=strict))
@@ -126,6 +137,7 @@ class Tables(_Tables, ABC):
 
         Raises:
             TableRefused: it is not stamped, or in use.
+            SchemaNotReady: this role lacks a right.
         """
         with refused(table), self._about("unstamp_table", table) as action:
             drivers.run(action.connection, tables.unstamp(table))
@@ -154,6 +166,7 @@ class Tables(_Tables, ABC):
 
         Raises:
             TableRefused: it is not there, or not fit, or in use; or it has no such column.
+            SchemaNotReady: this role lacks a right.
             InvalidAction: a column is in two of the lists.
         """
         settings = checked_settings(exclude, mask, keep, max_bytes)
@@ -167,6 +180,7 @@ class Tables(_Tables, ABC):
 
         Raises:
             TableRefused: it is not captured, or in use.
+            SchemaNotReady: this role lacks a right.
         """
         with refused(table), self._about("release_table", table) as action:
             drivers.run(action.connection, tables.release(table))
@@ -181,6 +195,7 @@ class Tables(_Tables, ABC):
 
         Raises:
             TableRefused: it is not captured.
+            SchemaNotReady: this role lacks a right.
         """
         with refused(table), self._about("adopt_table", table) as action:
             adopted = drivers.run(action.connection, tables.adopt(table))
@@ -212,6 +227,7 @@ class AsyncTables(_Tables, ABC):
 
         Raises:
             TableRefused: it is not there, or not fit, or in use.
+            SchemaNotReady: this role lacks a right.
         """
         with refused(table):
             async with self._about("stamp_table", table, {"strict": strict}) as action:
@@ -222,6 +238,7 @@ class AsyncTables(_Tables, ABC):
 
         Raises:
             TableRefused: it is not stamped, or in use.
+            SchemaNotReady: this role lacks a right.
         """
         with refused(table):
             async with self._about("unstamp_table", table) as action:
@@ -251,6 +268,7 @@ class AsyncTables(_Tables, ABC):
 
         Raises:
             TableRefused: it is not there, or not fit, or in use; or it has no such column.
+            SchemaNotReady: this role lacks a right.
             InvalidAction: a column is in two of the lists.
         """
         settings = checked_settings(exclude, mask, keep, max_bytes)
@@ -265,6 +283,7 @@ class AsyncTables(_Tables, ABC):
 
         Raises:
             TableRefused: it is not captured, or in use.
+            SchemaNotReady: this role lacks a right.
         """
         with refused(table):
             async with self._about("release_table", table) as action:
@@ -280,6 +299,7 @@ class AsyncTables(_Tables, ABC):
 
         Raises:
             TableRefused: it is not captured.
+            SchemaNotReady: this role lacks a right.
         """
         with refused(table):
             async with self._about("adopt_table", table) as action:

@@ -124,6 +124,102 @@ def test_a_role_that_may_not_read(run: Run, powerless: str, command: list[str], 
     ) == (result.exit_code, result.stdout, result.stderr)
 
 
+@pytest.fixture
+def writer(powerless: str, provenance_dsn: str) -> Iterator[str]:
+    """Yield the address of this test's database as a role that may record actions and no more."""
+    role = conninfo.conninfo_to_dict(powerless)["options"].removeprefix("-c role=")
+    with psycopg.connect(provenance_dsn, autocommit=True) as connection:
+        connection.execute("SELECT provenance.grant_writer(%s)", (role,))
+        yield powerless
+        connection.execute(sql.SQL("DROP OWNED BY {}").format(sql.Identifier(role)))
+
+
+@pytest.mark.parametrize(
+    ("command", "function"),
+    [
+        (["stamp", "work"], "stamp_table"),
+        (["stamp", "work", "--undo"], "unstamp_table"),
+        (["capture", "work"], "capture_table"),
+        (["capture", "work", "--release"], "release_table"),
+        (["adopt", "work"], "adopt_table"),
+    ],
+)
+def test_a_role_that_may_not_stamp_or_capture(run: Run, writer: str, command: list[str], function: str) -> None:
+    """It is code 4, and says which role may; the attempt is on the trail."""
+    result = run(*command, dsn=writer)
+    assert (
+        4,
+        "",
+        (
+            f"Error: this database role lacks a right to do this to work (permission denied for function {function}); "
+            "connect as the role that ran `provenance migrate up`, which must own the table or be a member of the role "
+            "that does, or as a superuser\n"
+        ),
+    ) == (result.exit_code, result.stdout, result.stderr)
+    assert f"{function.removesuffix('_table')}_table" in run("log", "--status", "failed").stdout
+
+
+def test_the_owner_of_the_trail_alone_may_not_stamp_the_tables_of_others(
+    run: Run, powerless: str, provenance_dsn: str
+) -> None:
+    """The remedy is the same, and so is the code."""
+    role = sql.Identifier(conninfo.conninfo_to_dict(powerless)["options"].removeprefix("-c role="))
+    with psycopg.connect(provenance_dsn, autocommit=True) as connection:
+        connection.execute(sql.SQL("GRANT ALL ON SCHEMA provenance TO {}").format(role))
+        connection.execute(sql.SQL("GRANT ALL ON ALL TABLES IN SCHEMA provenance TO {}").format(role))
+        connection.execute(sql.SQL("GRANT ALL ON ALL FUNCTIONS IN SCHEMA provenance TO {}").format(role))
+        result = run("stamp", "work", dsn=powerless)
+        connection.execute(sql.SQL("DROP OWNED BY {}").format(role))
+    assert 4 == result.exit_code
+    assert "(permission denied for table work); connect as the role that ran" in result.stderr
+
+
+@pytest.mark.parametrize(
+    ("command", "message"),
+    [
+        (["up"], "the ledger of migrations cannot be read: permission denied for schema provenance"),
+        (
+            ["down", "--to", "0", "--yes"],
+            "the ledger of migrations cannot be read: permission denied for schema provenance",
+        ),
+        (["status"], "the ledger of migrations cannot be read: permission denied for schema provenance"),
+    ],
+)
+def test_a_role_that_may_not_migrate(run: Run, powerless: str, command: list[str], message: str) -> None:
+    """It is code 4, and no migration is said to have failed that was applied long ago."""
+    result = run("migrate", *command, dsn=powerless)
+    assert (4, "", f"Error: {message}; connect as the role that owns the schema provenance\n") == (
+        result.exit_code,
+        result.stdout,
+        result.stderr,
+    )
+
+
+def test_a_role_that_may_not_make_the_schema(run: Run, powerless: str, empty_dsn: str) -> None:
+    """It is code 4, and says what it takes."""
+    result = run("migrate", "up", dsn=powerless)
+    assert 4 == result.exit_code
+    assert result.stderr.startswith(
+        "Error: migration 0001 (actions) failed and changed nothing: permission denied for database"
+    )
+    assert result.stderr.endswith("; connect as a role that has CREATE on the database\n")
+
+
+def test_a_role_that_may_only_look_at_the_ledger(run: Run, writer: str, provenance_dsn: str) -> None:
+    """That all is applied does not make the partitions."""
+    role = sql.Identifier(conninfo.conninfo_to_dict(writer)["options"].removeprefix("-c role="))
+    with psycopg.connect(provenance_dsn, autocommit=True) as connection:
+        connection.execute(sql.SQL("GRANT SELECT ON provenance.migrations TO {}").format(role))
+    result = run("migrate", "up", dsn=writer)
+    assert (
+        4,
+        (
+            "Error: making partitions failed and changed nothing: permission denied for function ensure_partitions; connect "
+            "as the role that owns the schema provenance\n"
+        ),
+    ) == (result.exit_code, result.stderr)
+
+
 def test_a_role_that_may_not_make_the_database_of_the_demo(run: Run, powerless: str) -> None:
     """It is code 4; no right on the trail would help."""
     result = run("demo", dsn=powerless)

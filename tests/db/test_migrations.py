@@ -517,10 +517,11 @@ def test_a_role_without_rights(connection: Connection, empty_dsn: str, role: str
             schema.up(own)
         assert not schema_exists(connection)
         schema.up(connection)
-        with pytest.raises(
-            MigrationError, match=r"failed and changed nothing: permission denied for schema provenance$"
-        ):
-            schema.up(own)
+        for migrate in (lambda: schema.up(own), lambda: schema.down(own, to=0)):
+            with pytest.raises(
+                MigrationError, match=r"^the ledger of migrations cannot be read: permission denied for schema"
+            ):
+                migrate()
         with pytest.raises(
             MigrationError, match=r"^the ledger of migrations cannot be read: permission denied for schema"
         ):

@@ -80,6 +80,8 @@ def _problem(error: ProvenanceError | psycopg.Error) -> Problem:
     match error:
         case SchemaNotReady():
             return SchemaTrouble(str(error))
+        case MigrationError(__cause__=psycopg.errors.InsufficientPrivilege()):
+            return SchemaTrouble(str(error))
         case MigrationError() | TableRefused() | NotCaptured():
             return BadNews(str(error))
         case TrailUnavailable():

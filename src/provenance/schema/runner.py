@@ -43,6 +43,8 @@ SELECT EXISTS (SELECT FROM pg_catalog.pg_class c JOIN pg_catalog.pg_namespace n 
                 WHERE n.nspname = 'provenance' AND c.relname = 'migrations')
 """
 
+_OWNER = "connect as the role that owns the schema provenance"
+
 
 @attrs.frozen(kw_only=True)
 class Applied:
@@ -93,20 +95,24 @@ def _problem(applied: Applied, known: Migration | None) -> str | None:
     return None
 
 
+@contextmanager
+def _reading_the_ledger(kind: type[psycopg.Error]) -> Generator[None]:
+    try:
+        yield
+    except kind as error:
+        raise MigrationError(
+            f"the ledger of migrations cannot be read: {error.diag.message_primary or error}; {_OWNER}"
+        ) from error
+
+
 def status(connection: Connection) -> list[MigrationState]:
     """Return every migration that is known or applied, in order. Reads only.
 
     Raises:
         MigrationError: the role may not read the ledger, or the connection is not usable.
     """
-    try:
-        with connection.transaction():
-            ledger = _ledger(connection)
-    except psycopg.Error as error:
-        raise MigrationError(
-            f"the ledger of migrations cannot be read: {error.diag.message_primary or error}; connect as the role that "
-            "owns the schema provenance"
-        ) from error
+    with _reading_the_ledger(psycopg.Error), connection.transaction():
+        ledger = _ledger(connection)
     known = {migration.version: migration for migration in known_migrations()}
     states: list[MigrationState] = []
     for version in sorted(ledger.keys() | known.keys()):
@@ -135,6 +141,7 @@ def _locked_step(connection: Connection, what: str, before_it: str = "") -> Gene
     """A transaction that holds the migration lock, with the ledger as it is under that lock."""
     if connection.info.transaction_status != psycopg.pq.TransactionStatus.IDLE:
         raise MigrationError("migrations need a connection with no transaction open; commit or roll back first")
+    ledger: dict[int, Applied] = {}
     try:
         with connection.transaction():
             # At a stricter level the ledger would be read as it was before the lock was waited for. The path decides what
@@ -143,19 +150,22 @@ def _locked_step(connection: Connection, what: str, before_it: str = "") -> Gene
                 "SET TRANSACTION ISOLATION LEVEL READ COMMITTED; SET LOCAL search_path = pg_catalog, pg_temp"
             )
             connection.execute("SELECT pg_advisory_xact_lock(%s)", (_LOCK_KEY,))
-            ledger = _ledger(connection)
+            with _reading_the_ledger(psycopg.errors.InsufficientPrivilege):
+                ledger = _ledger(connection)
             _refuse_disagreement(ledger)
             yield ledger
     except psycopg.Error as error:
-        raise MigrationError(f"{what} failed and changed nothing: {_reason(error)}{before_it}") from error
+        raise MigrationError(f"{what} failed and changed nothing: {_reason(error, ledger)}{before_it}") from error
 
 
 # Of so many objects that stand in the way, the name is told.
 _NAMED = 10
 
 
-def _reason(error: psycopg.Error) -> str:
+def _reason(error: psycopg.Error, ledger: dict[int, Applied]) -> str:
     said = error.diag.message_primary or str(error)
+    if isinstance(error, psycopg.errors.InsufficientPrivilege):
+        return f"{said}; {_OWNER if ledger else 'connect as a role that has CREATE on the database'}"
     if not isinstance(error, psycopg.errors.DependentObjectsStillExist):
         return said
     objects = (error.diag.message_detail or "").splitlines()
