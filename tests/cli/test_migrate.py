@@ -104,7 +104,63 @@ def test_notices_are_not_warnings(run: Run, provenance_dsn: str) -> None:
     assert ("nothing to apply\n", "") == ((result := run("migrate", "up")).stdout, result.stderr)
 
 
-def test_down_asks_first(run: Run, provenance_dsn: str) -> None:
+def _down_refused(run: Run, to: int) -> list[str]:
+    """Return what is named as standing in the way; nobody was asked."""
+    result = run("migrate", "down", "--to", str(to), answer="y\n")
+    head = "Error: nothing was taken back, because of what stands on the schema: "
+    assert (1, "", head) == (result.exit_code, result.stdout, result.stderr[: len(head)])
+    return result.stderr[len(head) : -1].split(", ")
+
+
+def test_down_names_what_stands_on_the_schema_before_it_asks(run: Run, provenance_dsn: str, unused: None) -> None:
+    """Each with what releases it; done so, nothing stands in the way any more."""
+    with psycopg.connect(provenance_dsn, autocommit=True) as connection:
+        connection.execute("""
+            CREATE TABLE plain (id integer PRIMARY KEY); CREATE TABLE "Both" (id integer PRIMARY KEY);
+            CREATE TABLE parted (id integer PRIMARY KEY) PARTITION BY LIST (id);
+            CREATE TABLE parted_1 PARTITION OF parted FOR VALUES IN (1);
+            SELECT provenance.stamp_table('plain', true), provenance.stamp_table('"Both"'),
+                   provenance.capture_table('"Both"'), provenance.capture_table('parted');
+            CREATE TABLE noted (id integer, action_id uuid DEFAULT provenance.current_action_id(),
+                                CHECK (provenance.current_action_id() IS NOT NULL));
+            CREATE VIEW shown AS SELECT id FROM provenance.actions;
+            CREATE DOMAIN checked AS uuid CHECK (VALUE = provenance.current_action_id());
+            CREATE MATERIALIZED VIEW it AS SELECT 1 AS id;
+            CREATE FUNCTION refresh_it() RETURNS boolean LANGUAGE sql SECURITY DEFINER
+                AS 'SELECT provenance.refresh_view(''public.it'')';
+            CREATE TABLE made (id uuid DEFAULT provenance.uuid_v7());
+            CREATE TRIGGER provenance_stamp_insert BEFORE INSERT ON made FOR EACH ROW
+                EXECUTE FUNCTION provenance.stamp_insert();
+            CREATE TRIGGER provenance_touch BEFORE UPDATE ON made FOR EACH ROW EXECUTE FUNCTION provenance.touch()""")
+        rows = [
+            'public."Both" is captured (`provenance capture public."Both" --release`)',
+            'public."Both" is stamped (`provenance stamp public."Both" --undo`)',
+            "public.made is the table of a concept (`provenance concept sql FILE --down`)",
+            "public.parted is captured (`provenance capture public.parted --release`)",
+            "public.plain is stamped (`provenance stamp public.plain --undo`)",
+            "function public.refresh_it() (drop or change it)",
+        ]
+        earlier = [
+            "default value for column action_id of table public.noted (drop or change it)",
+            "constraint noted_check on table public.noted (drop or change it)",
+            "rule _RETURN on view public.shown (drop or change it)",
+            "constraint checked_check (drop or change it)",
+        ]
+        assert sorted(rows) == sorted(_down_refused(run, to=1))
+        assert sorted([*rows, *earlier]) == sorted(_down_refused(run, to=0))
+        connection.execute("CREATE VIEW another AS SELECT id FROM provenance.actions")
+        assert "and 1 more" == _down_refused(run, to=0)[-1]
+        connection.execute("""
+            SELECT provenance.unstamp_table('plain'), provenance.unstamp_table('"Both"'),
+                   provenance.release_table('"Both"'), provenance.release_table('parted');
+            DROP FUNCTION refresh_it(); DROP TABLE made""")
+        assert 0 == run("migrate", "down", "--to", "1", "--yes").exit_code
+        assert len(_down_refused(run, to=0)) == 5
+        connection.execute("DROP TABLE noted; DROP VIEW shown; DROP VIEW another; DROP DOMAIN checked")
+    assert 0 == run("migrate", "down", "--to", "0", "--yes").exit_code
+
+
+def test_down_asks_first(run: Run, unused: None) -> None:
     """It says what is lost, on standard error; no is code 1 and changes nothing."""
     result = run("migrate", "down", "--to", "0", answer="n\n")
     assert (1, "") == (result.exit_code, result.stdout)
