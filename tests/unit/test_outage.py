@@ -73,6 +73,23 @@ def test_it_goes_on_while_files_come(kept: Spool, during: Callable[[Attempt], Ou
     assert kept.waiting() == []
 
 
+def test_an_outage_that_begins_while_the_last_one_ends_is_mended_too(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Otherwise it would last for ever: whoever refuses work meanwhile never asks for anything that would end it."""
+    found = Outage(None, lambda statement: None)
+    reached, again = found._reached, [TrailUnavailable()]
+
+    def reached_and_lost() -> None:
+        reached()
+        if again:
+            found.begin(again.pop())
+
+    monkeypatch.setattr(found, "_reached", reached_and_lost)
+    found.begin(TrailUnavailable())
+    until_mended(found)
+    found.stop()
+    assert (again, found.down) == ([], False)
+
+
 def test_a_file_that_another_process_has_done_is_passed_over(
     kept: Spool, during: Callable[[Attempt], Outage], monkeypatch: pytest.MonkeyPatch
 ) -> None:

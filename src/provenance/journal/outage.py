@@ -225,7 +225,7 @@ class Outage:
 
     def _over(self) -> bool:
         """Whether nothing has come since; then the thread is done."""
-        if self._spool is not None and self._spool.waiting():
+        if self._since is not None or (self._spool is not None and self._spool.waiting()):
             return False
         self._thread = None
         return True
