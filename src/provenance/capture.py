@@ -14,7 +14,7 @@ from provenance import drivers, tracking
 from provenance.errors import InvalidAction, SchemaNotReady, TableRefused
 from provenance.models import TableCoverage
 from provenance.statements import Statement, changes, tables
-from provenance.translation import misnamed, missing, sentence, translated
+from provenance.translation import named, sentence, translated
 from provenance.values import Redactor
 
 MAX_BYTES = 32_768
@@ -33,7 +33,8 @@ def refused(table: str) -> Generator[None]:
         SchemaNotReady: the role lacks a right.
     """
     try:
-        yield
+        with named("table", table):
+            yield
     except psycopg.errors.InsufficientPrivilege as error:
         if error.diag.message_hint:
             # Of the trail's owner, as capture_table() says, and not of this role.
@@ -48,10 +49,6 @@ def refused(table: str) -> Generator[None]:
             "the table could not be locked within two seconds, because a long transaction is using it; nothing was "
             "changed; try again later"
         ) from error
-    except psycopg.errors.InvalidName as error:
-        raise TableRefused(misnamed("table", table)) from error
-    except (psycopg.errors.UndefinedTable, psycopg.errors.InvalidSchemaName) as error:
-        raise TableRefused(missing("table", table)) from error
     except (psycopg.ProgrammingError, psycopg.DataError, psycopg.IntegrityError, psycopg.NotSupportedError) as error:
         raise TableRefused(sentence(error)) from error
 
@@ -72,10 +69,11 @@ def checked_settings(exclude: Sequence[str], mask: Sequence[str], keep: Sequence
         TypeError: there is such a text.
         InvalidAction: two settings name the same column, and contradict each other.
     """
-    for what, names in (("exclude", exclude), ("mask", mask), ("keep", keep)):
+    lists = (("exclude", exclude), ("mask", mask), ("keep", keep))
+    for what, names in lists:
         if isinstance(names, str):
             raise TypeError(f'{what}: expected a list of columns, got text; write ["{names}"] for a single one')
-    for (one, its), (other, others) in combinations((("exclude", exclude), ("mask", mask), ("keep", keep)), 2):
+    for (one, its), (other, others) in combinations(lists, 2):
         if both := [name for name in its if name in others]:
             raise InvalidAction(f"{one} and {other} both name the column {both[0]}; name it in one of them only")
     return {"exclude": list(exclude), "mask": list(mask), "keep": list(keep), "max_bytes": max_bytes}

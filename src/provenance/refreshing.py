@@ -15,18 +15,15 @@ from provenance.statements import Statement
 from provenance.statements import views as statements
 from provenance.statements.views import VIEWS, Found
 from provenance.tracking import AsyncTrackedAction, TrackedAction
-from provenance.translation import misnamed, missing, sentence, translated
+from provenance.translation import named, sentence, translated
 
 
 @contextmanager
 def _looking(view: str) -> Generator[None]:
     with translated("refreshing a view"):
         try:
-            yield
-        except psycopg.errors.InvalidName as error:
-            raise TableRefused(misnamed("view", view)) from error
-        except (psycopg.errors.UndefinedTable, psycopg.errors.InvalidSchemaName) as error:
-            raise TableRefused(missing("view", view)) from error
+            with named("view", view):
+                yield
         except (psycopg.errors.SyntaxError, psycopg.errors.FeatureNotSupported) as error:
             raise TableRefused(f"{sentence(error)}; name a materialized view") from error
 

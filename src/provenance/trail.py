@@ -8,7 +8,7 @@ from contextlib import asynccontextmanager, contextmanager
 from datetime import timedelta
 from functools import partial
 from os import PathLike
-from typing import Any, Literal, Self, TypedDict, Unpack, get_args
+from typing import Any, Literal, Self, TypedDict, TypeVar, Unpack, get_args
 from uuid import UUID
 from weakref import WeakSet
 
@@ -43,6 +43,8 @@ DEFAULT_EXPIRY = timedelta(days=1)
 """How long the outcome of a begun action is waited for, unless said otherwise."""
 
 
+T = TypeVar("T")
+
 SpoolOrPath = Spool | str | PathLike[str]
 
 OnUnavailable = Literal["raise", "spool"]
@@ -63,13 +65,20 @@ def _address(given: str) -> str:
     return given
 
 
+def _maker(kind: Callable[..., T], address: str, max_size: int) -> Callable[[], T]:
+    """Return what makes a pool of the trail's own, not opened yet."""
+    return partial(
+        kind, _address(address), min_size=0, max_size=max_size, timeout=_PATIENCE, open=False, name="provenance"
+    )
+
+
 class _Setup:
     """What both colours have in common."""
 
     pool: Any
     _outage: Outage
-    _own_pool: bool
-    _make_pool: Callable[[], Any]
+    _make_pool: Callable[[], Any] | None = None
+    """Of the trail's own pool; ``None`` where that was handed in."""
 
     def __init__(self, redactor: Redactor | None, on_unavailable: OnUnavailable) -> None:
         # Pipeline mode, which puts several statements into one round trip, needs libpq 14.
@@ -89,7 +98,7 @@ class _Setup:
         """Take another pool in a child process, if it is the trail's own, and let go of what the parent has borrowed."""
         self.abandoned = deque()
         self._switched = WeakSet()
-        if self._own_pool:
+        if self._make_pool is not None:
             leave_to_parent(self.pool)
             self.pool = self._make_pool()
 
@@ -111,13 +120,17 @@ class _Setup:
                 "actions are refused until it can, as on_unavailable says"
             )
 
+    def _may_wait(self, connection: drivers.AnyConnection | None) -> bool:
+        """Whether work may begin although the database cannot be seen: it needs none now, and its row can be kept."""
+        return connection is None and self._outage.keeps and not self._fail_closed
+
     @contextmanager
     def _perhaps_later(self, connection: drivers.AnyConnection | None) -> Generator[None]:
-        """Let work begin that needs no database now, and whose row can be kept, although the schema cannot be seen."""
+        """Let work begin that may wait for the database, although the schema cannot be seen."""
         try:
             yield
         except TrailUnavailable as error:
-            if connection is not None or self._fail_closed or not self._outage.keeps:
+            if not self._may_wait(connection):
                 raise
             self._outage.begin(error)
 
@@ -182,17 +195,12 @@ class Trail(_Setup, Tables, Views):
         on_unavailable: OnUnavailable = "spool",
     ) -> None:
         super().__init__(redactor, on_unavailable)
-        self._own_pool = isinstance(pool, str)
-        self._make_pool = partial(
-            ConnectionPool[Any],
-            _address(pool) if isinstance(pool, str) else "",
-            min_size=0,
-            max_size=max_size,
-            timeout=_PATIENCE,
-            open=False,
-            name="provenance",
-        )
-        self.pool: ConnectionPool[Any] = self._make_pool() if isinstance(pool, str) else pool
+        self.pool: ConnectionPool[Any]
+        if isinstance(pool, str):
+            self._make_pool = _maker(ConnectionPool[Any], pool, max_size)
+            self.pool = self._make_pool()
+        else:
+            self.pool = pool
         self._journal = Journal(
             _address(journal) if journal else self.pool.conninfo,
             kwargs=None if journal else self.pool.kwargs,
@@ -230,7 +238,7 @@ class Trail(_Setup, Tables, Views):
     def _open(self) -> None:
         """Open the trail's own pool, on first use so that a fork before it does no harm; a given one is left alone."""
         self._check_open()
-        if self._own_pool:
+        if self._make_pool is not None:
             self.pool.open()
 
     @contextmanager
@@ -273,7 +281,7 @@ class Trail(_Setup, Tables, Views):
 
     def _check_schema(self, connection: drivers.SyncConnection | None) -> None:
         self._check_open()
-        if self._schema_checked or (connection is None and self._outage.down and self._outage.keeps):
+        if self._schema_checked or (self._outage.down and self._may_wait(connection)):
             return
         with self._perhaps_later(connection), translated("recording"):
             if connection is None:
@@ -371,7 +379,7 @@ class Trail(_Setup, Tables, Views):
         self._bury()
         self._closed = True
         self._journal.close()
-        if self._own_pool:
+        if self._make_pool is not None:
             self.pool.close()
 
     def __enter__(self) -> Self:
@@ -410,17 +418,12 @@ class AsyncTrail(_Setup, AsyncTables, AsyncViews):
         on_unavailable: OnUnavailable = "spool",
     ) -> None:
         super().__init__(redactor, on_unavailable)
-        self._own_pool = isinstance(pool, str)
-        self._make_pool = partial(
-            AsyncConnectionPool[Any],
-            _address(pool) if isinstance(pool, str) else "",
-            min_size=0,
-            max_size=max_size,
-            timeout=_PATIENCE,
-            open=False,
-            name="provenance",
-        )
-        self.pool: AsyncConnectionPool[Any] = self._make_pool() if isinstance(pool, str) else pool
+        self.pool: AsyncConnectionPool[Any]
+        if isinstance(pool, str):
+            self._make_pool = _maker(AsyncConnectionPool[Any], pool, max_size)
+            self.pool = self._make_pool()
+        else:
+            self.pool = pool
         self._journal = AsyncJournal(
             _address(journal) if journal else self.pool.conninfo,
             kwargs=None if journal else self.pool.kwargs,
@@ -458,7 +461,7 @@ class AsyncTrail(_Setup, AsyncTables, AsyncViews):
     async def _open(self) -> None:
         """Open the trail's own pool, on first use because that needs an event loop; a given one is left alone."""
         self._check_open()
-        if self._own_pool:
+        if self._make_pool is not None:
             await self.pool.open()
 
     @asynccontextmanager
@@ -500,7 +503,7 @@ class AsyncTrail(_Setup, AsyncTables, AsyncViews):
 
     async def _check_schema(self, connection: drivers.AsyncConnection | None) -> None:
         self._check_open()
-        if self._schema_checked or (connection is None and self._outage.down and self._outage.keeps):
+        if self._schema_checked or (self._outage.down and self._may_wait(connection)):
             return
         with self._perhaps_later(connection), translated("recording"):
             if connection is None:
@@ -600,7 +603,7 @@ class AsyncTrail(_Setup, AsyncTables, AsyncViews):
         await self._bury()
         self._closed = True
         await self._journal.close()
-        if self._own_pool:
+        if self._make_pool is not None:
             await self.pool.close()
 
     async def __aenter__(self) -> Self:

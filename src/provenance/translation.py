@@ -11,7 +11,7 @@ from uuid import UUID
 import psycopg
 from psycopg.conninfo import conninfo_to_dict
 
-from provenance.errors import ActionNotPending, NotConfigured, SchemaNotReady, TrailUnavailable
+from provenance.errors import ActionNotPending, NotConfigured, SchemaNotReady, TableRefused, TrailUnavailable
 
 # What SQL reads as the name that it is, words of the language apart.
 _PLAIN = re.compile(r"[a-z_][a-z0-9_$]*")
@@ -53,12 +53,27 @@ def misnamed(kind: str, name: str) -> str:
     return f"{name} is no name in SQL; write a part with spaces, capitals or signs in double quotes, as in '{meant}'"
 
 
-def missing(kind: str, name: str) -> str:
+def _missing(kind: str, name: str) -> str:
     """Return what to say of a name that no table or view has."""
     said = f"there is no {kind} {name}; write its name with its schema, unless that is in the search path"
     if '"' in name or name == name.lower():
         return said
     return f"{said}, and with capitals in double quotes, as in '{_quoted(name)}'"
+
+
+@contextmanager
+def named(kind: str, name: str) -> Generator[None]:
+    """Say of the name of a table or view that it is none, or that there is none of that name.
+
+    Raises:
+        TableRefused: it is so.
+    """
+    try:
+        yield
+    except psycopg.errors.InvalidName as error:
+        raise TableRefused(misnamed(kind, name)) from error
+    except (psycopg.errors.UndefinedTable, psycopg.errors.InvalidSchemaName) as error:
+        raise TableRefused(_missing(kind, name)) from error
 
 
 def address_parts(address: str) -> dict[str, Any]:

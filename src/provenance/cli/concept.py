@@ -2,10 +2,7 @@
 
 from __future__ import annotations
 
-import traceback
 from collections.abc import Iterable
-from pathlib import Path
-from types import FrameType, ModuleType
 from typing import Any, cast
 
 import attrs
@@ -16,7 +13,7 @@ from provenance.cli.declared import module, split
 from provenance.cli.output import clean, emit_json
 from provenance.cli.parameters import json_option
 from provenance.cli.problems import Misuse
-from provenance.concepts import Concept, InvalidConcept, Plan, apply, down_sql, linked, plan, up_sql
+from provenance.concepts import Concept, Plan, apply, down_sql, linked, plan, up_sql
 from provenance.geo import Geography
 
 
@@ -86,35 +83,6 @@ def _report(done: Plan, *, as_json: bool) -> None:
 # -- finding declarations --
 
 
-def declared_in(place: str) -> ModuleType:
-    """Load a file or a module; what is wrong in it is said with the line that it comes from.
-
-    Raises:
-        Misuse: there is none, or it cannot be loaded.
-        InvalidConcept: it declares something wrongly.
-    """
-    try:
-        return module(place)
-    except Misuse as error:
-        if error.__cause__ is None or not (line := _line(place, error.__cause__)):
-            raise
-        raise Misuse(f"{error.message}{line}") from error.__cause__
-    except InvalidConcept as error:
-        raise InvalidConcept(f"{error}{_line(place, error)}") from error
-
-
-def _line(place: str, error: BaseException) -> str:
-    """Return the last line of what was loaded on the way to an error, or nothing when none of it was run."""
-    lines = [line for frame, line in traceback.walk_tb(error.__traceback__) if _is_of(place, frame)]
-    return f" (line {lines[-1]} of {place})" if lines else ""
-
-
-def _is_of(place: str, frame: FrameType) -> bool:
-    if place.endswith(".py"):
-        return Path(frame.f_code.co_filename).resolve() == Path(place).resolve()
-    return frame.f_globals.get("__name__") == place
-
-
 def load(source: str) -> list[Concept]:
     """Return the concepts that are declared somewhere, in their order there, linked with all others of that place.
 
@@ -126,7 +94,7 @@ def load(source: str) -> list[Concept]:
         InvalidConcept: a declaration is wrong, by itself or among the others.
     """
     place, name = split(source)
-    loaded = declared_in(place)
+    loaded = module(place)
     known = _concepts(vars(loaded).values())
     if name:
         if (found := getattr(loaded, name, None)) is None:

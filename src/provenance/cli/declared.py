@@ -5,12 +5,14 @@ from __future__ import annotations
 import importlib
 import importlib.util
 import sys
+import traceback
 from collections.abc import Generator
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from types import ModuleType
+from types import FrameType, ModuleType
 
 from provenance.cli.problems import Misuse
+from provenance.concepts import InvalidConcept
 from provenance.errors import ProvenanceError
 
 
@@ -24,21 +26,36 @@ def split(source: str) -> tuple[str, str]:
 
 
 def module(place: str) -> ModuleType:
-    """Load a file ending in ``.py``, or a module.
+    """Load a file ending in ``.py``, or a module; what is wrong in it is said with the line that it comes from.
 
     Raises:
         Misuse: there is none, or it cannot be loaded.
-        ProvenanceError: it declares something wrongly.
+        InvalidConcept: it declares something wrongly.
+        ProvenanceError: it does something wrongly.
     """
     try:
         return _file(Path(place)) if place.endswith(".py") else _dotted(place)
+    except InvalidConcept as error:
+        raise InvalidConcept(f"{error}{_line(place, error)}") from error
     except (Misuse, ProvenanceError):
         raise
     except SyntaxError as error:
         where = f"line {error.lineno} of {error.filename}: " if error.lineno else ""
-        raise Misuse(f"{place} cannot be loaded: {where}{error.msg}") from error
+        raise Misuse(f"{place} cannot be loaded: {where}{error.msg}{_line(place, error)}") from error
     except (Exception, SystemExit) as error:  # the file may do anything when it is loaded
-        raise Misuse(f"{place} cannot be loaded: {type(error).__name__}: {error}") from error
+        raise Misuse(f"{place} cannot be loaded: {type(error).__name__}: {error}{_line(place, error)}") from error
+
+
+def _line(place: str, error: BaseException) -> str:
+    """Return the last line of what was loaded on the way to an error, or nothing when none of it was run."""
+    lines = [line for frame, line in traceback.walk_tb(error.__traceback__) if _is_of(place, frame)]
+    return f" (line {lines[-1]} of {place})" if lines else ""
+
+
+def _is_of(place: str, frame: FrameType) -> bool:
+    if place.endswith(".py"):
+        return Path(frame.f_code.co_filename).resolve() == Path(place).resolve()
+    return frame.f_globals.get("__name__") == place
 
 
 @contextmanager

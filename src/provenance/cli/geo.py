@@ -5,9 +5,8 @@ from __future__ import annotations
 import attrs
 import click
 
-from provenance.cli.concept import declared_in
 from provenance.cli.database import connected, recording
-from provenance.cli.declared import split
+from provenance.cli.declared import module, split
 from provenance.cli.output import clean, emit_json
 from provenance.cli.parameters import json_option
 from provenance.cli.problems import BadNews, Misuse
@@ -67,7 +66,7 @@ def _declared(source: str) -> LevelColumns:
         raise Misuse(
             f"{source} names no table; put the name of its declaration after a colon, as in places.py:COVERAGE"
         )
-    found = getattr(declared_in(place), name, None)
+    found = getattr(module(place), name, None)
     if not isinstance(found, LevelColumns):
         raise Misuse(f"there is no LevelColumns named {name} in {place}; declare the table there, or correct the name")
     return found

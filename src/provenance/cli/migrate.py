@@ -15,9 +15,7 @@ from provenance.cli.parameters import json_option
 from provenance.cli.problems import BadNews, Misuse
 from provenance.errors import SchemaNotReady
 from provenance.schema import Migration
-
-# Of so many objects that stand in the way, the name is told.
-_NAMED = 10
+from provenance.schema.runner import listed
 
 
 @click.group()
@@ -58,7 +56,7 @@ def down(dsn: str | None, to: int, yes: bool, as_json: bool) -> None:
     with connected(dsn) as connection:
         doomed = [state.version for state in schema.status(connection) if state.applied_at and state.version > to]
         if doomed and (standing := schema.obstacles(connection, to=to)):
-            raise BadNews(f"nothing was taken back, because of what stands on the schema: {_listed(standing)}")
+            raise BadNews(f"nothing was taken back, because of what stands on the schema: {listed(standing)}")
         if doomed and not yes:
             click.confirm(
                 f"This takes back {len(doomed)} migration(s), down to version {to}. Recorded actions are lost with the "
@@ -146,11 +144,6 @@ def grant(dsn: str | None, writers: tuple[str, ...], readers: tuple[str, ...], a
         click.echo(f"{clean(role)} may record actions")
     for role in readers:
         click.echo(f"{clean(role)} may read the trail")
-
-
-def _listed(found: list[str]) -> str:
-    more = [f"and {len(found) - _NAMED} more"] if len(found) > _NAMED else []
-    return ", ".join([*found[:_NAMED], *more])
 
 
 def _grant(connection: psycopg.Connection[object], query: LiteralString, roles: tuple[str, ...]) -> None:

@@ -13,7 +13,7 @@ import threading
 from collections.abc import AsyncGenerator, Generator, Sequence
 from contextlib import asynccontextmanager, contextmanager
 from datetime import timedelta
-from typing import Any
+from typing import Any, TypedDict
 from uuid import UUID
 
 import psycopg
@@ -41,6 +41,30 @@ _BEGIN = recording.begin(psycopg.IsolationLevel.READ_COMMITTED, read_only=False,
 
 def _transaction(*work: Statement[Any]) -> tuple[Statement[Any], ...]:
     return (_BEGIN, *recording.journal_settings(DEADLINE), *work, recording.COMMIT)
+
+
+class _PoolOptions(TypedDict):
+    min_size: int
+    max_size: int
+    num_workers: int
+    timeout: float
+    reconnect_timeout: float
+    name: str
+    open: bool
+
+
+def _pool_options() -> _PoolOptions:
+    patience = DEADLINE.total_seconds()
+    return {
+        "min_size": 0,
+        "max_size": _SIZE,
+        "num_workers": 1,
+        "timeout": patience,
+        # Who waits has given up then, and the next one is to find the pool trying, not waiting to try again.
+        "reconnect_timeout": patience,
+        "name": "provenance-journal",
+        "open": False,
+    }
 
 
 def _hang_up_after() -> float:
@@ -136,21 +160,8 @@ class Journal:
 
     def _make_pool(self) -> ConnectionPool[drivers.SyncConnection]:
         conninfo, kwargs = self._where
-        return ConnectionPool(
-            conninfo,
-            kwargs=kwargs,
-            min_size=0,
-            max_size=_SIZE,
-            num_workers=1,
-            timeout=DEADLINE.total_seconds(),
-            # Who waits has given up then, and the next one is to find the pool trying, not waiting to try again.
-            reconnect_timeout=DEADLINE.total_seconds(),
-            configure=self._configure,
-            # A connection here may have been idle for days.
-            check=self._check,
-            name="provenance-journal",
-            open=False,
-        )
+        # They are checked because they may have been idle for days.
+        return ConnectionPool(conninfo, kwargs=kwargs, configure=self._configure, check=self._check, **_pool_options())
 
     @staticmethod
     def _configure(connection: drivers.SyncConnection) -> None:
@@ -173,16 +184,17 @@ class Journal:
             TrailUnavailable: no connection can be had, or the server does not answer.
             psycopg.Error: the server refused a statement.
         """
+        pool = self._pool
         try:
-            self._pool.open()
-            connection = self._pool.getconn()
+            pool.open()
+            connection = pool.getconn()
         except psycopg.OperationalError as error:
             raise unavailable(error, "the journal") from error
         try:
             with _limited(connection, _hang_up_after()):
                 answers = drivers.run_together(connection, _transaction(*work))
         finally:
-            self._pool.putconn(connection)
+            pool.putconn(connection)
         return answers[-1 - len(work) : -1]
 
     def write(self, rows: Sequence[ActionRow]) -> None:
@@ -262,17 +274,7 @@ class AsyncJournal:
     def _make_pool(self) -> AsyncConnectionPool[drivers.AsyncConnection]:
         conninfo, kwargs = self._where
         return AsyncConnectionPool(
-            conninfo,
-            kwargs=kwargs,
-            min_size=0,
-            max_size=_SIZE,
-            num_workers=1,
-            timeout=DEADLINE.total_seconds(),
-            reconnect_timeout=DEADLINE.total_seconds(),
-            configure=self._configure,
-            check=self._check,
-            name="provenance-journal",
-            open=False,
+            conninfo, kwargs=kwargs, configure=self._configure, check=self._check, **_pool_options()
         )
 
     @staticmethod
@@ -349,10 +351,7 @@ class AsyncJournal:
                 failure = error
             else:
                 return
-        await self._keep(kind, rows, failure)
-
-    async def _keep(self, kind: Kind, rows: Sequence[ActionRow], error: Exception | None) -> None:
-        await asyncio.to_thread(self.outage.keep, kind, rows, error)  # the disk may take its time
+        await asyncio.to_thread(self.outage.keep, kind, rows, failure)  # the disk may take its time
 
     async def _run_twice(self, *work: Statement[Any]) -> list[Any]:
         try:

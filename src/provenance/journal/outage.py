@@ -105,10 +105,6 @@ class Outage:
         """Whether there is a spool."""
         return self._spool is not None
 
-    def begin(self, error: Exception) -> None:
-        """Note that the database could not be reached."""
-        self._begin(error)
-
     def wake(self) -> None:
         """See to what earlier processes have left in the spool."""
         if self._spool is not None and self._spool.waiting():
@@ -123,7 +119,7 @@ class Outage:
             return
         if (trouble := self._put(kind, texts, error)) is not None:
             self._log(texts, trouble)
-        self._begin(error)
+        self.begin(error)
 
     def keep_doubtful(self, rows: Sequence[ActionRow], error: Exception) -> None:
         """Keep rows that are to be written only if the transaction in doubt has not written them. Never raises.
@@ -133,7 +129,7 @@ class Outage:
         """
         if self._put(Kind.OUTCOME, [recording.row_json(row) for row in rows], error) is not None:
             self._lost += len(rows)
-        self._begin(error)
+        self.begin(error)
 
     def health(self) -> JournalHealth:
         """Return how things are."""
@@ -191,7 +187,8 @@ class Outage:
 
     # -- the outage --
 
-    def _begin(self, error: Exception | None) -> None:
+    def begin(self, error: Exception | None) -> None:
+        """Note that the database could not be reached, if it was tried, and see to it that it is tried again."""
         with self._lock:
             if self._since is None and error is not None:
                 self._since = datetime.now(UTC)
@@ -232,10 +229,11 @@ class Outage:
 
     def _reached(self) -> None:
         with self._lock:
-            since, self._since = self._since, None
-        if since is not None:
+            if (since := self._since) is None:
+                return
             seconds = (datetime.now(UTC) - since).total_seconds()
             logger.warning("provenance: the journal can be reached again, after %.1f s", seconds)
+            self._since = None  # last: whoever sees it has been told
 
     # -- replaying --
 

@@ -155,8 +155,8 @@ class Spool:
 
     def usage(self) -> Usage:
         """Return what the spool holds; looks at each file."""
-        waiting = list(_sizes(self.directory, ".rows"))
-        quarantined = list(_sizes(self._quarantine, ".rows"))
+        waiting = list(_sizes(self.directory))
+        quarantined = list(_sizes(self._quarantine))
         return Usage(waiting=len(waiting), quarantined=len(quarantined), bytes=sum(waiting) + sum(quarantined))
 
     def _make_room(self, size: int) -> None:
@@ -223,10 +223,10 @@ def _sync_directory(directory: Path) -> None:
             os.close(descriptor)
 
 
-def _sizes(directory: Path, ending: str) -> Iterator[int]:
+def _sizes(directory: Path) -> Iterator[int]:
     with os.scandir(directory) as found:
         for entry in found:
-            if entry.name.endswith(ending):
+            if entry.name.endswith(".rows"):
                 with suppress(FileNotFoundError):
                     yield entry.stat(follow_symlinks=False).st_size
 

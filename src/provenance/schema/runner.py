@@ -7,7 +7,7 @@ be lost, or left held, behind a transaction pooler.
 
 from __future__ import annotations
 
-from collections.abc import Generator
+from collections.abc import Generator, Sequence
 from contextlib import contextmanager
 from datetime import datetime
 from typing import Any
@@ -162,6 +162,12 @@ def _locked_step(connection: Connection, what: str, before_it: str = "") -> Gene
 _NAMED = 10
 
 
+def listed(found: Sequence[str]) -> str:
+    """Return the first ten of what stands in the way, and how many more there are."""
+    more = [f"and {len(found) - _NAMED} more"] if len(found) > _NAMED else []
+    return ", ".join([*found[:_NAMED], *more])
+
+
 def _reason(error: psycopg.Error, ledger: dict[int, Applied]) -> str:
     said = error.diag.message_primary or str(error)
     if isinstance(error, psycopg.errors.InsufficientPrivilege):
@@ -169,9 +175,8 @@ def _reason(error: psycopg.Error, ledger: dict[int, Applied]) -> str:
     if not isinstance(error, psycopg.errors.DependentObjectsStillExist):
         return said
     objects = (error.diag.message_detail or "").splitlines()
-    more = [f"and {len(objects) - _NAMED} more"] if len(objects) > _NAMED else []
     return (
-        f"{said} ({', '.join([*objects[:_NAMED], *more])}); release captured tables with `provenance capture TABLE "
+        f"{said} ({listed(objects)}); release captured tables with `provenance capture TABLE "
         "--release`, take the stamps off others with `provenance stamp TABLE --undo`, take concepts back with `provenance "
         "concept sql FILE --down`, and drop what else is named"
     )
