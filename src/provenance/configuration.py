@@ -9,6 +9,7 @@ from psycopg_pool import AsyncConnectionPool, ConnectionPool
 from provenance import tracking
 from provenance.errors import NotConfigured
 from provenance.recording import Colour
+from provenance.tracking.hosts import Durability
 from provenance.trail import AsyncTrail, OnUnavailable, SpoolOrPath, Trail
 from provenance.values import Redactor
 
@@ -22,6 +23,7 @@ def configure(
     max_size: int = ...,
     spool: SpoolOrPath | None = ...,
     on_unavailable: OnUnavailable = ...,
+    durability: Durability = ...,
 ) -> Trail: ...
 @overload
 def configure(
@@ -32,6 +34,7 @@ def configure(
     redactor: Redactor | None = ...,
     spool: SpoolOrPath | None = ...,
     on_unavailable: OnUnavailable = ...,
+    durability: Durability = ...,
 ) -> Trail: ...
 @overload
 def configure(
@@ -41,6 +44,7 @@ def configure(
     redactor: Redactor | None = ...,
     spool: SpoolOrPath | None = ...,
     on_unavailable: OnUnavailable = ...,
+    durability: Durability = ...,
 ) -> AsyncTrail: ...
 def configure(
     conninfo: str | None = None,
@@ -52,6 +56,7 @@ def configure(
     max_size: int = 10,
     spool: SpoolOrPath | None = None,
     on_unavailable: OnUnavailable = "spool",
+    durability: Durability = "atomic",
 ) -> Trail | AsyncTrail:
     """Set up what module-level ``track_action`` records into. Call it once, when the application starts.
 
@@ -67,6 +72,7 @@ def configure(
         max_size: of each pool made here.
         spool: as for :class:`Trail`.
         on_unavailable: as for :class:`Trail`.
+        durability: as for :class:`Trail`.
 
     Returns:
         The trail; the asynchronous one when only *async_pool* is given. :func:`get_trail` and :func:`get_async_trail`
@@ -86,6 +92,7 @@ def configure(
             max_size=max_size,
             spool=spool,
             on_unavailable=on_unavailable,
+            durability=durability,
         )
     if (for_async := async_pool or conninfo) is not None:
         async_trail = AsyncTrail(
@@ -95,6 +102,7 @@ def configure(
             max_size=max_size,
             spool=spool,
             on_unavailable=on_unavailable,
+            durability=durability,
         )
     tracking.set_default_host(Colour.SYNC, trail)
     tracking.set_default_host(Colour.ASYNC, async_trail)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import enum
+import operator
 from collections.abc import Iterator, Mapping, Sequence
 from datetime import datetime
 from typing import Generic, TypeVar
@@ -26,7 +27,7 @@ class Status(enum.StrEnum):
     FAILED = "failed"
     """It raised, or said so with ``action.fail()``; its work is undone."""
     ROLLED_BACK = "rolled_back"
-    """The block itself finished, but a transaction around it was undone."""
+    """It did not fail by itself, but its work is undone: with a transaction around it, or because its process ended."""
     UNKNOWN = "unknown"
     """Nobody can know any more; derived when read, never stored."""
 
@@ -282,6 +283,25 @@ class TableCoverage:
     Stamp or capture the table again to mend them. Where only TRUNCATE aimed at a partition escapes, the table counts as
     stamped, strict or captured all the same.
     """
+
+
+@attrs.frozen
+class Recovery:
+    """How many actions had been begun and had no outcome, by what became of them."""
+
+    completed: int = 0
+    """An outcome was recorded, only the evidence was left."""
+    failed: int = 0
+    """Likewise."""
+    rolled_back: int = 0
+    """Of most of these it was found out now."""
+    pending: int = 0
+    """Their transaction is in progress, or their outcome is waited for."""
+    unknown: int = 0
+    """Nobody can know, or nobody has reported an outcome in time; one may still be reported."""
+
+    def __add__(self, other: Recovery) -> Recovery:
+        return Recovery(*map(operator.add, attrs.astuple(self), attrs.astuple(other)))
 
 
 @attrs.frozen(kw_only=True)

@@ -25,18 +25,21 @@ from provenance.forking import leave_to_parent, renew_in_children
 from provenance.journal import AsyncJournal, Journal, JournalHealth, Outage, Spool
 from provenance.models import Status
 from provenance.recording import Block, Colour, Step, bury, steps
-from provenance.recording.steps import Checkout, CheckSchema, ForgetIntent, Giveback, Quiesce, Run, Settle
+from provenance.recording.steps import Checkout, CheckSchema, Forget, Giveback, Intend, Quiesce, Run, Settle
+from provenance.recovery import AsyncRecovering, Recovering
 from provenance.refreshing import AsyncViews, Views
 from provenance.repository import ActionRepository, AsyncActionRepository
-from provenance.statements import Statement
+from provenance.statements import Statement, intents
 from provenance.statements import recording as statements
-from provenance.statements.recording import ActionRow, Intent
+from provenance.statements.intents import Intent
+from provenance.statements.recording import ActionRow
 from provenance.tracking import track_action
 from provenance.tracking.block import check_colour
+from provenance.tracking.hosts import Durability
 from provenance.translation import address_parts, not_pending, translated, unavailable
 from provenance.values import Redactor, to_json
 
-SCHEMA_VERSION = 2
+SCHEMA_VERSION = 3
 """The schema this version of the library writes."""
 
 DEFAULT_EXPIRY = timedelta(days=1)
@@ -80,11 +83,14 @@ class _Setup:
     _make_pool: Callable[[], Any] | None = None
     """Of the trail's own pool; ``None`` where that was handed in."""
 
-    def __init__(self, redactor: Redactor | None, on_unavailable: OnUnavailable) -> None:
+    def __init__(self, redactor: Redactor | None, on_unavailable: OnUnavailable, durability: Durability) -> None:
         # Pipeline mode, which puts several statements into one round trip, needs libpq 14.
         capabilities.has_pipeline(check=True)
         if on_unavailable not in get_args(OnUnavailable):
             raise NotConfigured(f'on_unavailable: expected "raise" or "spool", not {on_unavailable!r}')
+        if durability not in get_args(Durability):
+            raise NotConfigured(f'durability: expected "atomic" or "intent", not {durability!r}')
+        self.durability: Durability = durability
         self._fail_closed = on_unavailable == "raise"
         self.redactor = redactor or Redactor()
         self._schema_checked = False
@@ -144,13 +150,13 @@ class _Setup:
         self._outage.wake()
 
     def _completion(self, action_id: UUID, result: object) -> Statement[None]:
-        return statements.complete_action(
+        return intents.complete_action(
             action_id, status=Status.COMPLETED.value, result=to_json(result, self.redactor, what="result")
         )
 
     def _failure(self, action_id: UUID, error: str | BaseException) -> Statement[None]:
         failure = stated(error)
-        return statements.complete_action(
+        return intents.complete_action(
             action_id,
             status=Status.FAILED.value,
             result=None,
@@ -160,7 +166,7 @@ class _Setup:
         )
 
 
-class Trail(_Setup, Tables, Views):
+class Trail(_Setup, Tables, Views, Recovering):
     """Records and reads actions with blocking I/O.
 
     ``trail.track_action`` is :class:`provenance.track_action` bound to this trail; ``trail.actions`` and
@@ -177,6 +183,7 @@ class Trail(_Setup, Tables, Views):
             are logged.
         on_unavailable: whether new actions are to be refused with :class:`TrailUnavailable` (``"raise"``) while it is known
             that the journal cannot be reached, or go on, and their rows to the spool.
+        durability: as for :class:`track_action`, for all actions that do not say otherwise.
 
     Raises:
         NotConfigured: an address is malformed, or the spool is not a directory of this user alone.
@@ -193,8 +200,9 @@ class Trail(_Setup, Tables, Views):
         max_size: int = 10,
         spool: SpoolOrPath | None = None,
         on_unavailable: OnUnavailable = "spool",
+        durability: Durability = "atomic",
     ) -> None:
-        super().__init__(redactor, on_unavailable)
+        super().__init__(redactor, on_unavailable, durability)
         self.pool: ConnectionPool[Any]
         if isinstance(pool, str):
             self._make_pool = _maker(ConnectionPool[Any], pool, max_size)
@@ -231,8 +239,10 @@ class Trail(_Setup, Tables, Views):
                 pass  # whoever has a query in progress on the connection is suspended in this very thread
             case Settle(rows, action_id, xid):
                 return self._journal.settle(rows, action_id, xid)
-            case ForgetIntent(action_id):  # pragma: no branch - the last kind of step
-                self._journal.forget(action_id)
+            case Intend(evidence, action):
+                self._journal.intend(evidence, action, may_wait=not self._fail_closed)
+            case Forget(action_ids):  # pragma: no branch - the last kind of step
+                self._journal.forget(action_ids)
         return None
 
     def _open(self) -> None:
@@ -314,7 +324,7 @@ class Trail(_Setup, Tables, Views):
         """
         row = _begun_row(self.track_action(action_type, concept=concept, transaction=False, **given), self)
         with translated("begin()", row.id):
-            self._journal.run(statements.begin_action(row, expires_in))
+            self._journal.run(intents.begin_action(row, expires_in))
         return row.id
 
     def complete(
@@ -371,7 +381,7 @@ class Trail(_Setup, Tables, Views):
             ActionNotPending: it was never begun, or already has an outcome.
         """
         with translated("a begun action", action_id):
-            (intent,) = self._journal.run(statements.pending_action(action_id))
+            (intent,) = self._journal.run(intents.pending_action(action_id))
         return self.track_action.resuming(_pending(intent, action_id), connection)
 
     def close(self) -> None:
@@ -389,7 +399,7 @@ class Trail(_Setup, Tables, Views):
         self.close()
 
 
-class AsyncTrail(_Setup, AsyncTables, AsyncViews):
+class AsyncTrail(_Setup, AsyncTables, AsyncViews, AsyncRecovering):
     """Records and reads actions with ``await``; see :class:`Trail`.
 
     Args:
@@ -400,6 +410,7 @@ class AsyncTrail(_Setup, AsyncTables, AsyncViews):
         max_size: as for :class:`Trail`.
         spool: as for :class:`Trail`; it may be the same directory.
         on_unavailable: as for :class:`Trail`.
+        durability: as for :class:`Trail`.
 
     Raises:
         NotConfigured: as for :class:`Trail`.
@@ -416,8 +427,9 @@ class AsyncTrail(_Setup, AsyncTables, AsyncViews):
         max_size: int = 10,
         spool: SpoolOrPath | None = None,
         on_unavailable: OnUnavailable = "spool",
+        durability: Durability = "atomic",
     ) -> None:
-        super().__init__(redactor, on_unavailable)
+        super().__init__(redactor, on_unavailable, durability)
         self.pool: AsyncConnectionPool[Any]
         if isinstance(pool, str):
             self._make_pool = _maker(AsyncConnectionPool[Any], pool, max_size)
@@ -454,8 +466,10 @@ class AsyncTrail(_Setup, AsyncTables, AsyncViews):
                 await drivers.aquiesce(connection)
             case Settle(rows, action_id, xid):
                 return await self._journal.settle(rows, action_id, xid)
-            case ForgetIntent(action_id):  # pragma: no branch - the last kind of step
-                await self._journal.forget(action_id)
+            case Intend(evidence, action):
+                await self._journal.intend(evidence, action, may_wait=not self._fail_closed)
+            case Forget(action_ids):  # pragma: no branch - the last kind of step
+                await self._journal.forget(action_ids)
         return None
 
     async def _open(self) -> None:
@@ -536,7 +550,7 @@ class AsyncTrail(_Setup, AsyncTables, AsyncViews):
         """
         row = _begun_row(self.track_action(action_type, concept=concept, transaction=False, **given), self)
         with translated("begin()", row.id):
-            await self._journal.run(statements.begin_action(row, expires_in))
+            await self._journal.run(intents.begin_action(row, expires_in))
         return row.id
 
     async def complete(
@@ -595,7 +609,7 @@ class AsyncTrail(_Setup, AsyncTables, AsyncViews):
             ActionNotPending: it was never begun, or already has an outcome.
         """
         with translated("a begun action", action_id):
-            (intent,) = await self._journal.run(statements.pending_action(action_id))
+            (intent,) = await self._journal.run(intents.pending_action(action_id))
         return self.track_action.resuming(_pending(intent, action_id), connection)
 
     async def close(self) -> None:

@@ -200,6 +200,7 @@ def test_down_that_fails_is_one_sentence(run: Run, provenance_dsn: str, unused: 
     with psycopg.connect(provenance_dsn, autocommit=True) as connection:
         connection.execute("CREATE TABLE provenance.mine ()")
     result = run("migrate", "down", "--to", "0", "--yes")
+    taken_back = ", ".join(f"{step['version']:04} ({step['name']})" for step in reversed(STEPS[1:]))
     assert (
         1,
         "",
@@ -208,7 +209,7 @@ def test_down_that_fails_is_one_sentence(run: Run, provenance_dsn: str, unused: 
             "other objects depend on it (table provenance.mine depends on schema provenance); release captured tables with "
             "`provenance capture TABLE --release`, take the stamps off others with `provenance stamp TABLE --undo`, take "
             "concepts back with `provenance concept sql FILE --down`, and drop what else is named; taken back before that: "
-            "0002 (row_changes)\n"
+            f"{taken_back}\n"
         ),
     ) == (result.exit_code, result.stdout, result.stderr)
 

@@ -11,7 +11,7 @@ import pytest
 
 from provenance.cli.status import age
 from provenance.testing import RecordedActions
-from provenance.trail import Trail
+from provenance.trail import SCHEMA_VERSION, Trail
 from tests.cli.conftest import Run
 
 SETUP = """
@@ -111,12 +111,12 @@ def test_status(run: Run, run_json: Callable[..., Any], eye: psycopg.Connection[
     result = run("status")
     assert (0, "") == (result.exit_code, result.stderr)
     schema, empty, titles, lower, above = result.stdout.splitlines()
-    assert ("The schema is at version 2, as needed.", "") == (schema, empty)
+    assert (f"The schema is at version {SCHEMA_VERSION}, as needed.", "") == (schema, empty)
     assert ["VIEW", "LAST", "REFRESH", "AGE", "ROWS", "CHANGED", "SINCE"] == titles.split()
     assert ("public.lower", "s", "1") == (lower.split()[0], *lower.split()[-2:])
     assert ["public.above", "none", "recorded", "not", "known"] == above.split()
     document = run_json("status")
-    assert {"version": 2, "needed": 2, "fits": True} == document["schema"]
+    assert {"version": SCHEMA_VERSION, "needed": SCHEMA_VERSION, "fits": True} == document["schema"]
     shown = document["views"][0]
     assert timedelta() <= datetime.now(UTC) - datetime.fromisoformat(shown.pop("refreshed_at")) < timedelta(minutes=1)
     assert {
@@ -130,7 +130,7 @@ def test_status(run: Run, run_json: Callable[..., Any], eye: psycopg.Connection[
 
 def test_status_without_views(run: Run) -> None:
     """The schema alone."""
-    assert "The schema is at version 2, as needed.\n" == run("status").stdout
+    assert f"The schema is at version {SCHEMA_VERSION}, as needed.\n" == run("status").stdout
 
 
 def test_status_of_a_schema_that_does_not_fit(run: Run, provenance_dsn: str) -> None:
@@ -138,11 +138,11 @@ def test_status_of_a_schema_that_does_not_fit(run: Run, provenance_dsn: str) -> 
     with psycopg.connect(provenance_dsn, autocommit=True) as connection:
         connection.execute("CREATE OR REPLACE FUNCTION provenance.schema_version() RETURNS integer RETURN 1")
         result = run("status")
-        said = "The schema is at version 1, version 2 is needed; run `provenance migrate up`.\n"
+        said = f"The schema is at version 1, version {SCHEMA_VERSION} is needed; run `provenance migrate up`.\n"
         assert (1, said, "") == (result.exit_code, result.stdout, result.stderr)
         connection.execute("DROP FUNCTION provenance.schema_version()")
     result = run("status")
-    assert (1, "The schema is missing, version 2 is needed; run `provenance migrate up`.\n") == (
+    assert (1, f"The schema is missing, version {SCHEMA_VERSION} is needed; run `provenance migrate up`.\n") == (
         result.exit_code,
         result.stdout,
     )

@@ -107,9 +107,9 @@ def test_a_journal_that_cannot_be_reached_loses_no_word(caplog: pytest.LogCaptur
         # Each of these waits for its whole deadline, so they wait together.
         await asyncio.gather(
             awaiting.write((action_row(action_type="lost"),)),
-            awaiting.forget(uuid4()),
+            awaiting.forget([uuid4()]),
             asyncio.to_thread(blocking.write, (action_row(action_type="lost"),)),
-            asyncio.to_thread(blocking.forget, uuid4()),
+            asyncio.to_thread(blocking.forget, [uuid4()]),
         )
 
         blocking.outage.stop()

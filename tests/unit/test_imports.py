@@ -21,6 +21,7 @@ LAYERS = [
     [
         "statements",
         "statements.recording",
+        "statements.intents",
         "statements.reading",
         "statements.rows",
         "statements.changes",
@@ -37,8 +38,8 @@ LAYERS = [
         "recording",
     ],
     ["tracking.handles", "tracking.driving", "tracking.hosts", "tracking.block", "tracking", "repository"],
-    ["journal.spool", "journal.outage", "journal.connections", "journal"],
-    ["changes", "capture", "refreshing"],
+    ["journal.spool", "journal.heartbeat", "journal.outage", "journal.connections", "journal"],
+    ["changes", "capture", "refreshing", "recovery"],
     ["trail"],
     ["configuration"],
     ["__init__"],

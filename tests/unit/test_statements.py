@@ -16,9 +16,10 @@ from hypothesis import strategies as st
 from psycopg import IsolationLevel, sql
 
 from provenance.models import ActionRef, Status
-from provenance.statements import Statement, command, reading, recording
+from provenance.statements import Statement, command, intents, reading, recording
+from provenance.statements.intents import Evidence, Intent, Transaction
 from provenance.statements.reading import Filter
-from provenance.statements.recording import ActionRow, Intent, Settings
+from provenance.statements.recording import ActionRow, Settings
 from tests.strategies import unhurried
 from tests.support import rows
 
@@ -190,8 +191,10 @@ def test_only_work_and_row_together_insert_without_a_way_out() -> None:
     """The row of committed work must conflict; what is written afterwards must not."""
     assert "ON CONFLICT" not in text(recording.insert([action_row()]))
     assert text(recording.insert_missing([action_row()])).endswith("\nON CONFLICT DO NOTHING")
-    assert text(recording.insert_doubt([action_row()])).endswith("\nON CONFLICT DO NOTHING")
-    assert "provenance.action_intents" in text(recording.insert_doubt([action_row()]))
+    insert, note = intents.insert_doubt([action_row()])
+    assert text(insert).endswith("\nON CONFLICT DO NOTHING")
+    assert "provenance.action_intents" in text(insert)
+    assert "provenance.doubt_intent" in text(note)
 
 
 def test_every_column_of_a_row_is_inserted() -> None:
@@ -199,9 +202,9 @@ def test_every_column_of_a_row_is_inserted() -> None:
     fields = {field.name for field in attrs.fields(ActionRow)}
     statement = text(recording.insert([]))
     columns = set(re.split(r",\s*", re.search(r"\(([^)]*)\)\s*SELECT", statement)[1].strip()))  # type: ignore[index]
-    assert fields - columns == {"ordinal", "fenced"}
+    assert fields - columns == {"ordinal", "fenced", "intended"}
     assert columns - fields == set()
-    assert {name for name in fields if re.search(rf"\br\.{name}\b", statement)} == fields
+    assert {name for name in fields if re.search(rf"\br\.{name}\b", statement)} == fields - {"intended"}
 
 
 # --- Questions and answers -------------------------------------------------------------------------------------------
@@ -221,7 +224,7 @@ def test_the_schema_version_is_a_number() -> None:
 
 def test_a_pending_action_that_is_none() -> None:
     """The function answers null when the action is not pending."""
-    assert recording.pending_action(ID).decode([(None,) * 14]) is None
+    assert intents.pending_action(ID).decode([(None,) * 14]) is None
 
 
 def test_a_pending_action_with_everything() -> None:
@@ -244,7 +247,7 @@ def test_a_pending_action_with_everything() -> None:
         metadata="[]",
         started_at=AT,
     )
-    statement = recording.pending_action(ID)
+    statement = intents.pending_action(ID)
     intent = statement.decode([found])
     assert intent == expected
     assert intent is not None
@@ -258,7 +261,7 @@ def test_a_row_counts_as_receipt_if_its_transaction_is_committed() -> None:
 
 def test_beginning_and_completing_name_every_argument() -> None:
     """The SQL functions are called with named arguments, so that a later one may gain a parameter."""
-    begin = recording.begin_action(action_row(payload="{}"), timedelta(hours=2))
+    begin = intents.begin_action(action_row(payload="{}"), timedelta(hours=2))
     named = set(re.findall(r"(\w+) => %\(\1\)s", text(begin)))
     assert named == {
         "action_type",
@@ -282,7 +285,7 @@ def test_beginning_and_completing_name_every_argument() -> None:
         "payload": "{}",
         "expires_in": timedelta(hours=2),
     }
-    complete = recording.complete_action(ID, status="failed", result=None, error_message="m", error_code="22012")
+    complete = intents.complete_action(ID, status="failed", result=None, error_message="m", error_code="22012")
     assert params(complete) == {
         "id": ID,
         "status": "failed",
@@ -291,8 +294,40 @@ def test_beginning_and_completing_name_every_argument() -> None:
         "error_type": None,
         "error_code": "22012",
     }
-    forget = recording.forget_intent(ID)
-    assert (text(forget), params(forget)) == ("SELECT provenance.forget_intent(%(id)s)", {"id": ID})
+
+
+def test_evidence_is_a_row_and_more() -> None:
+    """What is known of the work stands beside what is known of the action; nothing of it is doubtful."""
+    row = action_row(payload='{"a": 1}')
+    leased = Evidence(row=row, worker="h:7", transaction=None, leased=True)
+    declared = Evidence(row=row, worker="h:7", transaction=Transaction("17", 4), joined=True)
+    plain = json.loads(recording.row_json(row))
+    assert json.loads(intents.evidence_json(leased)) == {
+        **plain,
+        "worker": "h:7",
+        "work_xid": None,
+        "system_identifier": None,
+        "joined": False,
+        "lease": "60.0 seconds",
+    }
+    assert json.loads(intents.evidence_json(declared)) == {
+        **plain,
+        "worker": "h:7",
+        "work_xid": "17",
+        "system_identifier": 4,
+        "joined": True,
+        "lease": None,
+    }
+
+
+def test_which_rows_there_may_be_evidence_of() -> None:
+    """Kept rows are asked as they are; a payload that looks like it does no harm."""
+    declared, plain = action_row(intended=True), action_row(payload='{"intended":true}')
+    kept = [recording.row_json(declared), recording.row_json(plain)]
+    assert intents.intended([declared, plain]) == [ID]
+    assert intents.intended(kept) == [ID, ID]
+    assert intents.intended([recording.row_json(action_row())]) == []
+    assert intents.forget_those_of([plain]) == ()
 
 
 # --- Reading ---------------------------------------------------------------------------------------------------------

@@ -15,6 +15,7 @@ from provenance.cli.history import history
 from provenance.cli.log import log
 from provenance.cli.migrate import migrate
 from provenance.cli.problems import EXIT_CODES, translated
+from provenance.cli.recover import recover
 from provenance.cli.refresh import refresh
 from provenance.cli.show import show
 from provenance.cli.status import status
@@ -68,6 +69,7 @@ for _command in (
     concept,
     geo,
     refresh,
+    recover,
     demo,
 ):
     cli.add_command(_command)

@@ -13,6 +13,7 @@ import threading
 from collections.abc import AsyncGenerator, Generator, Sequence
 from contextlib import asynccontextmanager, contextmanager
 from datetime import timedelta
+from functools import partial
 from typing import Any, TypedDict
 from uuid import UUID
 
@@ -20,13 +21,16 @@ import psycopg
 from psycopg_pool import AsyncConnectionPool, ConnectionPool
 
 from provenance import drivers
+from provenance.context import CurrentAction
 from provenance.errors import TrailUnavailable
 from provenance.forking import leave_to_parent, renew_in_children
+from provenance.journal.heartbeat import Heartbeat
 from provenance.journal.outage import Outage, writing
 from provenance.journal.spool import Kind, Spool
-from provenance.statements import Statement, recording
+from provenance.statements import Statement, intents, recording
+from provenance.statements.intents import Evidence
 from provenance.statements.recording import ActionRow
-from provenance.translation import unavailable
+from provenance.translation import translated, unavailable
 
 logger = logging.getLogger("provenance")
 
@@ -77,8 +81,8 @@ def _lost(error: Exception) -> bool:
     return isinstance(error, psycopg.OperationalError) and (error.sqlstate or "08").startswith(("08", "57P"))
 
 
-def _not_dropped(action_id: UUID, error: Exception) -> None:
-    logger.info("provenance: the intent of %s could not be dropped (%s)", action_id, type(error).__name__)
+def _not_dropped(action_ids: Sequence[UUID], error: Exception) -> None:
+    logger.info("provenance: evidence of %d action(s) could not be dropped (%s)", len(action_ids), type(error).__name__)
 
 
 def _silent(seconds: float) -> TrailUnavailable:
@@ -150,6 +154,7 @@ class Journal:
     def __init__(self, conninfo: Any, *, kwargs: Any = None, spool: Spool | None = None) -> None:
         self._where = (conninfo, kwargs)
         self.outage = Outage(spool, self.run)
+        self._heartbeat = Heartbeat(self.run)
         self._pool = self._make_pool()
         renew_in_children(self)
 
@@ -197,6 +202,30 @@ class Journal:
             pool.putconn(connection)
         return answers[-1 - len(work) : -1]
 
+    def intend(self, evidence: Evidence, action: CurrentAction, *, may_wait: bool) -> None:
+        """Make durable that *action* is begun, and extend the lease of the evidence, if it has one, while that is open.
+
+        Args:
+            evidence: what is to be known of it.
+            action: the action.
+            may_wait: whether the spool will do, if there is one.
+
+        Raises:
+            TrailUnavailable: it cannot be made durable.
+            SchemaNotReady: this role may not write it.
+            psycopg.Error: the server refuses it.
+        """
+        if self.outage.down:
+            self.outage.keep_intent(evidence, None, may_wait=may_wait)
+        else:
+            try:
+                with translated("recording that an action is begun"):
+                    self._run_twice(intents.insert([intents.evidence_json(evidence)]))
+            except (psycopg.OperationalError, TrailUnavailable) as error:
+                self.outage.keep_intent(evidence, error, may_wait=may_wait)
+        if evidence.leased:
+            self._heartbeat.begin(action)
+
     def write(self, rows: Sequence[ActionRow]) -> None:
         """Write rows that are not there yet. Never raises: what cannot be written is kept, or logged."""
         self._write(Kind.OUTCOME, rows)
@@ -216,26 +245,29 @@ class Journal:
                 written if they are still missing when the database can be reached.
         """
         try:
-            _, status, committed = self._run_twice(
-                recording.insert_missing(rows), recording.outcome(action_id), recording.committed(xid)
+            _, status, committed, *_ = self._run_twice(
+                recording.insert_missing(rows),
+                recording.outcome(action_id),
+                recording.committed(xid),
+                *intents.forget_those_of(rows),
             )
         except (psycopg.Error, TrailUnavailable) as error:
             self.outage.keep_doubtful(rows, error)
             raise
         return status if committed else None
 
-    def forget(self, action_id: UUID) -> None:
-        """Drop the evidence that an action was begun. Never raises: with its outcome recorded, nobody sees it."""
+    def forget(self, action_ids: Sequence[UUID]) -> None:
+        """Drop the evidence that actions were begun. Never raises: with their outcome recorded, nobody sees it."""
         try:
-            self.run(recording.forget_intent(action_id))
+            self.run(intents.forget(action_ids))
         except (psycopg.Error, TrailUnavailable) as error:
-            _not_dropped(action_id, error)
+            _not_dropped(action_ids, error)
 
     def _write(self, kind: Kind, rows: Sequence[ActionRow]) -> None:
         failure: Exception | None = None
         if not self.outage.down:
             try:
-                self._run_twice(writing(kind, rows))
+                self._run_twice(*writing(kind, rows))
             except (psycopg.Error, TrailUnavailable) as error:
                 failure = error
             else:
@@ -253,6 +285,7 @@ class Journal:
 
     def close(self) -> None:
         """Close the journal's connections."""
+        self._heartbeat.stop()
         self.outage.stop()
         self._pool.close()
 
@@ -263,6 +296,7 @@ class AsyncJournal:
     def __init__(self, conninfo: Any, *, kwargs: Any = None, spool: Spool | None = None) -> None:
         self._where = (conninfo, kwargs)
         self.outage = Outage(spool, self._run_apart)
+        self._heartbeat = Heartbeat(self._run_apart)
         self._pool = self._make_pool()
         renew_in_children(self)
 
@@ -316,6 +350,20 @@ class AsyncJournal:
 
         return asyncio.run(run())
 
+    async def intend(self, evidence: Evidence, action: CurrentAction, *, may_wait: bool) -> None:
+        """Make durable that *action* is begun; see :meth:`Journal.intend`."""
+        keep = partial(self.outage.keep_intent, evidence, may_wait=may_wait)
+        if self.outage.down:
+            await asyncio.to_thread(keep, None)
+        else:
+            try:
+                with translated("recording that an action is begun"):
+                    await self._run_twice(intents.insert([intents.evidence_json(evidence)]))
+            except (psycopg.OperationalError, TrailUnavailable) as error:
+                await asyncio.to_thread(keep, error)
+        if evidence.leased:
+            self._heartbeat.begin(action)
+
     async def write(self, rows: Sequence[ActionRow]) -> None:
         """Write rows that are not there yet. Never raises: what cannot be written is kept, or logged."""
         await self._write(Kind.OUTCOME, rows)
@@ -327,26 +375,29 @@ class AsyncJournal:
     async def settle(self, rows: Sequence[ActionRow], action_id: UUID, xid: str | None) -> str | None:
         """Write rows unless the transaction in doubt wrote them first; see :meth:`Journal.settle`."""
         try:
-            _, status, committed = await self._run_twice(
-                recording.insert_missing(rows), recording.outcome(action_id), recording.committed(xid)
+            _, status, committed, *_ = await self._run_twice(
+                recording.insert_missing(rows),
+                recording.outcome(action_id),
+                recording.committed(xid),
+                *intents.forget_those_of(rows),
             )
         except (psycopg.Error, TrailUnavailable) as error:
             await asyncio.to_thread(self.outage.keep_doubtful, rows, error)
             raise
         return status if committed else None
 
-    async def forget(self, action_id: UUID) -> None:
-        """Drop the evidence that an action was begun; see :meth:`Journal.forget`."""
+    async def forget(self, action_ids: Sequence[UUID]) -> None:
+        """Drop the evidence that actions were begun; see :meth:`Journal.forget`."""
         try:
-            await self.run(recording.forget_intent(action_id))
+            await self.run(intents.forget(action_ids))
         except (psycopg.Error, TrailUnavailable) as error:
-            _not_dropped(action_id, error)
+            _not_dropped(action_ids, error)
 
     async def _write(self, kind: Kind, rows: Sequence[ActionRow]) -> None:
         failure: Exception | None = None
         if not self.outage.down:
             try:
-                await self._run_twice(writing(kind, rows))
+                await self._run_twice(*writing(kind, rows))
             except (psycopg.Error, TrailUnavailable) as error:
                 failure = error
             else:
@@ -363,5 +414,6 @@ class AsyncJournal:
 
     async def close(self) -> None:
         """Close the journal's connections."""
+        await asyncio.to_thread(self._heartbeat.stop)
         await asyncio.to_thread(self.outage.stop)
         await self._pool.close()

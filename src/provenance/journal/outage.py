@@ -22,7 +22,8 @@ import psycopg
 from provenance.errors import TrailUnavailable
 from provenance.forking import renew_in_children
 from provenance.journal.spool import Damaged, Entry, Kind, Spool, SpoolFull, Usage
-from provenance.statements import Statement, recording
+from provenance.statements import Statement, intents, recording
+from provenance.statements.intents import Evidence
 from provenance.statements.recording import ActionRow
 
 logger = logging.getLogger("provenance")
@@ -33,18 +34,20 @@ _FIRST_PAUSE, _LONGEST_PAUSE = 0.25, 30.0
 # How many rows are replayed in one statement, and how many characters.
 _BATCH_ROWS, _BATCH_SIZE = 500, 1_000_000
 
-_WRITES: dict[Kind, Callable[[Iterable[ActionRow | str]], Statement[None]]] = {
-    Kind.OUTCOME: recording.insert_missing,
-    Kind.DOUBT: recording.insert_doubt,
-}
 
 # SQLSTATE classes: data exception, integrity constraint violation, program limit exceeded.
 _AT_FAULT = ("22", "23", "54")
 
 
-def writing(kind: Kind, rows: Iterable[ActionRow | str]) -> Statement[None]:
-    """Return the statement that writes rows."""
-    return _WRITES[kind](rows)
+def writing(kind: Kind, rows: Sequence[ActionRow | str]) -> tuple[Statement[Any], ...]:
+    """Return the statements that write rows, in one transaction."""
+    match kind:
+        case Kind.OUTCOME:
+            return recording.insert_missing(rows), *intents.forget_those_of(rows)
+        case Kind.DOUBT:
+            return intents.insert_doubt(rows)
+        case Kind.INTENT:  # pragma: no branch - the last kind
+            return (intents.insert([row for row in rows if isinstance(row, str)]),)
 
 
 def at_fault(error: Exception) -> bool:
@@ -78,10 +81,10 @@ class Outage:
     Args:
         spool: where rows are kept; without one they are logged at ERROR level, complete, so that a person can still put
             them back.
-        attempt: runs a statement in a durable transaction of its own, from any thread.
+        attempt: runs statements in a durable transaction of its own, from any thread.
     """
 
-    def __init__(self, spool: Spool | None, attempt: Callable[[Statement[Any]], object]) -> None:
+    def __init__(self, spool: Spool | None, attempt: Callable[..., object]) -> None:
         self._spool = spool
         self._attempt = attempt
         self._kept = self._replayed = self._refused = self._lost = 0
@@ -120,6 +123,21 @@ class Outage:
         if (trouble := self._put(kind, texts, error)) is not None:
             self._log(texts, trouble)
         self.begin(error)
+
+    def keep_intent(self, evidence: Evidence, error: Exception | None, *, may_wait: bool) -> None:
+        """Keep evidence that cannot be written, if it may wait and there is a spool.
+
+        Raises:
+            TrailUnavailable: it may not, or there is none, or it is full or broken.
+        """
+        trouble: str | None = "the journal cannot be reached"
+        if may_wait and self._spool is not None:
+            trouble = self._put(Kind.INTENT, [intents.evidence_json(evidence)], error)
+        self.begin(error)
+        if trouble is not None:
+            raise TrailUnavailable(
+                f"it cannot be made durable that the action is begun ({trouble}); nothing has been done yet"
+            ) from error
 
     def keep_doubtful(self, rows: Sequence[ActionRow], error: Exception) -> None:
         """Keep rows that are to be written only if the transaction in doubt has not written them. Never raises.
@@ -273,7 +291,7 @@ class Outage:
     def _write_out(self, kind: Kind, texts: Sequence[str]) -> None:
         """Write rows, and set those aside that the database does not take."""
         try:
-            self._attempt(writing(kind, texts))
+            self._attempt(*writing(kind, texts))
         except psycopg.Error as error:
             if not at_fault(error):
                 raise

@@ -46,6 +46,8 @@ class Kind(Enum):
     """Of actions that have ended."""
     DOUBT = "doubt"
     """Of actions whose outcome nobody can know."""
+    INTENT = "intent"
+    """Evidence of actions that have begun."""
 
 
 class SpoolFull(Exception):

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import os
+import socket
 import threading
 import time
 from asyncio import Task, current_task
 from datetime import timedelta
 from enum import Enum
+from functools import cache
 from typing import Any
 from uuid import UUID
 from weakref import ReferenceType, WeakKeyDictionary
@@ -20,7 +22,8 @@ from provenance.context import CurrentAction, RequestFrame
 from provenance.drivers import AnyConnection
 from provenance.failures import Failure
 from provenance.models import ActionRef, Status
-from provenance.statements.recording import ActionRow, Intent, Settings
+from provenance.statements.intents import Evidence, Intent, Transaction
+from provenance.statements.recording import ActionRow, Settings
 
 
 class Colour(Enum):
@@ -147,6 +150,7 @@ class Block(CurrentAction):
         "handle",
         "height",
         "host",
+        "intended",
         "interruption",
         "metadata",
         "owner",
@@ -176,6 +180,7 @@ class Block(CurrentAction):
         parent: ActionRef | UUID | None,
         payload: str | None,
         metadata: str | None,
+        intended: bool = False,
     ) -> None:
         now_ns = time.time_ns()
         own_id = ids.new_id_at(now_ns)
@@ -186,6 +191,8 @@ class Block(CurrentAction):
         super().__init__(ActionRef(own_id, root_id), frame)
         self.started_at = ids.moment(now_ns)
         self.started_ns = time.monotonic_ns()
+        self.intended = intended
+        """There is evidence that the action was begun, from before its body ran."""
         self.resumed = False
         self.host = host
         self.colour = colour
@@ -207,7 +214,7 @@ class Block(CurrentAction):
         self.guard: ReferenceType[Any] | None = None
         """What will leave the block: gone when nobody can any more, ``None`` when it has."""
         self.xid: str | None = None
-        """The transaction, where its receipt may be somebody else's: of resumed actions."""
+        """The transaction, where its receipt may be somebody else's: of actions there is evidence of."""
         self.enclosing: Block | None = None
         self.savepoint: str | None = None
         self.before: Settings | None = None
@@ -240,6 +247,7 @@ class Block(CurrentAction):
             parent=None,
             payload=intent.payload,
             metadata=intent.metadata,
+            intended=True,
         )
         # The duration counts from the beginning, on another machine perhaps, so here it is by the wall clock.
         waited = max(block.started_at - intent.started_at, timedelta())
@@ -300,7 +308,23 @@ class Block(CurrentAction):
             completed_at=(self.started_at + timedelta(microseconds=elapsed_ns // 1000)).isoformat(),
             duration_ms=elapsed_ns / 1_000_000,
             ordinal=ordinal,
+            intended=self.intended,
         )
+
+    def evidence(self, transaction: Transaction | None, *, joined: bool = False) -> Evidence:
+        """Return what is to be known of the block before its body runs."""
+        return Evidence(
+            row=self.row(Status.PENDING),
+            worker=f"{_host_name()}:{os.getpid()}",
+            transaction=transaction,
+            joined=joined,
+            leased=transaction is None,
+        )
+
+
+@cache
+def _host_name() -> str:
+    return socket.gethostname()
 
 
 def live_action(action: CurrentAction | None) -> CurrentAction | None:

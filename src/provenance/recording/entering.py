@@ -12,9 +12,10 @@ from provenance import drivers
 from provenance.drivers import AnyConnection
 from provenance.errors import MisusedAction, TrailUnavailable, WrongColour
 from provenance.recording.blocks import Block, Colour, Unit, owner_here, units
-from provenance.recording.steps import Checkout, CheckSchema, Giveback, Run, Steps
+from provenance.recording.steps import Checkout, CheckSchema, Giveback, Intend, Run, Steps
 from provenance.statements import Statement
 from provenance.statements import recording as statements
+from provenance.statements.intents import CURRENT_TRANSACTION, Transaction
 from provenance.statements.recording import Settings
 
 
@@ -82,6 +83,8 @@ def enter(block: Block, *, connection: AnyConnection | None, transaction: bool, 
         )
     if not transaction:
         yield CheckSchema(None)
+        if block.intended:
+            yield Intend(block.evidence(None), block)
     elif block.enclosing is not None:
         yield from _enter_nested(block, block.enclosing, savepoint=savepoint)
     elif connection is None:
@@ -94,6 +97,24 @@ def enter(block: Block, *, connection: AnyConnection | None, transaction: bool, 
 
 def _current(block: Block) -> tuple[Statement[None], Statement[None]]:
     return statements.set_action(block.ref.id), statements.set_block(block.ref, block.tenant_id)
+
+
+def _where(block: Block) -> tuple[Statement[Transaction], ...]:
+    """Ask which transaction this is, where that must be known."""
+    return (CURRENT_TRANSACTION,) if block.intended else ()
+
+
+def _intend(block: Block, answers: list[Any], *, joined: bool) -> Steps[None]:
+    """Make durable that the action is begun, and in which transaction, which has its id by now.
+
+    In the other order a crash could give the id to somebody else's transaction, which would then answer for this one.
+    """
+    if not block.intended:
+        return
+    transaction: Transaction = answers[-1]
+    block.xid = transaction.xid
+    if not block.resumed:
+        yield Intend(block.evidence(transaction, joined=joined), block)
 
 
 def _refuse_bytes(block: Block, connection: AnyConnection) -> None:
@@ -113,13 +134,11 @@ def _open_unit(block: Block, connection: AnyConnection, *, joined: bool, pooled:
 
 def _enter_own(block: Block, connection: AnyConnection, *, pooled: bool) -> Steps[None]:
     begin = statements.begin(connection.isolation_level, connection.read_only, connection.deferrable)
-    opening: list[Statement[Any]] = [begin, *_current(block)]
-    if block.resumed:
-        opening.append(statements.CURRENT_XID)
     try:
         _refuse_bytes(block, connection)
         yield CheckSchema(connection)
-        answers = yield Run(connection, tuple(opening))
+        answers = yield Run(connection, (begin, *_current(block), *_where(block)))
+        yield from _intend(block, answers, joined=False)
     except BaseException as error:
         if pooled:
             yield Giveback(connection, True)
@@ -129,8 +148,6 @@ def _enter_own(block: Block, connection: AnyConnection, *, pooled: bool) -> Step
                 yield Run(connection, (statements.ROLLBACK,), insist=True)
         _refuse(block, error)
         raise
-    if block.resumed:
-        block.xid = answers[-1]
     _open_unit(block, connection, joined=False, pooled=pooled)
 
 
@@ -140,11 +157,10 @@ def _enter_joined(block: Block, connection: AnyConnection) -> Steps[None]:
             f"{block.label}: the transaction of the given connection is aborted by an earlier error; roll it back first"
         )
     block.savepoint = f"provenance_{block.ref.id.hex}"
-    opening = (statements.savepoint(block.savepoint), statements.READ_SETTINGS, *_current(block))
-    settings: Settings
+    opening = (statements.savepoint(block.savepoint), statements.READ_SETTINGS, *_current(block), *_where(block))
     try:
         _refuse_bytes(block, connection)
-        _, settings, *_ = yield Run(connection, opening)
+        answers = yield Run(connection, opening)
     except BaseException as error:
         with suppress(psycopg.Error):
             yield from _back_out(block, connection)
@@ -152,11 +168,12 @@ def _enter_joined(block: Block, connection: AnyConnection) -> Steps[None]:
         raise
     try:
         yield CheckSchema(connection)
+        yield from _intend(block, answers, joined=True)
     except BaseException:
         yield Run(connection, (statements.rollback_to(block.savepoint), statements.release(block.savepoint)))
         raise
     _open_unit(block, connection, joined=True, pooled=False)
-    block.before = settings
+    block.before = answers[1]
 
 
 def _refuse(block: Block, error: BaseException) -> None:
@@ -190,13 +207,15 @@ def _enter_nested(block: Block, enclosing: Block, *, savepoint: bool) -> Steps[N
             f"{block.label}: the transaction of the enclosing {enclosing.label} is not usable any more: an error aborted "
             "it or the body ended it; let the enclosing block end first"
         )
-    opening = [statements.READ_SETTINGS, *_current(block)]
+    opening = [statements.READ_SETTINGS, *_current(block), *_where(block)]
     if savepoint:
         block.savepoint = f"provenance_{block.ref.id.hex}"
         opening.insert(1, statements.savepoint(block.savepoint))
-    settings: Settings
     try:
-        settings, *_ = yield Run(unit.connection, tuple(opening))
+        answers = yield Run(unit.connection, tuple(opening))
+        settings: Settings = answers[0]
+        if settings.block is not None:
+            yield from _intend(block, answers, joined=unit.joined)
     except BaseException as error:
         with suppress(psycopg.Error):
             yield from _back_out(block, unit.connection)

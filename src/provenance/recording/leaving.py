@@ -5,7 +5,7 @@ from __future__ import annotations
 import itertools
 import logging
 from datetime import timedelta
-from typing import TypeVar, cast
+from typing import Any, TypeVar, cast
 
 import attrs
 import psycopg
@@ -16,8 +16,8 @@ from provenance.errors import NotCommitted
 from provenance.failures import Failure
 from provenance.models import Status
 from provenance.recording.blocks import Block, Unit
-from provenance.recording.steps import ForgetIntent, Giveback, Journal, JournalDoubt, Quiesce, Run, Settle, Steps
-from provenance.statements import Statement
+from provenance.recording.steps import Forget, Giveback, Journal, JournalDoubt, Quiesce, Run, Settle, Steps
+from provenance.statements import Statement, intents
 from provenance.statements import recording as statements
 from provenance.statements.recording import ActionRow, Settings
 
@@ -47,9 +47,6 @@ def leave(block: Block, error: BaseException | None) -> Steps[None]:
         if block.interruption is not None:
             raise block.interruption from refusal
         raise
-    finally:
-        if block.resumed:
-            yield ForgetIntent(block.ref.id)
     if block.interruption is not None:
         raise block.interruption
 
@@ -226,15 +223,23 @@ def _write(unit: Unit, rows: tuple[ActionRow, ...]) -> Steps[None]:
             statements.BEGIN,
             *statements.journal_settings(_DEADLINE),
             statements.insert_missing(rows),
+            *intents.forget_those_of(rows),
             statements.COMMIT,
         )
         try:
-            yield Run(unit.connection, transaction, insist=True)
+            answers = yield Run(unit.connection, transaction, insist=True)
         except psycopg.Error as error:
             logger.info("provenance: writing on the work's connection failed: %s", type(error).__name__)
         else:
+            yield from _forget_later(rows, answers)
             return
     yield Journal(rows)
+
+
+def _forget_later(rows: tuple[ActionRow, ...], answers: list[Any]) -> Steps[None]:
+    """Drop the evidence apart from the transaction that wrote the rows, if that could not."""
+    if (found := intents.intended(rows)) and not answers[-2]:
+        yield Forget(tuple(found))
 
 
 def _commit(block: Block, unit: Unit) -> Steps[None]:
@@ -243,9 +248,13 @@ def _commit(block: Block, unit: Unit) -> Steps[None]:
     try:
         # COMMIT of an aborted transaction returns normally, with the tag ROLLBACK. It cannot be reached here: the INSERT
         # before it, in the same trip, raises in an aborted transaction.
-        yield Run(unit.connection, (statements.insert(rows), statements.COMMIT))
+        answers = yield Run(
+            unit.connection, (statements.insert(rows), *intents.forget_those_of(rows), statements.COMMIT)
+        )
     except BaseException as error:  # noqa: BLE001 - an interruption here leaves the outcome open like any error
         yield from _not_acknowledged(block, unit, error)
+    else:
+        yield from _forget_later(rows, answers)
 
 
 def _fence_down(error: BaseException) -> bool:
@@ -315,9 +324,11 @@ def _settle(block: Block, unit: Unit, error: BaseException, failure: Failure) ->
 def _leave_joined(block: Block, unit: Unit, verdict: _Verdict) -> Steps[None]:
     assert block.savepoint is not None  # noqa: S101 - a joined block always has one
     if verdict.failure is None:
-        row = attrs.evolve(block.row(Status.COMPLETED), fenced=True)
+        rows = (attrs.evolve(block.row(Status.COMPLETED), fenced=True), *unit.standing)
         closing = (
-            statements.insert((row, *unit.standing)),
+            statements.insert(rows),
+            # Comes back should the caller roll back. At the stricter levels it stays until it is recovered.
+            *intents.forget_those_of(rows),
             statements.release(block.savepoint),
             *_restored(block),
         )

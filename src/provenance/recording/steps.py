@@ -8,7 +8,9 @@ from uuid import UUID
 
 import attrs
 
+from provenance.context import CurrentAction
 from provenance.statements import Statement
+from provenance.statements.intents import Evidence
 from provenance.statements.recording import ActionRow
 
 T = TypeVar("T")
@@ -91,11 +93,20 @@ class Settle(_Insisting):
 
 
 @attrs.frozen
-class ForgetIntent(_Insisting):
-    """Drop the evidence that an action was begun, if its outcome is recorded now. Answer: nothing; never raises."""
+class Intend(_Passing):
+    """Make durable that an action is begun. Answer: nothing. Raises if it cannot be: then nothing of it may be done."""
 
-    action_id: UUID
+    evidence: Evidence
+    action: CurrentAction
+    """While it is open, the lease is extended, where the evidence has one."""
 
 
-Step = Checkout | Giveback | Run | Quiesce | CheckSchema | Journal | JournalDoubt | Settle | ForgetIntent
+@attrs.frozen
+class Forget(_Insisting):
+    """Drop the evidence that actions were begun whose outcome is recorded now. Answer: nothing; never raises."""
+
+    action_ids: tuple[UUID, ...]
+
+
+Step = Checkout | Giveback | Run | Quiesce | CheckSchema | Journal | JournalDoubt | Settle | Intend | Forget
 Steps = Generator[Step, Any, T]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterable, Mapping
-from datetime import UTC, datetime, timedelta
+from datetime import timedelta
 from json.encoder import encode_basestring_ascii
 from typing import LiteralString
 from uuid import UUID
@@ -12,8 +12,6 @@ from uuid import UUID
 import attrs
 from psycopg import IsolationLevel, sql
 
-from provenance import ids
-from provenance.errors import InvalidAction
 from provenance.models import ActionRef
 from provenance.statements import Rows, Statement, command, nothing
 
@@ -137,6 +135,8 @@ class ActionRow:
     """Of a finished inner block: it counts as completed only while ``provenance.done`` has reached this number."""
     fenced: bool = False
     """The outermost block of its own transaction: inserted only while that transaction is the one it opened."""
+    intended: bool = False
+    """There may be evidence that it was begun, which its outcome makes superfluous."""
 
 
 _FIELDS = tuple(field.name for field in attrs.fields(ActionRow))
@@ -201,28 +201,10 @@ def insert_missing(rows: Iterable[ActionRow | str]) -> Statement[None]:
     """Insert those rows nobody else has inserted; waits for a transaction that is just inserting them.
 
     Rows that were kept meanwhile come as what :func:`row_json` made of them. No conflict target is named: a writer would
-    need SELECT for it, and a distributed table has another key.
+    need SELECT for it, and a distributed table has another key. In the order of their ids, so that two who insert the same
+    rows never wait for each other.
     """
-    return Statement(f"{_INSERT}\nON CONFLICT DO NOTHING", _rows_param(rows), nothing)
-
-
-_INSERT_DOUBT = """
-INSERT INTO provenance.action_intents (
-    id, root_id, parent_action_id, action_type, concept, tenant_id, user_id, request_id, correlation_id,
-    entity_type, entity_id, payload, metadata, started_at, doubt)
-SELECT r.id, COALESCE(r.root_id, provenance.root_of(r.parent_action_id), r.parent_action_id), r.parent_action_id,
-       r.action_type, r.concept, r.tenant_id, r.user_id, r.request_id, r.correlation_id, r.entity_type, r.entity_id,
-       r.payload, r.metadata, r.started_at, r.error_message
-  FROM json_to_recordset(%(rows)s::json) AS r (
-       id uuid, root_id uuid, parent_action_id uuid, action_type text, concept text, tenant_id text,
-       user_id text, request_id uuid, correlation_id text, entity_type text, entity_id text,
-       payload jsonb, metadata jsonb, error_message text, started_at timestamptz)
-ON CONFLICT DO NOTHING"""
-
-
-def insert_doubt(rows: Iterable[ActionRow | str]) -> Statement[None]:
-    """Insert evidence of actions whose outcome nobody can know; ``error_message`` says why."""
-    return Statement(_INSERT_DOUBT, _rows_param(rows), nothing)
+    return Statement(f"{_INSERT}\n ORDER BY r.id\nON CONFLICT DO NOTHING", _rows_param(rows), nothing)
 
 
 def journal_settings(timeout: timedelta) -> list[Statement[None]]:
@@ -269,104 +251,3 @@ def _version(rows: Rows) -> int:
 
 
 SCHEMA_VERSION = Statement("SELECT provenance.schema_version()", None, _version)
-
-
-@attrs.frozen(kw_only=True)
-class Intent:
-    """What is known of an action that was begun elsewhere. Bodies are JSON text."""
-
-    id: UUID
-    root_id: UUID
-    parent_action_id: UUID | None
-    action_type: str
-    concept: str
-    tenant_id: str
-    user_id: str | None
-    request_id: UUID | None
-    correlation_id: str | None
-    entity_type: str | None
-    entity_id: str | None
-    payload: str | None
-    metadata: str | None
-    started_at: datetime
-
-
-def _intent(rows: Rows) -> Intent | None:
-    (found,) = rows
-    if found[0] is None:
-        return None
-    fields = dict(zip(_INTENT, found, strict=True))
-    return Intent(**{**fields, "started_at": fields["started_at"].astimezone(UTC)})
-
-
-_INTENT = tuple(field.name for field in attrs.fields(Intent))
-
-
-def pending_action(action_id: UUID) -> Statement[Intent | None]:
-    """Ask what was recorded when an action was begun; ``None`` unless it is pending.
-
-    Taken apart by the server: connections of the application's may have their own idea of what a JSON column is.
-    """
-    return Statement(
-        """SELECT (p ->> 'id')::uuid, (p ->> 'root_id')::uuid, (p ->> 'parent_action_id')::uuid, p ->> 'action_type',
-                  p ->> 'concept', p ->> 'tenant_id', p ->> 'user_id', (p ->> 'request_id')::uuid,
-                  p ->> 'correlation_id', p ->> 'entity_type', p ->> 'entity_id',
-                  NULLIF(p -> 'payload', 'null')::text, NULLIF(p -> 'metadata', 'null')::text,
-                  (p ->> 'started_at')::timestamptz
-             FROM provenance.pending_action(%(id)s) AS p""",
-        {"id": ids.as_action_id(action_id, "action_id")},
-        _intent,
-    )
-
-
-def forget_intent(action_id: UUID) -> Statement[None]:
-    """Drop the evidence that an action was begun, once its outcome is recorded."""
-    return Statement("SELECT provenance.forget_intent(%(id)s)", {"id": action_id}, nothing)
-
-
-def begin_action(row: ActionRow, expires_in: timedelta) -> Statement[None]:
-    """Record that an action was begun.
-
-    Raises:
-        InvalidAction: *expires_in* is no time to wait.
-    """
-    given: object = expires_in
-    if not isinstance(given, timedelta) or given <= timedelta():  # pyright: ignore[reportUnnecessaryIsInstance]
-        raise InvalidAction("expires_in: expected a timedelta above zero")
-    params: dict[str, object] = {name: getattr(row, name) for name in _FIELDS}
-    return Statement(
-        """SELECT provenance.record_action(
-               action_type => %(action_type)s, concept => %(concept)s, user_id => %(user_id)s,
-               tenant_id => %(tenant_id)s, request_id => %(request_id)s, parent_action_id => %(parent_action_id)s,
-               entity_type => %(entity_type)s, entity_id => %(entity_id)s, payload => %(payload)s::jsonb,
-               metadata => %(metadata)s::jsonb, expires_in => %(expires_in)s, correlation_id => %(correlation_id)s,
-               id => %(id)s, started_at => %(started_at)s::timestamptz, root_id => %(root_id)s)""",
-        {**params, "expires_in": expires_in},
-        nothing,
-    )
-
-
-def complete_action(
-    action_id: UUID,
-    *,
-    status: str,
-    result: str | None,
-    error_message: str | None = None,
-    error_type: str | None = None,
-    error_code: str | None = None,
-) -> Statement[None]:
-    """Record the outcome of an action that was begun."""
-    return Statement(
-        """SELECT provenance.complete_action(
-               %(id)s, result => %(result)s::jsonb, status => %(status)s, error_message => %(error_message)s,
-               error_type => %(error_type)s, error_code => %(error_code)s)""",
-        {
-            "id": ids.as_action_id(action_id, "action_id"),
-            "status": status,
-            "result": result,
-            "error_message": error_message,
-            "error_type": error_type,
-            "error_code": error_code,
-        },
-        nothing,
-    )

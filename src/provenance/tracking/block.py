@@ -10,7 +10,7 @@ import traceback
 import weakref
 from collections.abc import AsyncGenerator, Awaitable, Callable, Generator, Mapping
 from types import TracebackType
-from typing import Any, ClassVar, ParamSpec, TypeVar, cast
+from typing import Any, ClassVar, ParamSpec, TypeVar, cast, get_args
 from uuid import UUID
 
 import psycopg
@@ -21,10 +21,10 @@ from provenance.drivers import AnyConnection
 from provenance.errors import InvalidAction, MisusedAction, NotConfigured, WrongColour
 from provenance.models import Action, ActionRef
 from provenance.recording import ActionSpec, Block, Colour, Steps
-from provenance.statements.recording import Intent
+from provenance.statements.intents import Intent
 from provenance.tracking.driving import adrive, drive, shielded
 from provenance.tracking.handles import ActionHandle, AsyncTrackedAction, TrackedAction
-from provenance.tracking.hosts import AsyncHost, Host, default_host
+from provenance.tracking.hosts import AsyncHost, Durability, Host, default_host
 from provenance.values import identifier, name, to_json
 
 logger = logging.getLogger("provenance")
@@ -123,6 +123,9 @@ class track_action:
             joined and never committed or rolled back here; an idle one in autocommit mode gets a transaction.
         transaction: ``False`` for work outside Postgres: no connection is held, and the row is written at the end.
         savepoint: ``False`` makes an inner block do without: then its failure dooms the enclosing block.
+        durability: ``"intent"`` makes durable that the action is begun before its body runs, at the cost of a small
+            transaction of its own: whatever then ends the process, ``provenance recover`` finds out what became of the
+            action. With ``"atomic"`` an action is known of once its outcome is recorded. Left out, it is as the trail says.
 
     Raises:
         InvalidAction: an argument is empty, too long or of the wrong kind.
@@ -154,6 +157,7 @@ class track_action:
         connection: AnyConnection | None = None,
         transaction: bool = True,
         savepoint: bool = True,
+        durability: Durability | None = None,
     ) -> None:
         self._spec = ActionSpec(
             action_type=name(action_type, "action_type"),
@@ -166,6 +170,8 @@ class track_action:
         )
         if metadata is not None and not isinstance(metadata, Mapping):  # pyright: ignore[reportUnnecessaryIsInstance]
             raise InvalidAction(f"metadata: expected a mapping, got {type(metadata).__name__}")
+        if durability is not None and durability not in get_args(Durability):
+            raise InvalidAction(f'durability: expected "atomic" or "intent", not {durability!r}')
         if connection is not None:
             _check_connection(connection, transaction=transaction)
         self._payload = payload
@@ -174,6 +180,7 @@ class track_action:
         self._connection = connection
         self._transaction = transaction
         self._savepoint = savepoint
+        self._durability = durability
         self._intent: Intent | None = None
 
     @classmethod
@@ -236,6 +243,7 @@ class track_action:
             parent=self._parent or (nearest.ref if nearest else frame.parent if frame else None),
             payload=to_json(self._payload, redactor, what="payload"),
             metadata=to_json(self._marked_metadata(), redactor, what="metadata"),
+            intended=(self._durability or host.durability) == "intent",
         )
         block.enclosing = enclosing
         return block

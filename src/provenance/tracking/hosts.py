@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 from collections import deque
-from typing import Any, Protocol
+from typing import Any, Literal, Protocol
 
 from provenance.errors import NotConfigured
 from provenance.recording import Block, Colour, Step
 from provenance.values import Redactor
+
+Durability = Literal["atomic", "intent"]
+"""When an action can be known of: once its outcome is recorded, or from before its body runs, whatever ends its process."""
 
 
 class Host(Protocol):
@@ -17,6 +20,8 @@ class Host(Protocol):
     def colour(self) -> Colour: ...
     @property
     def redactor(self) -> Redactor: ...
+    @property
+    def durability(self) -> Durability: ...
     @property
     def abandoned(self) -> deque[Block]:
         """Where a block is put that nobody can leave any more."""
@@ -32,6 +37,8 @@ class AsyncHost(Protocol):
     def colour(self) -> Colour: ...
     @property
     def redactor(self) -> Redactor: ...
+    @property
+    def durability(self) -> Durability: ...
     @property
     def abandoned(self) -> deque[Block]: ...
     async def perform(self, step: Step) -> Any: ...

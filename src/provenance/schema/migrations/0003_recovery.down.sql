@@ -1,0 +1,38 @@
+DROP FUNCTION
+    provenance.recover,
+    provenance.resolve(uuid),
+    provenance.doubt_intent,
+    provenance.extend_intents,
+    provenance.system_identifier();
+CREATE OR REPLACE FUNCTION provenance.forget_intent(action_id uuid) RETURNS void
+    LANGUAGE sql VOLATILE STRICT SECURITY DEFINER
+    SET search_path = pg_catalog, pg_temp
+    AS 'DELETE FROM provenance.action_intents i
+         WHERE i.id = action_id AND EXISTS (SELECT FROM provenance.actions a WHERE a.id = i.id)';
+COMMENT ON COLUMN provenance.action_intents.work_xid IS NULL;
+ALTER TABLE provenance.action_intents DROP COLUMN joined;
+CREATE OR REPLACE FUNCTION provenance.schema_version() RETURNS integer
+    LANGUAGE sql IMMUTABLE PARALLEL SAFE
+    RETURN 2;
+CREATE OR REPLACE FUNCTION provenance.grant_writer(role_name name) RETURNS void
+    LANGUAGE plpgsql VOLATILE
+    SET search_path = pg_catalog, pg_temp
+    AS $$
+BEGIN
+    EXECUTE format('GRANT USAGE ON SCHEMA provenance TO %I', role_name);
+    EXECUTE format(
+        'GRANT INSERT (id, root_id, parent_action_id, action_type, concept, status, tenant_id, user_id, request_id, '
+        'correlation_id, entity_type, entity_id, payload, result, metadata, error_type, error_code, error_message, '
+        'started_at, completed_at, duration_ms) ON provenance.actions TO %I', role_name);
+    EXECUTE format(
+        'GRANT INSERT (id, root_id, parent_action_id, action_type, concept, tenant_id, user_id, request_id, '
+        'correlation_id, entity_type, entity_id, payload, metadata, started_at, expires_at, doubt, work_xid, '
+        'system_identifier, worker) ON provenance.action_intents TO %I', role_name);
+    EXECUTE format(
+        'GRANT EXECUTE ON FUNCTION provenance.schema_version(), provenance.uuid_v7(), provenance.current_action_id(), '
+        'provenance.set_context(uuid), provenance.outcome(uuid), provenance.root_of(uuid), provenance.record_action, '
+        'provenance.complete_action, provenance.pending_action(uuid), provenance.forget_intent(uuid), '
+        'provenance.refresh_view, provenance.view_to_refresh, provenance.view_function, provenance.below_view, '
+        'provenance.qualified_name TO %I', role_name);
+END
+$$;
