@@ -12,6 +12,9 @@ from provenance.context import (
 )
 from provenance.errors import (
     ActionNotPending,
+    AlreadyDone,
+    IdempotencyConflict,
+    IdempotencyKeyBusy,
     InvalidAction,
     InvalidRequestID,
     MigrationError,
@@ -64,6 +67,7 @@ __all__ = [
     "ActionRef",
     "ActionRepository",
     "ActionTree",
+    "AlreadyDone",
     "AsyncActionRepository",
     "AsyncChangeRepository",
     "AsyncTrackedAction",
@@ -74,6 +78,8 @@ __all__ = [
     "ChangeRepository",
     "Ending",
     "EntityRef",
+    "IdempotencyConflict",
+    "IdempotencyKeyBusy",
     "InvalidAction",
     "InvalidRequestID",
     "JournalHealth",

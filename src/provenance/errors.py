@@ -6,6 +6,9 @@ never heard of this library. Errors of the caller's own body are never wrapped: 
 
 from __future__ import annotations
 
+from typing import Any
+from uuid import UUID
+
 
 class ProvenanceError(Exception):
     """The base of all errors raised by provenance."""
@@ -57,6 +60,28 @@ class NotCommitted(ProvenanceError, RuntimeError):
     Either the block swallowed a database error and left its transaction aborted, or it ended the transaction itself,
     or the row that proves the action could not be written.
     """
+
+
+class AlreadyDone(ProvenanceError, RuntimeError):
+    """What was to be done under an idempotency key has been done, with the same input; raised before the body runs.
+
+    Args:
+        action_id: the action that did it.
+        result: what that was: its ``result``, as it is stored.
+    """
+
+    def __init__(self, message: str, action_id: UUID, result: Any) -> None:
+        super().__init__(message)
+        self.action_id = action_id
+        self.result = result
+
+
+class IdempotencyConflict(ProvenanceError, ValueError):
+    """An idempotency key has been used with another input; raised before the body runs."""
+
+
+class IdempotencyKeyBusy(ProvenanceError, RuntimeError):
+    """Another action holds the idempotency key, and has no outcome yet; raised before the body runs."""
 
 
 class ActionNotPending(ProvenanceError, LookupError):

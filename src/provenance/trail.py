@@ -39,7 +39,7 @@ from provenance.tracking.hosts import Durability
 from provenance.translation import address_parts, not_pending, translated, unavailable
 from provenance.values import Redactor, to_json
 
-SCHEMA_VERSION = 3
+SCHEMA_VERSION = 4
 """The schema this version of the library writes."""
 
 DEFAULT_EXPIRY = timedelta(days=1)
@@ -239,8 +239,8 @@ class Trail(_Setup, Tables, Views, Recovering):
                 pass  # whoever has a query in progress on the connection is suspended in this very thread
             case Settle(rows, action_id, xid):
                 return self._journal.settle(rows, action_id, xid)
-            case Intend(evidence, action):
-                self._journal.intend(evidence, action, may_wait=not self._fail_closed)
+            case Intend(evidence, action, claim):
+                return self._journal.intend(evidence, action, claim, may_wait=not self._fail_closed)
             case Forget(action_ids):  # pragma: no branch - the last kind of step
                 self._journal.forget(action_ids)
         return None
@@ -466,8 +466,8 @@ class AsyncTrail(_Setup, AsyncTables, AsyncViews, AsyncRecovering):
                 await drivers.aquiesce(connection)
             case Settle(rows, action_id, xid):
                 return await self._journal.settle(rows, action_id, xid)
-            case Intend(evidence, action):
-                await self._journal.intend(evidence, action, may_wait=not self._fail_closed)
+            case Intend(evidence, action, claim):
+                return await self._journal.intend(evidence, action, claim, may_wait=not self._fail_closed)
             case Forget(action_ids):  # pragma: no branch - the last kind of step
                 await self._journal.forget(action_ids)
         return None

@@ -950,11 +950,13 @@ def test_nobody_may_execute_anything_unless_granted(session: Connection) -> None
     session.execute("SELECT provenance.grant_writer(%s)", (role,))
     assert {row[0] for row in session.execute(query, (role,)).fetchall()} == {
         "below_view",
+        "claim_key",
         "complete_action",
         "current_action_id",
         "doubt_intent",
         "extend_intents",
         "forget_intent",
+        "holds_key",
         "outcome",
         "pending_action",
         "qualified_name",

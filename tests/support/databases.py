@@ -42,6 +42,7 @@ ALTER TABLE provenance.actions DISABLE TRIGGER refuse_change;
 DELETE FROM provenance.actions;
 ALTER TABLE provenance.actions ENABLE ALWAYS TRIGGER refuse_change;
 DELETE FROM provenance.action_intents;
+DELETE FROM provenance.idempotency_keys;
 DELETE FROM work;
 """
 

@@ -22,6 +22,7 @@ LAYERS = [
         "statements",
         "statements.recording",
         "statements.intents",
+        "statements.keys",
         "statements.reading",
         "statements.rows",
         "statements.changes",
@@ -32,6 +33,7 @@ LAYERS = [
     [
         "recording.steps",
         "recording.blocks",
+        "recording.keys",
         "recording.entering",
         "recording.leaving",
         "recording.abandoned",

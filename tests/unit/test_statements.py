@@ -305,6 +305,7 @@ def test_evidence_is_a_row_and_more() -> None:
     assert json.loads(intents.evidence_json(leased)) == {
         **plain,
         "worker": "h:7",
+        "key": None,
         "work_xid": None,
         "system_identifier": None,
         "joined": False,
@@ -313,6 +314,7 @@ def test_evidence_is_a_row_and_more() -> None:
     assert json.loads(intents.evidence_json(declared)) == {
         **plain,
         "worker": "h:7",
+        "key": None,
         "work_xid": "17",
         "system_identifier": 4,
         "joined": True,

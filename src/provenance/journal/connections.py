@@ -29,6 +29,7 @@ from provenance.journal.outage import Outage, writing
 from provenance.journal.spool import Kind, Spool
 from provenance.statements import Statement, intents, recording
 from provenance.statements.intents import Evidence
+from provenance.statements.keys import Claim
 from provenance.statements.recording import ActionRow
 from provenance.translation import translated, unavailable
 
@@ -79,6 +80,12 @@ def _hang_up_after() -> float:
 def _lost(error: Exception) -> bool:
     """Whether it was only this connection that broke, so that another may do."""
     return isinstance(error, psycopg.OperationalError) and (error.sqlstate or "08").startswith(("08", "57P"))
+
+
+def _declaring(evidence: Evidence, claim: Statement[Claim] | None) -> tuple[Statement[Any], ...]:
+    """Return what makes an action known before it is done, if it is to be done at all."""
+    declaration = intents.insert([intents.evidence_json(evidence)])
+    return (declaration,) if claim is None else (claim, declaration)
 
 
 def _not_dropped(action_ids: Sequence[UUID], error: Exception) -> None:
@@ -202,29 +209,39 @@ class Journal:
             pool.putconn(connection)
         return answers[-1 - len(work) : -1]
 
-    def intend(self, evidence: Evidence, action: CurrentAction, *, may_wait: bool) -> None:
+    def intend(
+        self, evidence: Evidence, action: CurrentAction, claim: Statement[Claim] | None, *, may_wait: bool
+    ) -> Claim | None:
         """Make durable that *action* is begun, and extend the lease of the evidence, if it has one, while that is open.
 
         Args:
             evidence: what is to be known of it.
             action: the action.
-            may_wait: whether the spool will do, if there is one.
+            claim: claims the key without which it is not to be done.
+            may_wait: whether the spool will do, if there is one. For a key it will not.
+
+        Returns:
+            What came of the claim.
 
         Raises:
             TrailUnavailable: it cannot be made durable.
             SchemaNotReady: this role may not write it.
             psycopg.Error: the server refuses it.
         """
+        claimed: Claim | None = None
+        keep = partial(self.outage.keep_intent, evidence, may_wait=may_wait and claim is None)
         if self.outage.down:
-            self.outage.keep_intent(evidence, None, may_wait=may_wait)
+            keep(None)
         else:
             try:
                 with translated("recording that an action is begun"):
-                    self._run_twice(intents.insert([intents.evidence_json(evidence)]))
+                    *answers, _ = self._run_twice(*_declaring(evidence, claim))
+                    claimed = answers[0] if answers else None
             except (psycopg.OperationalError, TrailUnavailable) as error:
-                self.outage.keep_intent(evidence, error, may_wait=may_wait)
-        if evidence.leased:
+                keep(error)
+        if evidence.leased and (claimed is None or claimed.claimed):
             self._heartbeat.begin(action)
+        return claimed
 
     def write(self, rows: Sequence[ActionRow]) -> None:
         """Write rows that are not there yet. Never raises: what cannot be written is kept, or logged."""
@@ -350,19 +367,24 @@ class AsyncJournal:
 
         return asyncio.run(run())
 
-    async def intend(self, evidence: Evidence, action: CurrentAction, *, may_wait: bool) -> None:
+    async def intend(
+        self, evidence: Evidence, action: CurrentAction, claim: Statement[Claim] | None, *, may_wait: bool
+    ) -> Claim | None:
         """Make durable that *action* is begun; see :meth:`Journal.intend`."""
-        keep = partial(self.outage.keep_intent, evidence, may_wait=may_wait)
+        claimed: Claim | None = None
+        keep = partial(self.outage.keep_intent, evidence, may_wait=may_wait and claim is None)
         if self.outage.down:
             await asyncio.to_thread(keep, None)
         else:
             try:
                 with translated("recording that an action is begun"):
-                    await self._run_twice(intents.insert([intents.evidence_json(evidence)]))
+                    *answers, _ = await self._run_twice(*_declaring(evidence, claim))
+                    claimed = answers[0] if answers else None
             except (psycopg.OperationalError, TrailUnavailable) as error:
                 await asyncio.to_thread(keep, error)
-        if evidence.leased:
+        if evidence.leased and (claimed is None or claimed.claimed):
             self._heartbeat.begin(action)
+        return claimed
 
     async def write(self, rows: Sequence[ActionRow]) -> None:
         """Write rows that are not there yet. Never raises: what cannot be written is kept, or logged."""

@@ -152,6 +152,7 @@ class Block(CurrentAction):
         "host",
         "intended",
         "interruption",
+        "key",
         "metadata",
         "owner",
         "parent_id",
@@ -181,6 +182,7 @@ class Block(CurrentAction):
         payload: str | None,
         metadata: str | None,
         intended: bool = False,
+        key: str | None = None,
     ) -> None:
         now_ns = time.time_ns()
         own_id = ids.new_id_at(now_ns)
@@ -193,6 +195,8 @@ class Block(CurrentAction):
         self.started_ns = time.monotonic_ns()
         self.intended = intended
         """There is evidence that the action was begun, from before its body ran."""
+        self.key = key
+        """Of several actions with the same one, one is done."""
         self.resumed = False
         self.host = host
         self.colour = colour
@@ -318,6 +322,7 @@ class Block(CurrentAction):
             worker=f"{_host_name()}:{os.getpid()}",
             transaction=transaction,
             joined=joined,
+            key=self.key if transaction is None else None,
             leased=transaction is None,
         )
 

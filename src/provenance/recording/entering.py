@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from contextlib import suppress
 from typing import Any
 
@@ -11,12 +12,16 @@ from psycopg.pq import TransactionStatus
 from provenance import drivers
 from provenance.drivers import AnyConnection
 from provenance.errors import MisusedAction, TrailUnavailable, WrongColour
+from provenance.models import Status
+from provenance.recording import keys
 from provenance.recording.blocks import Block, Colour, Unit, owner_here, units
 from provenance.recording.steps import Checkout, CheckSchema, Giveback, Intend, Run, Steps
 from provenance.statements import Statement
 from provenance.statements import recording as statements
 from provenance.statements.intents import CURRENT_TRANSACTION, Transaction
-from provenance.statements.recording import Settings
+from provenance.statements.keys import Claim
+from provenance.statements.keys import claim as claim_key
+from provenance.statements.recording import ActionRow, Settings
 
 
 def enclosing_block(
@@ -82,9 +87,7 @@ def enter(block: Block, *, connection: AnyConnection | None, transaction: bool, 
             "known; open the pipeline inside the block instead"
         )
     if not transaction:
-        yield CheckSchema(None)
-        if block.intended:
-            yield Intend(block.evidence(None), block)
+        yield from _enter_detached(block)
     elif block.enclosing is not None:
         yield from _enter_nested(block, block.enclosing, savepoint=savepoint)
     elif connection is None:
@@ -95,8 +98,21 @@ def enter(block: Block, *, connection: AnyConnection | None, transaction: bool, 
         yield from _enter_joined(block, connection)
 
 
+def _enter_detached(block: Block) -> Steps[None]:
+    yield CheckSchema(None)
+    if not block.intended:
+        return
+    claim: Claim | None = yield Intend(block.evidence(None), block, *_claiming(block))
+    if claim is not None:
+        keys.check(block, claim)
+
+
 def _current(block: Block) -> tuple[Statement[None], Statement[None]]:
     return statements.set_action(block.ref.id), statements.set_block(block.ref, block.tenant_id)
+
+
+def _claiming(block: Block) -> tuple[Statement[Claim], ...]:
+    return () if block.key is None else (claim_key(block.row(Status.PENDING), block.key),)
 
 
 def _where(block: Block) -> tuple[Statement[Transaction], ...]:
@@ -104,14 +120,21 @@ def _where(block: Block) -> tuple[Statement[Transaction], ...]:
     return (CURRENT_TRANSACTION,) if block.intended else ()
 
 
-def _intend(block: Block, answers: list[Any], *, joined: bool) -> Steps[None]:
-    """Make durable that the action is begun, and in which transaction, which has its id by now.
+def _last_words(block: Block) -> tuple[Statement[Any], ...]:
+    return *_claiming(block), *_where(block)
+
+
+def _begun(block: Block, answers: list[Any], *, joined: bool, standing: Sequence[ActionRow] = ()) -> Steps[None]:
+    """See that the block has its key, and make durable that it is begun and in which transaction, which has its id by now.
 
     In the other order a crash could give the id to somebody else's transaction, which would then answer for this one.
     """
+    *_, last = answers
+    if block.key is not None:
+        keys.check(block, answers[-2] if block.intended else last, standing)
     if not block.intended:
         return
-    transaction: Transaction = answers[-1]
+    transaction: Transaction = last
     block.xid = transaction.xid
     if not block.resumed:
         yield Intend(block.evidence(transaction, joined=joined), block)
@@ -137,15 +160,15 @@ def _enter_own(block: Block, connection: AnyConnection, *, pooled: bool) -> Step
     try:
         _refuse_bytes(block, connection)
         yield CheckSchema(connection)
-        answers = yield Run(connection, (begin, *_current(block), *_where(block)))
-        yield from _intend(block, answers, joined=False)
+        answers = yield Run(connection, (begin, *_current(block), *_last_words(block)))
+        yield from _begun(block, answers, joined=False)
     except BaseException as error:
-        if pooled:
-            yield Giveback(connection, True)
-        elif drivers.transaction_status(connection) in (TransactionStatus.INTRANS, TransactionStatus.INERROR):
+        if drivers.transaction_status(connection) in (TransactionStatus.INTRANS, TransactionStatus.INERROR):
             # Of a connection that is lost the server undoes everything by itself.
             with suppress(psycopg.Error):
                 yield Run(connection, (statements.ROLLBACK,), insist=True)
+        if pooled:
+            yield Giveback(connection, drivers.transaction_status(connection) != TransactionStatus.IDLE)
         _refuse(block, error)
         raise
     _open_unit(block, connection, joined=False, pooled=pooled)
@@ -157,7 +180,7 @@ def _enter_joined(block: Block, connection: AnyConnection) -> Steps[None]:
             f"{block.label}: the transaction of the given connection is aborted by an earlier error; roll it back first"
         )
     block.savepoint = f"provenance_{block.ref.id.hex}"
-    opening = (statements.savepoint(block.savepoint), statements.READ_SETTINGS, *_current(block), *_where(block))
+    opening = (statements.savepoint(block.savepoint), statements.READ_SETTINGS, *_current(block), *_last_words(block))
     try:
         _refuse_bytes(block, connection)
         answers = yield Run(connection, opening)
@@ -168,7 +191,7 @@ def _enter_joined(block: Block, connection: AnyConnection) -> Steps[None]:
         raise
     try:
         yield CheckSchema(connection)
-        yield from _intend(block, answers, joined=True)
+        yield from _begun(block, answers, joined=True)
     except BaseException:
         yield Run(connection, (statements.rollback_to(block.savepoint), statements.release(block.savepoint)))
         raise
@@ -177,7 +200,11 @@ def _enter_joined(block: Block, connection: AnyConnection) -> Steps[None]:
 
 
 def _refuse(block: Block, error: BaseException) -> None:
-    """Say in words of ours that the connection does not work; other errors go on as they are."""
+    """Say in words of ours that the key is taken, or that the connection does not work; other errors go on as they are."""
+    if isinstance(error, psycopg.errors.LockNotAvailable) and block.key is not None:
+        raise keys.busy(block) from error
+    if (getattr(error, "sqlstate", None) or "").startswith("40"):
+        return  # callers retry on these
     if isinstance(error, (psycopg.OperationalError, psycopg.InterfaceError)):
         raise TrailUnavailable(
             f"{block.label}: the connection is not usable ({type(error).__name__}: {error}); nothing has been done yet"
@@ -186,7 +213,10 @@ def _refuse(block: Block, error: BaseException) -> None:
 
 def _back_out(block: Block, connection: AnyConnection) -> Steps[None]:
     """Leave the connection as it was after entering was interrupted, which may have been before or after its statements."""
-    if drivers.transaction_status(connection) != TransactionStatus.INTRANS:
+    status = drivers.transaction_status(connection)
+    if status == TransactionStatus.INERROR and block.savepoint is not None:
+        yield Run(connection, (statements.rollback_to(block.savepoint),), insist=True)
+    if status != TransactionStatus.INTRANS:
         return
     settings: Settings
     (settings,) = yield Run(connection, (statements.READ_SETTINGS,), insist=True)
@@ -207,7 +237,7 @@ def _enter_nested(block: Block, enclosing: Block, *, savepoint: bool) -> Steps[N
             f"{block.label}: the transaction of the enclosing {enclosing.label} is not usable any more: an error aborted "
             "it or the body ended it; let the enclosing block end first"
         )
-    opening = [statements.READ_SETTINGS, *_current(block), *_where(block)]
+    opening = [statements.READ_SETTINGS, *_current(block), *_last_words(block)]
     if savepoint:
         block.savepoint = f"provenance_{block.ref.id.hex}"
         opening.insert(1, statements.savepoint(block.savepoint))
@@ -215,7 +245,8 @@ def _enter_nested(block: Block, enclosing: Block, *, savepoint: bool) -> Steps[N
         answers = yield Run(unit.connection, tuple(opening))
         settings: Settings = answers[0]
         if settings.block is not None:
-            yield from _intend(block, answers, joined=unit.joined)
+            unit.drop_undone(settings.done)
+            yield from _begun(block, answers, joined=unit.joined, standing=unit.standing)
     except BaseException as error:
         with suppress(psycopg.Error):
             yield from _back_out(block, unit.connection)

@@ -11,6 +11,7 @@ import attrs
 from provenance.context import CurrentAction
 from provenance.statements import Statement
 from provenance.statements.intents import Evidence
+from provenance.statements.keys import Claim
 from provenance.statements.recording import ActionRow
 
 T = TypeVar("T")
@@ -94,11 +95,15 @@ class Settle(_Insisting):
 
 @attrs.frozen
 class Intend(_Passing):
-    """Make durable that an action is begun. Answer: nothing. Raises if it cannot be: then nothing of it may be done."""
+    """Make durable that an action is begun. Raises if it cannot be: then nothing of it may be done.
+
+    Answer: what came of claiming its key, if it is to be claimed; only if it was, the action is begun.
+    """
 
     evidence: Evidence
     action: CurrentAction
     """While it is open, the lease is extended, where the evidence has one."""
+    claim: Statement[Claim] | None = None
 
 
 @attrs.frozen

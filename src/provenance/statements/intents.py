@@ -48,6 +48,8 @@ class Evidence:
     """Where the work is done; ``None`` for work outside the database."""
     joined: bool = False
     """The transaction is the caller's: it may be committed without the work."""
+    key: str | None = None
+    """The idempotency key without which it is not to be done, of work outside the database."""
     leased: bool = False
     """The work is known to be under way for one lease only, unless that is extended."""
 
@@ -57,6 +59,7 @@ def evidence_json(evidence: Evidence) -> str:
     transaction = evidence.transaction
     more = {
         "worker": evidence.worker,
+        "key": evidence.key,
         "work_xid": transaction and transaction.xid,
         "system_identifier": transaction and transaction.system_identifier,
         "joined": evidence.joined,
@@ -77,7 +80,8 @@ SELECT r.id, COALESCE(r.root_id, provenance.root_of(r.parent_action_id), r.paren
        id uuid, root_id uuid, parent_action_id uuid, action_type text, concept text, tenant_id text,
        user_id text, request_id uuid, correlation_id text, entity_type text, entity_id text,
        payload jsonb, metadata jsonb, error_message text, started_at timestamptz,
-       lease interval, work_xid xid8, system_identifier bigint, worker text, joined boolean)
+       lease interval, work_xid xid8, system_identifier bigint, worker text, joined boolean, key text)
+ WHERE r.key IS NULL OR provenance.holds_key(r.id, r.tenant_id, r.action_type, r.key)
 ON CONFLICT DO NOTHING"""
 
 

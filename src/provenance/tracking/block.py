@@ -126,6 +126,9 @@ class track_action:
         durability: ``"intent"`` makes durable that the action is begun before its body runs, at the cost of a small
             transaction of its own: whatever then ends the process, ``provenance recover`` finds out what became of the
             action. With ``"atomic"`` an action is known of once its outcome is recorded. Left out, it is as the trail says.
+        idempotency_key: text, an int or a UUID that the caller chose for this piece of work: of several actions of one type
+            and tenant with the same key, one is done. The key is part of the transaction: rolled back with the work, it is
+            free again. An action outside Postgres with a key is always declared, as with ``durability="intent"``.
 
     Raises:
         InvalidAction: an argument is empty, too long or of the wrong kind.
@@ -134,6 +137,9 @@ class track_action:
         NotConfigured: on entering, there is no trail of this colour.
         TrailUnavailable: on entering, the database cannot be reached.
         SchemaNotReady: on entering, the database has not been migrated.
+        AlreadyDone: on entering, the work of *idempotency_key* is done, with the same input; holds its result.
+        IdempotencyConflict: on entering, *idempotency_key* was used with another input.
+        IdempotencyKeyBusy: on entering, another action holds *idempotency_key* and has no outcome yet.
         MisusedAction: on entering, this object or the connection is in use elsewhere.
         WrongColour: on entering, the enclosing block or the connection is of the other colour.
         NotCommitted: on leaving, the body returned normally but its work is not committed.
@@ -158,6 +164,7 @@ class track_action:
         transaction: bool = True,
         savepoint: bool = True,
         durability: Durability | None = None,
+        idempotency_key: Identifier | None = None,
     ) -> None:
         self._spec = ActionSpec(
             action_type=name(action_type, "action_type"),
@@ -181,6 +188,7 @@ class track_action:
         self._transaction = transaction
         self._savepoint = savepoint
         self._durability = durability
+        self._key = identifier(idempotency_key, "idempotency_key")
         self._intent: Intent | None = None
 
     @classmethod
@@ -243,7 +251,9 @@ class track_action:
             parent=self._parent or (nearest.ref if nearest else frame.parent if frame else None),
             payload=to_json(self._payload, redactor, what="payload"),
             metadata=to_json(self._marked_metadata(), redactor, what="metadata"),
-            intended=(self._durability or host.durability) == "intent",
+            intended=(self._durability or host.durability) == "intent"
+            or (self._key is not None and not self._transaction),
+            key=self._key,
         )
         block.enclosing = enclosing
         return block
@@ -344,6 +354,10 @@ class track_action:
 
     def __call__(self, function: Callable[P, R]) -> Callable[P, R]:
         """Track every call of *function*; of a generator function, the whole iteration."""
+        if self._key is not None:
+            raise InvalidAction(
+                "idempotency_key: a decorator would use one key for all calls; open a block in the function instead"
+            )
         if isinstance(function, (staticmethod, classmethod, property)):
             raise InvalidAction(
                 f"track_action() was put above @{type(cast('object', function)).__name__}; put it below, next to the "
