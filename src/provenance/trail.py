@@ -39,7 +39,7 @@ from provenance.tracking.hosts import Durability
 from provenance.translation import address_parts, not_pending, translated, unavailable
 from provenance.values import Redactor, to_json
 
-SCHEMA_VERSION = 4
+SCHEMA_VERSION = 5
 """The schema this version of the library writes."""
 
 DEFAULT_EXPIRY = timedelta(days=1)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+import secrets
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -312,14 +313,70 @@ def test_grant_to_a_reader(run: Run, provenance_dsn: str, role: str) -> None:
 
 def test_grant_as_json(run_json: Callable[..., Any], role: str) -> None:
     """The roles are listed."""
-    assert {"writers": [role], "readers": [role]} == run_json("migrate", "grant", "--writer", role, "--reader", role)
+    given = ("--writer", role, "--reader", role, "--tenant", "ada", "--maintainer", role)
+    assert {"writers": [role], "readers": [role], "tenants": ["ada"], "maintainers": [role]} == run_json(
+        "migrate", "grant", *given
+    )
+
+
+def test_grant_to_a_reader_of_some_tenants(run: Run, run_json: Callable[..., Any], trail: Trail, role: str) -> None:
+    """It sees their rows, and no others."""
+    for tenant in ("ada", "bob", ""):
+        with trail.track_action("a", concept="c", tenant_id=tenant):
+            pass
+    result = run("migrate", "grant", "--reader", role, "--tenant", "ada", "--tenant", "")
+    assert (0, f"{role} may read the trail of 'ada', ''\n") == (result.exit_code, result.stdout)
+    dsn = psycopg.conninfo.make_conninfo(trail.pool.conninfo, options=f"-c role={role}")
+    assert {"ada", ""} == {action["tenant_id"] for action in run_json("log", dsn=dsn)["actions"]}
+
+
+def test_grant_to_a_maintainer(run: Run, trail: Trail, role: str) -> None:
+    """It does the upkeep."""
+    result = run("migrate", "grant", "--maintainer", role)
+    assert (0, f"{role} may do the upkeep of the trail, and read it\n") == (result.exit_code, result.stdout)
+    with psycopg.connect(trail.pool.conninfo, options=f"-c role={role}") as connection:
+        assert connection.execute("SELECT * FROM provenance.ensure_partitions()").fetchall() == []
+
+
+def test_a_tenant_without_a_reader(run: Run) -> None:
+    """It says what is missing: code 2."""
+    result = run("migrate", "grant", "--writer", "w", "--tenant", "ada", dsn="host=/nowhere")
+    assert (2, "") == (result.exit_code, result.stdout)
+    assert "Error: --tenant says what a reader may read; give --reader ROLE too\n" in result.stderr
+
+
+def test_roles_for_each_purpose(run: Run, run_json: Callable[..., Any], provenance_dsn: str) -> None:
+    """They are made, or found, and named."""
+    prefix = f"provenance_{secrets.token_hex(4)}"
+    made = [f"{prefix}_{purpose}" for purpose in ("owner", "writer", "reader", "maintainer")]
+    try:
+        result = run("migrate", "roles", "--prefix", prefix)
+        assert (0, made, "") == (result.exit_code, result.stdout.splitlines(), result.stderr)
+        assert {"roles": made} == run_json("migrate", "roles", "--prefix", prefix)
+        assert (0, "no differences\n") == ((verified := run("migrate", "verify")).exit_code, verified.stdout)
+    finally:
+        with psycopg.connect(provenance_dsn, autocommit=True) as connection:
+            for name in map(psycopg.sql.Identifier, made):
+                connection.execute(psycopg.sql.SQL("REASSIGN OWNED BY {} TO CURRENT_USER").format(name))
+                connection.execute(psycopg.sql.SQL("DROP OWNED BY {0}; DROP ROLE {0}").format(name))
+
+
+def test_roles_are_made_by_one_who_may(run: Run, provenance_dsn: str, role: str) -> None:
+    """Else it is code 4."""
+    with psycopg.connect(provenance_dsn, autocommit=True) as connection:
+        connection.execute(f"GRANT USAGE ON SCHEMA provenance TO {role}".encode())
+    result = run("migrate", "roles", dsn=psycopg.conninfo.make_conninfo(provenance_dsn, options=f"-c role={role}"))
+    assert (4, "") == (result.exit_code, result.stdout)
+    assert (
+        "Error: this database role may not grant rights on the trail (permission denied for function" in result.stderr
+    )
 
 
 def test_grant_to_nobody(run: Run) -> None:
     """Without a role there is nothing to do: code 2."""
     result = run("migrate", "grant", dsn="host=/nowhere")
     assert (2, "") == (result.exit_code, result.stdout)
-    assert "Error: give --writer ROLE, --reader ROLE, or both\n" in result.stderr
+    assert "Error: give --writer ROLE, --reader ROLE or --maintainer ROLE\n" in result.stderr
 
 
 def test_grant_is_all_or_nothing(run: Run, provenance_dsn: str, role: str) -> None:

@@ -622,23 +622,6 @@ def test_a_reader_can_do_nothing_else(shared: dict[str, str], statement: str) ->
     refused(shared["reader"], statement)
 
 
-def test_the_view_shows_no_more_than_the_tables(owner: Connection, log_in: Callable[[Rights], str]) -> None:
-    """Row-level security holds for who asks, not for who made the view."""
-    for tenant in ("mine", "theirs"):
-        owner.execute(
-            "SELECT provenance.complete_action(provenance.record_action('ended', 'c', tenant_id => %s))", (tenant,)
-        )
-        owner.execute("SELECT provenance.record_action('pending', 'c', tenant_id => %s)", (tenant,))
-    owner.execute("""
-        ALTER TABLE provenance.actions ENABLE ROW LEVEL SECURITY;
-        ALTER TABLE provenance.action_intents ENABLE ROW LEVEL SECURITY;
-        CREATE POLICY own ON provenance.actions USING (tenant_id = 'mine');
-        CREATE POLICY own ON provenance.action_intents USING (tenant_id = 'mine')""")
-    with psycopg.connect(log_in("reader")) as session:
-        found = session.execute("SELECT tenant_id, status FROM provenance.action_log ORDER BY id").fetchall()
-    assert found == [("mine", "completed"), ("mine", "pending")]
-
-
 # --- Roles that may not ----------------------------------------------------------------------------------------------
 
 REMEDY = re.compile(

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import LiteralString
+from typing import Any, LiteralString
 
 import attrs
 import click
@@ -128,37 +128,82 @@ def verify(ctx: click.Context, as_json: bool) -> None:
 @migrate.command(short_help="Give database roles the rights they need.")
 @click.option("--writer", "writers", multiple=True, metavar="ROLE", help="May record actions, and no more.")
 @click.option("--reader", "readers", multiple=True, metavar="ROLE", help="May read the trail.")
+@click.option(
+    "--tenant",
+    "tenants",
+    multiple=True,
+    metavar="ID",
+    help="Readers may read rows of this tenant only; '' for those of none.",
+)
+@click.option(
+    "--maintainer", "maintainers", multiple=True, metavar="ROLE", help="May do the upkeep, and read the trail."
+)
 @json_option
 @click.pass_obj
-def grant(dsn: str | None, writers: tuple[str, ...], readers: tuple[str, ...], as_json: bool) -> None:
+def grant(
+    dsn: str | None,
+    *,
+    writers: tuple[str, ...],
+    readers: tuple[str, ...],
+    tenants: tuple[str, ...],
+    maintainers: tuple[str, ...],
+    as_json: bool,
+) -> None:
     """Give existing database roles the rights they need; each option may be repeated."""
-    if not writers and not readers:
-        raise click.UsageError("give --writer ROLE, --reader ROLE, or both")
+    if not (writers or readers or maintainers):
+        raise click.UsageError("give --writer ROLE, --reader ROLE or --maintainer ROLE")
+    if tenants and not readers:
+        raise click.UsageError("--tenant says what a reader may read; give --reader ROLE too")
     with connected(dsn) as connection, connection.transaction():
-        _grant(connection, "SELECT provenance.grant_writer(%s)", writers)
-        _grant(connection, "SELECT provenance.grant_reader(%s)", readers)
+        for role in writers:
+            _grant(connection, "SELECT provenance.grant_writer(%s)", role)
+        for role in readers:
+            for tenant in tenants or (None,):
+                _grant(connection, "SELECT provenance.grant_tenant_reader(%s, %s)", role, tenant)
+        for role in maintainers:
+            _grant(connection, "SELECT provenance.grant_maintainer(%s)", role)
     if as_json:
-        emit_json({"writers": writers, "readers": readers})
+        emit_json({"writers": writers, "readers": readers, "tenants": tenants, "maintainers": maintainers})
         return
+    of_whom = f" of {', '.join(map(repr, tenants))}" if tenants else ""
     for role in writers:
         click.echo(f"{clean(role)} may record actions")
     for role in readers:
-        click.echo(f"{clean(role)} may read the trail")
+        click.echo(f"{clean(role)} may read the trail{clean(of_whom)}")
+    for role in maintainers:
+        click.echo(f"{clean(role)} may do the upkeep of the trail, and read it")
 
 
-def _grant(connection: psycopg.Connection[object], query: LiteralString, roles: tuple[str, ...]) -> None:
-    for role in roles:
-        try:
-            connection.execute(query, (role,))
-        except psycopg.errors.UndefinedObject as error:
-            raise Misuse(
-                f"there is no database role {role}; create it first, and run this again (no right was given)"
-            ) from error
-        except psycopg.errors.InsufficientPrivilege as error:
-            raise SchemaNotReady(
-                f"this database role may not grant rights on the trail ({error.diag.message_primary}); connect as the role "
-                "that owns the schema provenance"
-            ) from error
+@migrate.command(short_help="Make a database role for each purpose.")
+@click.option("--prefix", default="provenance", show_default=True, metavar="NAME", help="What their names begin with.")
+@json_option
+@click.pass_obj
+def roles(dsn: str | None, *, prefix: str, as_json: bool) -> None:
+    """Make roles that nobody can log in as: an owner, to whom the schema is given, a writer, a reader and a maintainer.
+
+    Grant them to the roles that applications and people log in as.
+    """
+    with connected(dsn) as connection, connection.transaction():
+        made = [name for (name,) in _grant(connection, "SELECT provenance.make_roles(%s)", prefix)]
+    if as_json:
+        emit_json({"roles": made})
+        return
+    for name in made:
+        click.echo(clean(name))
+
+
+def _grant(connection: psycopg.Connection[object], query: LiteralString, role: str, *more: str | None) -> list[Any]:
+    try:
+        return connection.execute(query, (role, *more)).fetchall()
+    except psycopg.errors.UndefinedObject as error:
+        raise Misuse(
+            f"there is no database role {role}; create it first, and run this again (no right was given)"
+        ) from error
+    except psycopg.errors.InsufficientPrivilege as error:
+        raise SchemaNotReady(
+            f"this database role may not grant rights on the trail ({error.diag.message_primary}); connect as the role that "
+            "owns the schema provenance"
+        ) from error
 
 
 def _name(migration: Migration) -> str:

@@ -76,9 +76,16 @@ _QUERIES: dict[str, LiteralString] = {
         SELECT c.relname || '.' || r.rulename, pg_get_ruledef(r.oid)
           FROM pg_rewrite r JOIN pg_class c ON c.oid = r.ev_class
          WHERE c.relnamespace = to_regnamespace('provenance') AND r.rulename <> '_RETURN'""",
-    "policy": """
-        SELECT c.relname || '.' || p.polname, COALESCE(pg_get_expr(p.polqual, p.polrelid), 'true')
-            || COALESCE(' check ' || pg_get_expr(p.polwithcheck, p.polrelid), '')
+    # One that restricts, or holds for somebody only, hides rows or lets through what others refuse.
+    "policy": r"""
+        SELECT c.relname || '.' || p.polname,
+               CASE p.polcmd WHEN 'r' THEN 'select' WHEN 'a' THEN 'insert' WHEN 'w' THEN 'update' WHEN 'd' THEN 'delete'
+                    ELSE 'all' END
+               || CASE WHEN p.polpermissive THEN '' ELSE ' restrictive' END
+               || CASE WHEN p.polroles = '{0}' THEN '' ELSE ' to some' END
+               || ' using '
+               || md5(regexp_replace(COALESCE(pg_get_expr(p.polqual, p.polrelid), 'true'), '\s|\m[a-z]\.', '', 'g'))
+               || ' check ' || COALESCE(pg_get_expr(p.polwithcheck, p.polrelid), 'as using')
           FROM pg_policy p JOIN pg_class c ON c.oid = p.polrelid
          WHERE c.relnamespace = to_regnamespace('provenance')""",
     "function": """

@@ -14,6 +14,7 @@ from typing import Any
 
 import attrs
 import psycopg
+from psycopg import sql
 from psycopg.rows import class_row, scalar_row
 
 from provenance.errors import MigrationError
@@ -41,6 +42,11 @@ COMMENT ON TABLE provenance.migrations IS 'Which steps of the provenance schema 
 _LEDGER_EXISTS = """
 SELECT EXISTS (SELECT FROM pg_catalog.pg_class c JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace
                 WHERE n.nspname = 'provenance' AND c.relname = 'migrations')
+"""
+
+_OTHER_OWNER = """
+SELECT r.rolname FROM pg_catalog.pg_namespace n JOIN pg_catalog.pg_roles r ON r.oid = n.nspowner
+ WHERE n.nspname = 'provenance' AND r.rolname <> current_user AND pg_catalog.pg_has_role(r.oid, 'MEMBER')
 """
 
 _OWNER = "connect as the role that owns the schema provenance"
@@ -136,6 +142,14 @@ def _refuse_disagreement(ledger: dict[int, Applied]) -> None:
             raise MigrationError(problem)
 
 
+def _act_as_owner(connection: Connection) -> None:
+    """Make what is made belong to the role that owns the schema, where that is a role this one is a member of."""
+    with connection.cursor(row_factory=scalar_row) as cursor:
+        owner = cursor.execute(_OTHER_OWNER).fetchone()
+        if owner is not None:
+            cursor.execute(sql.SQL("SET LOCAL ROLE {}").format(sql.Identifier(owner)))
+
+
 @contextmanager
 def _locked_step(connection: Connection, what: str, before_it: str = "") -> Generator[dict[int, Applied]]:
     """A transaction that holds the migration lock, with the ledger as it is under that lock."""
@@ -150,6 +164,7 @@ def _locked_step(connection: Connection, what: str, before_it: str = "") -> Gene
                 "SET TRANSACTION ISOLATION LEVEL READ COMMITTED; SET LOCAL search_path = pg_catalog, pg_temp"
             )
             connection.execute("SELECT pg_advisory_xact_lock(%s)", (_LOCK_KEY,))
+            _act_as_owner(connection)
             with _reading_the_ledger(psycopg.errors.InsufficientPrivilege):
                 ledger = _ledger(connection)
             _refuse_disagreement(ledger)
@@ -217,7 +232,9 @@ def up(connection: Connection, *, to: int | None = None) -> list[Migration]:
                 # Between two steps another deploy has taken back what was applied.
                 waiting = oldest_first
                 continue
-            connection.execute(_LEDGER)
+            if not ledger:
+                # It needs CREATE on the database, which the owner of the schema may lack.
+                connection.execute(_LEDGER)
             connection.execute(migration.up.encode())
             connection.execute(
                 "INSERT INTO provenance.migrations (version, name, checksum) VALUES (%s, %s, %s)",

@@ -309,7 +309,7 @@ CREATE FUNCTION provenance.uuid_floor(at timestamptz) RETURNS uuid
 -- locks the default partition alone, and waits for it only briefly: the lock on the one before is still held then, and
 -- whoever waits for that shall not be found to be in a deadlock, which is looked for after a second.
 CREATE FUNCTION provenance.ensure_partitions(months_ahead integer DEFAULT 6) RETURNS SETOF text
-    LANGUAGE plpgsql VOLATILE
+    LANGUAGE plpgsql VOLATILE SECURITY DEFINER
     SET search_path = pg_catalog, pg_temp
     SET timezone = 'UTC'
     SET datestyle = 'ISO'
@@ -324,7 +324,7 @@ BEGIN
     -- Two at once would both find the month missing. The key is that of the migrations.
     PERFORM pg_advisory_xact_lock(31651020444888673);
     FOR parent IN
-        SELECT c.relname AS name, a.atttypid = 'uuid'::regtype AS by_id
+        SELECT c.relname AS name, a.atttypid = 'uuid'::regtype AS by_id, c.relrowsecurity AS has_row_security
           FROM pg_partitioned_table p JOIN pg_class c ON c.oid = p.partrelid
           JOIN pg_attribute a ON a.attrelid = c.oid AND a.attnum = p.partattrs[0]
          WHERE c.relnamespace = 'provenance'::regnamespace
@@ -340,6 +340,9 @@ BEGIN
                     'CREATE TRIGGER refuse_truncate BEFORE TRUNCATE ON provenance.%I '
                     'FOR EACH STATEMENT EXECUTE FUNCTION provenance.refuse_change()', partition);
                 EXECUTE format('ALTER TABLE provenance.%I ENABLE ALWAYS TRIGGER refuse_truncate', partition);
+                IF parent.has_row_security THEN
+                    EXECUTE format('ALTER TABLE provenance.%I ENABLE ROW LEVEL SECURITY', partition);
+                END IF;
                 EXECUTE format(
                     CASE WHEN parent.by_id
                          THEN 'ALTER TABLE provenance.%1$I ATTACH PARTITION provenance.%2$I '
