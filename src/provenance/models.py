@@ -80,6 +80,8 @@ class Action:
     completed_at: datetime | None
     duration_ms: float | None
     recorded_at: datetime | None
+    erased_by_action_id: UUID | None = None
+    """The action that took out payload, result, metadata and error message; see ``Trail.erase``."""
 
     @property
     def ref(self) -> ActionRef:
@@ -302,6 +304,22 @@ class Recovery:
 
     def __add__(self, other: Recovery) -> Recovery:
         return Recovery(*map(operator.add, attrs.astuple(self), attrs.astuple(other)))
+
+
+@attrs.frozen(kw_only=True)
+class Erasure:
+    """How much was taken out of the trail."""
+
+    action_id: UUID
+    """The action that tells of it."""
+    actions: int
+    """Actions whose payload, result, metadata or error message is gone."""
+    pending: int
+    """Begun actions whose payload or metadata is gone. What their outcome says is still to come."""
+    row_changes: int
+    """Row changes of which is left that they were made, and to which columns."""
+    idempotency_keys: int
+    """Keys whose input cannot be compared any more."""
 
 
 @attrs.frozen(kw_only=True)

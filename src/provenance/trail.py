@@ -19,6 +19,7 @@ from psycopg_pool import AsyncConnectionPool, ConnectionPool
 from provenance import drivers, tracking
 from provenance.capture import AsyncTables, Tables
 from provenance.changes import AsyncChangeRepository, ChangeRepository
+from provenance.erasure import AsyncErasing, Erasing
 from provenance.errors import NotConfigured, SchemaNotReady, TrailUnavailable
 from provenance.failures import stated
 from provenance.forking import leave_to_parent, renew_in_children
@@ -39,7 +40,7 @@ from provenance.tracking.hosts import Durability
 from provenance.translation import address_parts, not_pending, translated, unavailable
 from provenance.values import Redactor, to_json
 
-SCHEMA_VERSION = 5
+SCHEMA_VERSION = 6
 """The schema this version of the library writes."""
 
 DEFAULT_EXPIRY = timedelta(days=1)
@@ -166,7 +167,7 @@ class _Setup:
         )
 
 
-class Trail(_Setup, Tables, Views, Recovering):
+class Trail(_Setup, Tables, Views, Recovering, Erasing):
     """Records and reads actions with blocking I/O.
 
     ``trail.track_action`` is :class:`provenance.track_action` bound to this trail; ``trail.actions`` and
@@ -399,7 +400,7 @@ class Trail(_Setup, Tables, Views, Recovering):
         self.close()
 
 
-class AsyncTrail(_Setup, AsyncTables, AsyncViews, AsyncRecovering):
+class AsyncTrail(_Setup, AsyncTables, AsyncViews, AsyncRecovering, AsyncErasing):
     """Records and reads actions with ``await``; see :class:`Trail`.
 
     Args:

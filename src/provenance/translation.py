@@ -93,7 +93,7 @@ def address_parts(address: str) -> dict[str, Any]:
 
 @contextmanager
 def translated(
-    what: str, action_id: UUID | None = None, *, rights: Literal["writer", "reader"] = "writer"
+    what: str, action_id: UUID | None = None, *, rights: Literal["writer", "reader", "owner"] = "writer"
 ) -> Generator[None]:
     """Translate what a statement of ours outside any block of the caller's may raise.
 
@@ -112,9 +112,13 @@ def translated(
     except (psycopg.errors.NoDataFound, psycopg.errors.UniqueViolation) as error:
         raise not_pending(action_id) from error
     except psycopg.errors.InsufficientPrivilege as error:
+        remedy = (
+            "connect as the role that owns the schema provenance"
+            if rights == "owner"
+            else f"connect as another role, or have the owner of the schema run `provenance migrate grant --{rights} ROLE`"
+        )
         raise SchemaNotReady(
-            f"this database role lacks a right that {what} needs ({error.diag.message_primary}); connect as another role, "
-            f"or have the owner of the schema run `provenance migrate grant --{rights} ROLE`"
+            f"this database role lacks a right that {what} needs ({error.diag.message_primary}); {remedy}"
         ) from error
     except (
         psycopg.errors.UndefinedFunction,

@@ -28,6 +28,7 @@ LAYERS = [
         "statements.changes",
         "statements.tables",
         "statements.views",
+        "statements.erasing",
     ],
     ["drivers"],
     [
@@ -41,7 +42,7 @@ LAYERS = [
     ],
     ["tracking.handles", "tracking.driving", "tracking.hosts", "tracking.block", "tracking", "repository"],
     ["journal.spool", "journal.heartbeat", "journal.outage", "journal.connections", "journal"],
-    ["changes", "capture", "refreshing", "recovery"],
+    ["changes", "capture", "refreshing", "recovery", "erasure"],
     ["trail"],
     ["configuration"],
     ["__init__"],

@@ -361,6 +361,7 @@ def row(**changed: Any) -> tuple[Any, ...]:
         "completed_at": (AT + timedelta(seconds=1)).astimezone(elsewhere),
         "duration_ms": 1000.5,
         "recorded_at": (AT + timedelta(seconds=2)).astimezone(elsewhere),
+        "erased_by_action_id": PARENT,
     }
     return tuple({**columns, **changed}.values())
 
@@ -392,6 +393,7 @@ def test_an_action_is_decoded_column_by_column() -> None:
         "completed_at": AT + timedelta(seconds=1),
         "duration_ms": 1000.5,
         "recorded_at": AT + timedelta(seconds=2),
+        "erased_by_action_id": PARENT,
     }
     assert [time.tzinfo for time in (found.started_at, found.completed_at, found.recorded_at) if time] == [UTC] * 3
 

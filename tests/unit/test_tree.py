@@ -158,7 +158,7 @@ def test_many_cycles_and_orphans() -> None:
 def row(number: int, parent: int | None) -> tuple[Any, ...]:
     """Return an action as the database answers it."""
     ids = (UUID(int=number), UUID(int=1), None if parent is None else UUID(int=parent))
-    return (*ids, "t", "c", "completed", "", *[None] * 11, BEGUN, BEGUN, 1.5, BEGUN)
+    return (*ids, "t", "c", "completed", "", *[None] * 11, BEGUN, BEGUN, 1.5, BEGUN, None)
 
 
 def test_build_tree_arranges_rows() -> None:

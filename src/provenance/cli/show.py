@@ -63,6 +63,7 @@ def _facts(action: Action) -> list[tuple[str, str]]:
         ("payload", _json(action.payload)),
         ("result", _json(action.result)),
         ("metadata", _json(action.metadata)),
+        ("erased by", str(action.erased_by_action_id or "")),
     ]
 
 

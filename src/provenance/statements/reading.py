@@ -27,7 +27,8 @@ from provenance.statements import Row, Rows, Statement
 COLUMNS: LiteralString = (
     "a.id, a.root_id, a.parent_action_id, a.action_type, a.concept, a.status, a.tenant_id, a.user_id, a.request_id, "
     "a.correlation_id, a.entity_type, a.entity_id, a.payload::text, a.result::text, a.metadata::text, "
-    "a.error_type, a.error_code, a.error_message, a.started_at, a.completed_at, a.duration_ms, a.recorded_at"
+    "a.error_type, a.error_code, a.error_message, a.started_at, a.completed_at, a.duration_ms, a.recorded_at, "
+    "a.erased_by_action_id"
 )
 
 MAX_DEPTH = 100
@@ -101,6 +102,7 @@ def decode_action(row: Row) -> Action:
         completed_at,
         duration_ms,
         recorded_at,
+        erased_by_action_id,
     ) = row
     return Action(
         id=action_id,
@@ -125,6 +127,7 @@ def decode_action(row: Row) -> Action:
         completed_at=_utc(completed_at),
         duration_ms=duration_ms,
         recorded_at=_utc(recorded_at),
+        erased_by_action_id=erased_by_action_id,
     )
 
 

@@ -26,10 +26,12 @@ CREATE TABLE provenance.actions (
     started_at timestamptz NOT NULL,
     completed_at timestamptz NOT NULL,
     duration_ms double precision NOT NULL,
-    -- The last three are the database's own word: writers are not granted these columns.
+    -- These three are the database's own word: writers are not granted these columns.
     recorded_at timestamptz NOT NULL DEFAULT clock_timestamp(),
     xid xid8 NOT NULL DEFAULT pg_current_xact_id(),
     db_user text NOT NULL DEFAULT session_user,
+    -- Of no use before there is erasure.
+    erased_by_action_id uuid,
     CONSTRAINT actions_pkey PRIMARY KEY (id),
     CONSTRAINT actions_status_check CHECK (status IN ('completed', 'failed', 'rolled_back')),
     -- An infinite time, or one of the year 12000, would make every listing it is in unreadable to most clients.
@@ -78,6 +80,7 @@ CREATE TABLE provenance.action_intents (
     worker text,
     recorded_at timestamptz NOT NULL DEFAULT clock_timestamp(),
     db_user text NOT NULL DEFAULT session_user,
+    erased_by_action_id uuid,
     CONSTRAINT action_intents_pkey PRIMARY KEY (id),
     -- What would not fit an index of provenance.actions is refused when the action is begun, and not for ever after when
     -- it is to be completed. The library cuts to the same lengths.
@@ -105,14 +108,15 @@ CREATE INDEX action_intents_parent ON provenance.action_intents (parent_action_i
 CREATE VIEW provenance.action_log WITH (security_invoker = true) AS
 SELECT a.id, a.root_id, a.parent_action_id, a.action_type, a.concept, a.status, a.tenant_id, a.user_id,
        a.request_id, a.correlation_id, a.entity_type, a.entity_id, a.payload, a.result, a.metadata,
-       a.error_type, a.error_code, a.error_message, a.started_at, a.completed_at, a.duration_ms, a.recorded_at
+       a.error_type, a.error_code, a.error_message, a.started_at, a.completed_at, a.duration_ms, a.recorded_at,
+       a.erased_by_action_id
   FROM provenance.actions a
 UNION ALL
 SELECT i.id, i.root_id, i.parent_action_id, i.action_type, i.concept,
        CASE WHEN i.doubt IS NOT NULL OR i.expires_at < statement_timestamp() THEN 'unknown' ELSE 'pending' END,
        i.tenant_id, i.user_id, i.request_id, i.correlation_id, i.entity_type, i.entity_id, i.payload,
        NULL::jsonb, i.metadata, NULL::text, NULL::text, i.doubt, i.started_at, NULL::timestamptz,
-       NULL::double precision, i.recorded_at
+       NULL::double precision, i.recorded_at, i.erased_by_action_id
   FROM provenance.action_intents i
  WHERE NOT EXISTS (SELECT FROM provenance.actions a WHERE a.id = i.id OFFSET 0);
 

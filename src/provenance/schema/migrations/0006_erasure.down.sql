@@ -1,0 +1,19 @@
+DROP FUNCTION
+    provenance.erase,
+    provenance.erased_shape,
+    provenance.changed_columns;
+CREATE OR REPLACE FUNCTION provenance.refuse_change() RETURNS trigger
+    LANGUAGE plpgsql
+    SET search_path = pg_catalog, pg_temp
+    AS $$
+BEGIN
+    RAISE EXCEPTION 'provenance.% is insert-only: % refused', TG_TABLE_NAME, TG_OP
+        USING ERRCODE = 'insufficient_privilege',
+              HINT = 'Recorded actions are evidence; whole months leave by detaching their partition.';
+END
+$$;
+DROP FUNCTION provenance.erasing_action_id();
+COMMENT ON COLUMN provenance.actions.erased_by_action_id IS NULL;
+CREATE OR REPLACE FUNCTION provenance.schema_version() RETURNS integer
+    LANGUAGE sql IMMUTABLE PARALLEL SAFE
+    RETURN 5;
