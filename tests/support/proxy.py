@@ -35,10 +35,10 @@ class Line:
         self.client.close()
         self.server.close()
 
-    def messages(self, data: bytes) -> list[tuple[bytes, bytes]]:
-        """Return the complete messages that *data* from the client brings, as type and body."""
+    def messages(self, data: bytes) -> list[tuple[bytes, bytes, bytes]]:
+        """Return the complete messages that *data* from the client brings, as type and body, and as they are."""
         self._buffer += data
-        found: list[tuple[bytes, bytes]] = []
+        found: list[tuple[bytes, bytes, bytes]] = []
         while True:
             # The startup message, the first one, has no type byte.
             head = 5 if self._started else 4
@@ -49,7 +49,7 @@ class Line:
             if len(self._buffer) < total:
                 return found
             kind = self._buffer[:1] if self._started else b"startup"
-            found.append((kind, self._buffer[head:total]))
+            found.append((kind, self._buffer[head:total], self._buffer[:total]))
             self._buffer = self._buffer[total:]
             self._started = True
 
@@ -142,8 +142,10 @@ class Proxy:
                         if not data:
                             return
                         if source is line.client:
-                            self._watch(line, data)
-                            line.server.sendall(data)
+                            # One by one, so that the line can be cut between two that come together.
+                            for kind, body, message in line.messages(data):
+                                self._watch(line, kind, body)
+                                line.server.sendall(message)
                         else:
                             if self.after_answer is not None:
                                 self.after_answer(line, data)
@@ -153,14 +155,13 @@ class Proxy:
             finally:
                 line.close()
 
-    def _watch(self, line: Line, data: bytes) -> None:
-        for kind, body in line.messages(data):
-            if kind in (b"Q", b"S"):
-                self.round_trips += 1
-            if kind in (b"Q", b"P"):
-                self.queries.append(body)
-            if self.before_forward is not None:
-                self.before_forward(line, kind, body)
+    def _watch(self, line: Line, kind: bytes, body: bytes) -> None:
+        if kind in (b"Q", b"S"):
+            self.round_trips += 1
+        if kind in (b"Q", b"P"):
+            self.queries.append(body)
+        if self.before_forward is not None:
+            self.before_forward(line, kind, body)
 
 
 def count(proxy: Proxy, work: Callable[[], object]) -> int:
