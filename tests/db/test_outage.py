@@ -227,7 +227,9 @@ async def test_a_spool_that_is_gone_is_no_error_of_the_caller(
         "(the spool cannot be written: No such file or directory); rows: " in found
         for found in said(caplog, logging.ERROR)
     )
+    assert (health(colour).spool, health(colour).spool_error) == (None, f"{directory}: No such file or directory")
     await moved.rename(directory)
+    assert (health(colour).spool, health(colour).spool_error) == (Usage(waiting=0, quarantined=0, bytes=0), None)
 
 
 # --- New actions meanwhile -------------------------------------------------------------------------------------------

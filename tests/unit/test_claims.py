@@ -15,7 +15,7 @@ _NAMED = re.compile(r"`(tests/[\w/]+\.py)::(\w+)`")
 
 
 @cache
-def tests_of(file: str) -> set[str]:
+def names_in(file: str) -> set[str]:
     """Return the names of the tests in a file."""
     tree = ast.parse((ROOT / file).read_text(encoding="utf-8"))
     return {node.name for node in tree.body if isinstance(node, (ast.FunctionDef, ast.AsyncFunctionDef))}
@@ -27,7 +27,7 @@ def test_every_test_that_is_named_is_there(page: str) -> None:
     text = (ROOT / f"docs/explanation/{page}.md").read_text(encoding="utf-8")
     named = _NAMED.findall(text)
     assert len(named) > 20
-    assert [f"{file}::{test}" for file, test in named if test not in tests_of(file)] == []
+    assert [f"{file}::{test}" for file, test in named if test not in names_in(file)] == []
 
 
 @pytest.mark.parametrize("page", PAGES)

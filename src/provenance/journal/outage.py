@@ -72,7 +72,9 @@ class JournalHealth:
     lost: int
     """Rows that could only be logged."""
     spool: Usage | None
-    """What the spool holds now, of all processes; ``None`` where there is none."""
+    """What the spool holds now, of all processes; ``None`` where there is none, or it cannot be looked at."""
+    spool_error: str | None = None
+    """Why the spool cannot be looked at: its directory is gone, for instance."""
 
 
 class Outage:
@@ -152,6 +154,12 @@ class Outage:
     def health(self) -> JournalHealth:
         """Return how things are."""
         since = self._since
+        usage = trouble = None
+        if self._spool is not None:
+            try:
+                usage = self._spool.usage()
+            except OSError as error:
+                trouble = f"{self._spool.directory}: {error.strerror}"
         return JournalHealth(
             reachable=since is None,
             unreachable_since=since,
@@ -159,7 +167,8 @@ class Outage:
             replayed=self._replayed,
             refused=self._refused,
             lost=self._lost,
-            spool=self._spool.usage() if self._spool else None,
+            spool=usage,
+            spool_error=trouble,
         )
 
     def stop(self) -> None:
