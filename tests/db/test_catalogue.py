@@ -317,6 +317,10 @@ DRIFT: list[tuple[str, set[str]]] = [
     ("GRANT TRIGGER ON provenance.actions_default TO {role}", {"grant {role} on actions_default"}),
     ("GRANT INSERT ON provenance.actions TO {role}", {"grant {role} on actions"}),
     ("GRANT INSERT (recorded_at) ON provenance.actions TO {role}", {"grant {role} on actions.recorded_at"}),
+    (
+        "GRANT INSERT (erased_by_action_id) ON provenance.actions TO {role}",
+        {"grant {role} on actions.erased_by_action_id"},
+    ),
     ("GRANT INSERT (db_user) ON provenance.action_intents TO {role}", {"grant {role} on action_intents.db_user"}),
     ("GRANT INSERT ON provenance.migrations TO {role}", {"grant {role} on migrations"}),
     ("GRANT UPDATE ON provenance.row_changes TO {role}", {"grant {role} on row_changes"}),
