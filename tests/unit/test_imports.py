@@ -29,6 +29,7 @@ LAYERS = [
         "statements.tables",
         "statements.views",
         "statements.erasing",
+        "statements.version",
     ],
     ["drivers"],
     [

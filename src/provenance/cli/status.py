@@ -13,24 +13,10 @@ from provenance.cli.parameters import json_option
 from provenance.cli.problems import BadNews
 from provenance.drivers import run
 from provenance.models import ViewState
-from provenance.statements import Rows, Statement
+from provenance.statements.version import INSTALLED
 from provenance.statements.views import VIEWS
 from provenance.trail import SCHEMA_VERSION
 from provenance.translation import translated
-
-
-def _version(rows: Rows) -> int | None:
-    return int(rows[0][0]) if rows else None
-
-
-# Out of the catalogue: readers may not call the function, and no role can where there is none.
-_INSTALLED = Statement(
-    r"""SELECT pg_catalog.substring(pg_catalog.pg_get_function_sqlbody(p.oid), '\d+')
-         FROM pg_catalog.pg_proc p JOIN pg_catalog.pg_namespace n ON n.oid = p.pronamespace
-        WHERE n.nspname = 'provenance' AND p.proname = 'schema_version'""",
-    None,
-    _version,
-)
 
 
 @click.command(short_help="Say whether the schema fits, and how fresh the views are.")
@@ -42,7 +28,7 @@ def status(ctx: click.Context, *, as_json: bool) -> None:
     Exits with 1 when the schema does not fit.
     """
     with connected(ctx.obj) as connection:
-        version = run(connection, _INSTALLED)
+        version = run(connection, INSTALLED)
         fits = version is not None and version >= SCHEMA_VERSION
         with translated("reading the state of the views", rights="reader"):
             views = run(connection, VIEWS) if fits else []

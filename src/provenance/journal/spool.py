@@ -68,6 +68,20 @@ class Entry:
     """Each a JSON object."""
 
 
+def read_file(path: Path) -> Entry | None:
+    """Return what a file holds; ``None`` if another process has done with it.
+
+    Raises:
+        Damaged: it is not as it was written.
+    """
+    try:
+        content = path.read_bytes()
+    except FileNotFoundError:
+        return None
+    kind, rows = _parsed(content)
+    return Entry(path, kind, rows)
+
+
 @attrs.frozen(kw_only=True)
 class Usage:
     """What a spool holds."""
@@ -131,12 +145,7 @@ class Spool:
         Raises:
             Damaged: it is not as it was written.
         """
-        try:
-            content = path.read_bytes()
-        except FileNotFoundError:
-            return None
-        kind, rows = _parsed(content)
-        return Entry(path, kind, rows)
+        return read_file(path)
 
     def done(self, path: Path) -> None:
         """Forget a file whose rows are in the database."""
