@@ -48,6 +48,7 @@ LAYERS = [
     ["configuration"],
     ["__init__"],
     ["schema.migrations", "schema.runner", "schema.catalogue", "schema", "embedded"],
+    ["doctor"],
     ["concepts"],
     ["geo"],
     ["contrib", "testing", "examples", "cli"],

@@ -1,0 +1,179 @@
+"""Whether the months that come have their partitions, and those that went are where they belong."""
+
+from __future__ import annotations
+
+from datetime import date
+from functools import partial
+
+import attrs
+from psycopg import sql
+
+from provenance.doctor.findings import OWNER, READER, Check, Finding, Limits, Severity
+from provenance.drivers import SyncConnection, run
+from provenance.statements import Rows, Statement
+
+_NAME = "partitions"
+_finding = partial(Finding, check=_NAME)
+
+# With fewer months ahead than this, nobody has seen to them for months.
+_ENOUGH = 3
+
+
+@attrs.frozen
+class _Parent:
+    """A partitioned table of the trail."""
+
+    name: str
+    by_id: bool
+    this_month: date
+    attached: frozenset[str]
+    detached: tuple[str, ...]
+    detaching: tuple[str, ...]
+
+    @property
+    def ahead(self) -> int:
+        """How many months after this one have a partition without a gap; -1: not even this one has."""
+        return next(
+            number for number in range(-1, len(self.attached) + 1) if self._name_of(number + 1) not in self.attached
+        )
+
+    def _name_of(self, months: int) -> str:
+        return f"{self.name}_{month(self.this_month, months):%Y_%m}"
+
+
+def month(first: date, later: int) -> date:
+    """Return the first day of a month so many months later."""
+    count = first.year * 12 + first.month - 1 + later
+    return date(count // 12, count % 12 + 1, 1)
+
+
+def _parents(rows: Rows) -> list[_Parent]:
+    return [
+        _Parent(name, by_id, this_month, frozenset(attached), tuple(detached), tuple(detaching))
+        for name, by_id, this_month, attached, detached, detaching in rows
+    ]
+
+
+_PARENTS = Statement(
+    r"""SELECT p.relname::text, a.atttypid = 'uuid'::regtype,
+               date_trunc('month', clock_timestamp() AT TIME ZONE 'UTC')::date,
+               COALESCE(array_agg(c.relname::text) FILTER (WHERE i.inhparent = p.oid AND NOT i.inhdetachpending), '{}'),
+               COALESCE(array_agg(c.relname::text ORDER BY c.relname) FILTER (WHERE c.oid <> 0 AND i.inhparent IS NULL),
+                        '{}'),
+               COALESCE(array_agg(c.relname::text ORDER BY c.relname) FILTER (WHERE i.inhdetachpending), '{}')
+          FROM pg_partitioned_table t JOIN pg_class p ON p.oid = t.partrelid
+          JOIN pg_attribute a ON a.attrelid = p.oid AND a.attnum = t.partattrs[0]
+          LEFT JOIN (pg_class c LEFT JOIN pg_inherits i ON i.inhrelid = c.oid)
+            ON c.relnamespace = p.relnamespace AND c.relkind = 'r' AND c.relname ~ ('^' || p.relname || '_\d{4}_\d{2}$')
+         WHERE p.relnamespace = to_regnamespace('provenance')
+         GROUP BY p.relname, a.atttypid ORDER BY p.relname""",
+    None,
+    _parents,
+)
+
+
+def _bounds(parent: str, partition: str, *, by_id: bool) -> str:
+    """Return the SQL that attaches a partition to its parent."""
+    year, number = (int(part) for part in partition.rsplit("_", 2)[1:])
+    bounds = [f"'{day} 00:00Z'" for day in (date(year, number, 1), month(date(year, number, 1), 1))]
+    first, last = (f"provenance.uuid_floor({bound})" if by_id else bound for bound in bounds)
+    return f"ALTER TABLE provenance.{parent} ATTACH PARTITION provenance.{partition} FOR VALUES FROM ({first}) TO ({last});"
+
+
+def _missing(connection: SyncConnection, _: Limits) -> list[Finding]:
+    found: list[Finding] = []
+    for parent in run(connection, _PARENTS):
+        table = f"provenance.{parent.name}"
+        if parent.ahead < _ENOUGH:
+            since = f"{month(parent.this_month, parent.ahead + 1):%Y-%m}"
+            found.append(
+                _finding(
+                    severity=Severity.WARNING if parent.ahead >= 1 else Severity.ERROR,
+                    subject=table,
+                    problem=f"has no partition for {since}: rows of that month go to {table}_default, and a month that is "
+                    "there cannot leave",
+                    remedy="SELECT provenance.ensure_partitions();",
+                )
+            )
+        found += [
+            _finding(
+                severity=Severity.WARNING,
+                subject=f"provenance.{name}",
+                problem=f"is detached from {table}: its rows are in no answer",
+                remedy=f"{_bounds(parent.name, name, by_id=parent.by_id)}\n"
+                f"-- or, when it is to leave: ALTER TABLE provenance.{name} SET SCHEMA of_your_archive;",
+            )
+            for name in parent.detached
+        ]
+        found += [
+            _finding(
+                severity=Severity.WARNING,
+                subject=f"provenance.{name}",
+                problem=f"was being detached from {table} when that was broken off: its rows are in no answer",
+                remedy=f"ALTER TABLE {table} DETACH PARTITION provenance.{name} FINALIZE;",
+            )
+            for name in parent.detaching
+        ]
+    return found
+
+
+def _months(rows: Rows) -> list[tuple[str, int]]:
+    return [(name, count) for name, count in rows]
+
+
+def _in_default(parent: _Parent, limit: int) -> Statement[list[tuple[str, int]]]:
+    """Count the rows of a default partition by month."""
+    moment = (
+        # The first 48 bits are milliseconds.
+        "to_timestamp(('x0000' || substr(replace(r.id::text, '-', ''), 1, 12))::bit(64)::bigint / 1000.0)"
+        if parent.by_id
+        else "r.recorded_at"
+    )
+    query = sql.SQL(
+        """SELECT to_char(f.moment, 'YYYY_MM'), count(*)
+             FROM (SELECT {moment} AS moment FROM provenance.{table} r LIMIT {limit}) f
+            WHERE f.moment < '9999-01-01' GROUP BY 1 ORDER BY 1"""
+    ).format(moment=sql.SQL(moment), table=sql.Identifier(f"{parent.name}_default"), limit=sql.Literal(limit))
+    return Statement(query, None, _months)
+
+
+def _moved(parent: str, partition: str, *, by_id: bool) -> str:
+    """Return the SQL that makes a partition of the rows of its month."""
+    year, number = (int(part) for part in partition.rsplit("_", 2)[1:])
+    first, last = (f"'{day} 00:00Z'" for day in (date(year, number, 1), month(date(year, number, 1), 1)))
+    rows = (
+        f"id >= provenance.uuid_floor({first}) AND id < provenance.uuid_floor({last})"
+        if by_id
+        else f"recorded_at >= {first} AND recorded_at < {last}"
+    )
+    table, default = f"provenance.{partition}", f"provenance.{parent}_default"
+    return f"""BEGIN;
+SET LOCAL lock_timeout = '2s';
+LOCK TABLE {default} IN ACCESS EXCLUSIVE MODE;
+CREATE TABLE {table} (LIKE provenance.{parent} INCLUDING ALL);
+ALTER TABLE {default} DISABLE TRIGGER refuse_change;
+WITH moved AS (DELETE FROM {default} WHERE {rows} RETURNING *) INSERT INTO {table} SELECT * FROM moved;
+ALTER TABLE {default} ENABLE ALWAYS TRIGGER refuse_change;
+CREATE TRIGGER refuse_truncate BEFORE TRUNCATE ON {table} FOR EACH STATEMENT EXECUTE FUNCTION provenance.refuse_change();
+ALTER TABLE {table} ENABLE ALWAYS TRIGGER refuse_truncate;
+ALTER TABLE {table} ENABLE ROW LEVEL SECURITY;
+{_bounds(parent, partition, by_id=by_id)}
+COMMIT;"""
+
+
+def _misplaced(connection: SyncConnection, limits: Limits) -> list[Finding]:
+    return [
+        _finding(
+            severity=Severity.WARNING,
+            subject=f"provenance.{parent.name}_default",
+            problem=f"holds rows of {name.replace('_', '-')} ({count} of those looked at): they can be read, but that month "
+            "gets no partition, and cannot leave",
+            remedy=_moved(parent.name, f"{parent.name}_{name}", by_id=parent.by_id),
+        )
+        for parent in run(connection, _PARENTS)
+        for name, count in run(connection, _in_default(parent, limits.rows))
+    ]
+
+
+MISPLACED = Check(name=_NAME, what="whether rows are in the default partitions", needs=OWNER, look=_misplaced)
+MISSING = Check(name=_NAME, what="whether the coming months have partitions", needs=READER, look=_missing)

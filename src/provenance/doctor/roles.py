@@ -1,0 +1,142 @@
+"""Roles that could change what they record, or read what nobody let them read."""
+
+from __future__ import annotations
+
+from functools import partial
+
+from provenance.doctor.findings import OWNER, READER, Check, Finding, Limits, NotSeen, Severity
+from provenance.drivers import SyncConnection, run
+from provenance.statements import Rows, Statement
+
+_NAME = "roles"
+_finding = partial(Finding, check=_NAME)
+
+
+def _texts(rows: Rows) -> list[tuple[str, ...]]:
+    return [tuple(row) for row in rows]
+
+
+def _fact(rows: Rows) -> bool:
+    return bool(rows[0][0])
+
+
+# A membership that gives neither the rights nor the role, as whoever creates a role gets one, is none. Servers before 16
+# have one kind only, and no columns that tell them apart.
+_POWERFUL = Statement(
+    """WITH RECURSIVE membership (member, role) AS (
+           SELECT m.member, m.roleid FROM pg_auth_members m
+            WHERE COALESCE((to_jsonb(m) ->> 'inherit_option')::boolean OR (to_jsonb(m) ->> 'set_option')::boolean, true)),
+       owner (role) AS (
+           SELECT c.relowner FROM pg_class c
+            WHERE c.relnamespace = to_regnamespace('provenance') AND c.relname = 'actions'
+            UNION SELECT m.member FROM owner o JOIN membership m ON m.role = o.role),
+       writer (role) AS (
+           SELECT g.grantee
+             FROM pg_class c JOIN pg_attribute a ON a.attrelid = c.oid
+            CROSS JOIN LATERAL (SELECT f.* FROM aclexplode(a.attacl) f
+                                UNION ALL SELECT f.* FROM aclexplode(c.relacl) f WHERE f.grantee <> c.relowner) g
+            WHERE c.relnamespace = to_regnamespace('provenance') AND c.relname = 'actions' AND g.privilege_type = 'INSERT'
+            UNION SELECT m.member FROM writer w JOIN membership m ON m.role = w.role)
+       SELECT quote_ident(r.rolname), f.how, format(f.remedy, r.rolname, pg_get_userbyid(top.relowner))
+         FROM writer w JOIN pg_roles r ON r.oid = w.role
+         JOIN pg_class top ON top.relnamespace = to_regnamespace('provenance') AND top.relname = 'actions'
+        CROSS JOIN LATERAL (
+              SELECT 'is a superuser', 'ALTER ROLE %1$I NOSUPERUSER;' WHERE r.rolsuper
+               UNION ALL
+              SELECT 'passes by row-level security', 'ALTER ROLE %1$I NOBYPASSRLS;' WHERE r.rolbypassrls AND NOT r.rolsuper
+               UNION ALL
+              SELECT 'owns the trail', 'SELECT provenance.make_roles();' WHERE r.oid = top.relowner
+               UNION ALL
+              SELECT 'is a member of its owner', 'REVOKE %2$I FROM %1$I;'
+               WHERE r.oid IN (SELECT o.role FROM owner o) AND r.oid <> top.relowner) f (how, remedy)
+        WHERE r.rolcanlogin ORDER BY 1, 2""",
+    None,
+    _texts,
+)
+
+
+def _powerful(connection: SyncConnection, _: Limits) -> list[Finding]:
+    return [
+        _finding(
+            severity=Severity.ERROR,
+            subject=f"role {role}",
+            problem=f"may record, and {how}: whoever takes over the application can change what it did",
+            remedy=remedy,
+        )
+        for role, how, remedy in run(connection, _POWERFUL)
+    ]
+
+
+_ALL_BINDINGS = Statement("SELECT NOT row_security_active('provenance.readers')", None, _fact)
+
+_UNBOUND = Statement(
+    """SELECT quote_ident(r.rolname), string_agg(DISTINCT format('provenance.%I', c.relname), ', ')
+         FROM pg_class c
+        CROSS JOIN LATERAL (
+              SELECT f.* FROM aclexplode(c.relacl) f
+               UNION ALL
+              SELECT f.* FROM pg_attribute a CROSS JOIN aclexplode(a.attacl) f WHERE a.attrelid = c.oid) g
+         JOIN pg_roles r ON r.oid = g.grantee
+        WHERE c.relnamespace = to_regnamespace('provenance') AND g.privilege_type = 'SELECT' AND g.grantee <> c.relowner
+          AND NOT EXISTS (SELECT FROM provenance.readers b WHERE b.role_name = r.rolname)
+        GROUP BY r.rolname ORDER BY 1""",
+    None,
+    _texts,
+)
+
+_UNRESTRICTED = Statement(
+    """SELECT quote_ident(r.rolname),
+              format('ALTER ROLE %I %s;', r.rolname, CASE WHEN r.rolsuper THEN 'NOSUPERUSER' ELSE 'NOBYPASSRLS' END)
+         FROM pg_roles r
+        WHERE (r.rolsuper OR r.rolbypassrls)
+          AND EXISTS (SELECT FROM provenance.readers b WHERE b.role_name = r.rolname AND b.tenant_id IS NOT NULL)
+        ORDER BY 1""",
+    None,
+    _texts,
+)
+
+_GONE = Statement(
+    """SELECT DISTINCT quote_ident(b.role_name), format('DELETE FROM provenance.readers WHERE role_name = %L;', b.role_name)
+         FROM provenance.readers b WHERE NOT EXISTS (SELECT FROM pg_roles r WHERE r.rolname = b.role_name) ORDER BY 1""",
+    None,
+    _texts,
+)
+
+
+def _reading(connection: SyncConnection, _: Limits) -> list[Finding]:
+    if not run(connection, _ALL_BINDINGS):
+        raise NotSeen
+    return [
+        *(
+            _finding(
+                severity=Severity.WARNING,
+                subject=f"role {role}",
+                problem=f"may read {tables} without having been made a reader: nobody decided what it sees of the trail",
+                remedy=f"REVOKE SELECT ON {tables} FROM {role};\n"
+                f"-- or, when it shall read the trail: provenance migrate grant --reader {role}",
+            )
+            for role, tables in run(connection, _UNBOUND)
+        ),
+        *(
+            _finding(
+                severity=Severity.ERROR,
+                subject=f"role {role}",
+                problem="is bound to tenants and passes by row-level security: it sees rows of all of them",
+                remedy=remedy,
+            )
+            for role, remedy in run(connection, _UNRESTRICTED)
+        ),
+        *(
+            _finding(
+                severity=Severity.WARNING,
+                subject=f"role {role}",
+                problem="is bound as a reader and does not exist: whoever gets that name will read the trail",
+                remedy=remedy,
+            )
+            for role, remedy in run(connection, _GONE)
+        ),
+    ]
+
+
+POWERFUL = Check(name=_NAME, what="whether those who record can change it", needs=READER, look=_powerful)
+READING = Check(name=_NAME, what="which roles may read the trail", needs=OWNER, look=_reading)
