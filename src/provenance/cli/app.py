@@ -10,6 +10,7 @@ import provenance
 from provenance.cli.changes import as_of, blame, changes
 from provenance.cli.concept import concept
 from provenance.cli.demo import demo
+from provenance.cli.doctor import doctor
 from provenance.cli.erase import erase
 from provenance.cli.geo import geo
 from provenance.cli.history import history
@@ -72,6 +73,7 @@ for _command in (
     refresh,
     recover,
     erase,
+    doctor,
     demo,
 ):
     cli.add_command(_command)

@@ -22,9 +22,9 @@ from provenance.errors import (
 EXIT_CODES = """\b
 Exit codes:
   0  done
-  1  done, and something is wrong: differences, a failed migration, an action
-     that is not recorded, a view that could not be refreshed, an answer of no
-     to a question
+  1  done, and something is wrong: differences, what the doctor found, a failed
+     migration, an action that is not recorded, a view that could not be
+     refreshed, an answer of no to a question
   2  wrong usage or configuration
   3  the database cannot be reached, or broke off; trying again may help
   4  the schema is missing or too old, or the role lacks a right
