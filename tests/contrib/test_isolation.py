@@ -33,9 +33,9 @@ PER_CONNECTION = 8
 
 
 @pytest.fixture
-def eye(provenance_dsn: str) -> Iterator[psycopg.Connection[Any]]:
+def eye(direct_dsn: str) -> Iterator[psycopg.Connection[Any]]:
     """A connection that looks."""
-    with psycopg.connect(provenance_dsn, autocommit=True) as connection:
+    with psycopg.connect(direct_dsn, autocommit=True) as connection:
         yield connection
 
 

@@ -25,9 +25,9 @@ colour = colours.colour
 
 
 @pytest.fixture
-def eye(provenance_dsn: str) -> Any:
+def eye(direct_dsn: str) -> Any:
     """Another connection, in autocommit mode."""
-    with psycopg.connect(provenance_dsn, autocommit=True) as connection:
+    with psycopg.connect(direct_dsn, autocommit=True) as connection:
         yield connection
 
 

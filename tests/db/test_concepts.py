@@ -432,6 +432,7 @@ async def test_labels_that_are_json(colour: Blocking) -> None:
     assert [{"b": None}] * 3 == [row["kept"] for row in live]
 
 
+@pytest.mark.direct("PgBouncer refuses startup options")
 async def test_an_operator_of_somebody_elses_compares_nothing(colour: Blocking) -> None:
     """Even one that fits better than Postgres's own, first in the search path."""
     code = Concept(name="code", attributes=[Attribute(name="name", type="varchar(9)")])
@@ -707,6 +708,7 @@ async def test_a_database_that_cannot_be_reached(colour: Blocking, notes: Any) -
     await done(colour.pool.putconn(taken))
 
 
+@pytest.mark.direct("PgBouncer refuses startup options")
 async def test_a_read_that_takes_too_long(provenance_dsn: str, colour: Blocking) -> None:
     """What the server says of the query comes as it is."""
     limited = psycopg.conninfo.make_conninfo(provenance_dsn, options="-c lock_timeout=10ms")

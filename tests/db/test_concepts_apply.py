@@ -492,6 +492,7 @@ def test_two_deploys_at_once(connection: Connection, provenance_dsn: str) -> Non
     assert "" == plan(connection, USER, NOTE).script.up
 
 
+@pytest.mark.direct("PgBouncer takes another server connection")
 def test_a_connection_that_breaks_off(connection: Connection, provenance_dsn: str) -> None:
     """That is the driver's to say: it says nothing about the declaration."""
     with psycopg.connect(provenance_dsn, autocommit=True) as own:

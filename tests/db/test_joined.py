@@ -470,7 +470,7 @@ def test_broken_connection_is_refused(
     caller: Connection, eye: Connection, recorded_actions: RecordedActions, broken: Callable[[Connection], None]
 ) -> None:
     """The error says that nothing has been done."""
-    eye.execute("SELECT pg_terminate_backend(%s, 5000)", (caller.info.backend_pid,))
+    eye.execute("SELECT pg_terminate_backend(%s, 5000)", (databases.backend(caller),))
     broken(caller)
     with (
         pytest.raises(ConnectionError, match="nothing has been done yet"),

@@ -179,7 +179,7 @@ def test_own_failure_on_a_lost_connection(
 ) -> None:
     """With neither, the row is logged."""
     with pytest.raises(psycopg.OperationalError), cut_off.track_action("add", concept="work") as action:
-        eye.execute("SELECT pg_terminate_backend(%s, 5000)", (action.connection.info.backend_pid,))
+        eye.execute("SELECT pg_terminate_backend(%s, 5000)", (databases.backend(action.connection),))
         action.connection.execute(INSERT, (1,))
     assert ("", [("add", "failed")]) == (
         recorded_actions.outline(),
@@ -368,6 +368,7 @@ def test_every_write_is_durable_and_bounded(provenance_dsn: str, eye: psycopg.Co
         pytest.param(
             {"options": "-c default_transaction_isolation=serializable -c default_transaction_read_only=on"},
             id="serializable and read-only",
+            marks=pytest.mark.direct("PgBouncer refuses startup options"),
         ),
     ],
 )
@@ -410,7 +411,7 @@ def test_terminated_before_the_next_statement(
         with suppress(Boom), single.track_action("inner", concept="work"):
             raise Boom
         action.connection.execute(INSERT, (1,))
-        eye.execute("SELECT pg_terminate_backend(%s, 5000)", (action.connection.info.backend_pid,))
+        eye.execute("SELECT pg_terminate_backend(%s, 5000)", (databases.backend(action.connection),))
         action.connection.execute(INSERT, (2,))
     recorded_actions.expect("""
         outer failed
@@ -428,7 +429,7 @@ def test_terminated_before_the_end(
     with pytest.raises(psycopg.OperationalError), single.track_action("outer", concept="work") as action:
         with single.track_action("inner", concept="work"):
             action.connection.execute(INSERT, (1,))
-        eye.execute("SELECT pg_terminate_backend(%s, 5000)", (action.connection.info.backend_pid,))
+        eye.execute("SELECT pg_terminate_backend(%s, 5000)", (databases.backend(action.connection),))
     recorded_actions.expect("""
         outer failed
           inner rolled_back
@@ -445,7 +446,7 @@ def test_terminated_in_an_inner_block(
     with pytest.raises(NotCommitted), single.track_action("outer", concept="work") as action:
         action.connection.execute(INSERT, (1,))
         with suppress(psycopg.Error), single.track_action("inner", concept="work"):
-            eye.execute("SELECT pg_terminate_backend(%s, 5000)", (action.connection.info.backend_pid,))
+            eye.execute("SELECT pg_terminate_backend(%s, 5000)", (databases.backend(action.connection),))
             action.connection.execute(INSERT, (2,))
     recorded_actions.expect("""
         outer failed
@@ -463,25 +464,20 @@ def test_terminated_in_a_joined_block(
         pytest.raises(psycopg.OperationalError),
         single.track_action("add", concept="work", connection=connection),
     ):
-        eye.execute("SELECT pg_terminate_backend(%s, 5000)", (connection.info.backend_pid,))
+        eye.execute("SELECT pg_terminate_backend(%s, 5000)", (databases.backend(connection),))
         connection.execute(INSERT, (1,))
     assert ("add failed", []) == (recorded_actions.outline(), present(eye))
     connection.close()
 
 
 def test_session_that_waited_too_long(
-    provenance_dsn: str, recorded_actions: RecordedActions, eye: psycopg.Connection[Any]
+    single: Trail, recorded_actions: RecordedActions, eye: psycopg.Connection[Any]
 ) -> None:
     """A server that gives up on an idle transaction has undone the work."""
-    options = {"options": "-c idle_in_transaction_session_timeout=50"}
-    with (
-        ConnectionPool(provenance_dsn, min_size=1, max_size=1, timeout=2, open=True, kwargs=options) as pool,
-        Trail(pool) as trail,
-        pytest.raises(psycopg.OperationalError),
-        trail.track_action("add", concept="work") as action,
-    ):
+    with pytest.raises(psycopg.OperationalError), single.track_action("add", concept="work") as action:
         action.connection.execute(INSERT, (1,))
-        pid = action.connection.info.backend_pid
+        pid = databases.backend(action.connection)
+        action.connection.execute("SET LOCAL idle_in_transaction_session_timeout = 50")
         until(lambda: not eye.execute("SELECT 1 FROM pg_stat_activity WHERE pid = %s", (pid,)).fetchall())
     assert ("add failed", []) == (recorded_actions.outline(), present(eye))
 
@@ -730,7 +726,7 @@ def test_row_that_arrives_too_late(
     let_go = held_back(proxy, b"INSERT INTO provenance.actions")
     with pytest.raises(psycopg.OperationalError), remote.track_action("add", concept="work") as action:
         action.connection.execute(INSERT, (1,))
-        pid = action.connection.info.backend_pid
+        pid = databases.backend(action.connection)
     assert "add failed" == recorded_actions.outline()
     let_go.set()
     until(lambda: not eye.execute("SELECT 1 FROM pg_stat_activity WHERE pid = %s", (pid,)).fetchall())

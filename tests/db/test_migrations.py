@@ -783,6 +783,7 @@ def test_a_step_waits_for_the_lock_and_then_reads_the_ledger(connection: Connect
     assert schema.verify(connection) == []
 
 
+@pytest.mark.direct("PgBouncer takes another server connection")
 def test_a_lost_connection_is_a_migration_error(connection: Connection, empty_dsn: str) -> None:
     """The caller has one kind of error to catch."""
     with psycopg.connect(empty_dsn, autocommit=True) as own:

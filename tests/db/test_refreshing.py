@@ -246,6 +246,7 @@ async def test_a_query_that_fails(
     assert [(1, 1)] == rows(eye, "odd")
 
 
+@pytest.mark.direct("PgBouncer refuses startup options")
 async def test_a_hostile_search_path_changes_nothing(provenance_dsn: str, eye: Connection) -> None:
     """Tables and functions of the same names come first in it, and are not taken."""
     eye.execute("""

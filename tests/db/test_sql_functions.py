@@ -145,10 +145,10 @@ def until(condition: Callable[[], object]) -> None:
         time.sleep(0.005)
 
 
-def waiting(connection: Connection, other: Connection) -> bool:
-    """Return whether the other session waits for a lock."""
-    query = "SELECT wait_event_type = 'Lock' FROM pg_stat_activity WHERE pid = %s"
-    return bool(value(connection, query, other.info.backend_pid))
+def waiting(connection: Connection) -> bool:
+    """Return whether another session waits for a lock."""
+    query = "SELECT count(*) FROM pg_stat_activity WHERE datname = current_database() AND wait_event_type = 'Lock'"
+    return bool(value(connection, query))
 
 
 # --- Ids -------------------------------------------------------------------------------------------------------------
@@ -451,7 +451,7 @@ def test_of_two_that_complete_at_once_one_wins(connect: Callable[..., Connection
                     complete(second, action_id, result="2")
 
             answer = executor.submit(late)
-            until(lambda: waiting(watcher, second))
+            until(lambda: waiting(watcher))
         with pytest.raises(errors.UniqueViolation):
             answer.result(timeout=30)
     assert watcher.execute("SELECT result FROM provenance.actions").fetchall() == [(1,)]
@@ -466,7 +466,7 @@ def test_the_second_completes_when_the_first_is_rolled_back(connect: Callable[..
         with first.transaction(force_rollback=True):
             complete(first, action_id, result="1")
             answer = executor.submit(complete, second, action_id, result="2")
-            until(lambda: waiting(watcher, second))
+            until(lambda: waiting(watcher))
         answer.result(timeout=30)
     assert watcher.execute("SELECT result FROM provenance.actions").fetchall() == [(2,)]
     assert value(watcher, "SELECT count(*) FROM provenance.action_intents") == 0
@@ -1319,6 +1319,7 @@ READ = {
 }
 
 
+@pytest.mark.direct("its users have a setting for their session")
 @pytest.mark.parametrize("read", [["actions"], ["row_changes"], ["actions", "row_changes"]])
 def test_making_partitions_holds_nobody_up(connect: Callable[..., Connection], read: list[str]) -> None:
     """While a long transaction reads everything, a new month waits a moment, gives up with a warning, and users go on.
@@ -1334,7 +1335,7 @@ def test_making_partitions_holds_nobody_up(connect: Callable[..., Connection], r
         for table in read:
             reader.execute(READ[table].encode())
         making = executor.submit(ensured, maker, 9)
-        until(lambda: waiting(user, maker))
+        until(lambda: waiting(user))
         user.execute("SET lock_timeout = '500ms'")
         insert(user, ids.new_id())
         action_id = record(user)
@@ -1364,7 +1365,7 @@ def test_making_partitions_makes_nobody_a_victim(connect: Callable[..., Connecti
         reader.execute("BEGIN")
         reader.execute(READ["row_changes"].encode())
         making = executor.submit(ensured, maker, 9)
-        until(lambda: waiting(watcher, maker))
+        until(lambda: waiting(watcher))
         reading = executor.submit(value, reader, READ["actions"])
         assert making.result(timeout=30) == [f"actions_{first_of_month(ahead):%Y_%m}" for ahead in (7, 8, 9)]
         assert reading.result(timeout=30) == 0

@@ -21,9 +21,9 @@ STAMPS = "SELECT created_by_action_id, updated_by_action_id FROM work ORDER BY i
 
 
 @pytest.fixture
-def eye(provenance_dsn: str) -> Any:
+def eye(direct_dsn: str) -> Any:
     """Another connection, that sees what is committed."""
-    with psycopg.connect(provenance_dsn, autocommit=True) as connection:
+    with psycopg.connect(direct_dsn, autocommit=True) as connection:
         yield connection
 
 

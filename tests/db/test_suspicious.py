@@ -15,9 +15,9 @@ from provenance.values import Redactor
 
 
 @pytest.fixture
-def eye(provenance_dsn: str) -> Iterator[psycopg.Connection[Any]]:
+def eye(direct_dsn: str) -> Iterator[psycopg.Connection[Any]]:
     """A connection in autocommit mode."""
-    with psycopg.connect(provenance_dsn, autocommit=True) as connection:
+    with psycopg.connect(direct_dsn, autocommit=True) as connection:
         yield connection
 
 

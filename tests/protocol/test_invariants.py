@@ -16,11 +16,11 @@ from tests.protocol.machine import Awaiting, Blocking, Colour, Programs
 
 
 @pytest.fixture(params=[Blocking, Awaiting])
-def programs(request: pytest.FixtureRequest, provenance_dsn: str) -> Iterator[type[Programs]]:
+def programs(request: pytest.FixtureRequest, provenance_dsn: str, direct_dsn: str) -> Iterator[type[Programs]]:
     """Yield a machine of each colour."""
     make: Callable[[str], Colour] = request.param
     running = make(provenance_dsn)
-    with psycopg.connect(provenance_dsn, autocommit=True) as looking:
+    with psycopg.connect(direct_dsn, autocommit=True) as looking:
 
         class Bound(Programs):
             colour = running

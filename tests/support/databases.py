@@ -18,6 +18,8 @@ import pytest
 from psycopg import sql
 from psycopg.conninfo import make_conninfo
 
+from tests.support.pgbouncer import PgBouncer
+
 # Who last changed which row of the catalogue: it differs as soon as a test has made, dropped, altered or granted
 # anything. What vacuuming notes there is written in place and does not show.
 _CATALOGUE = """
@@ -46,6 +48,12 @@ DELETE FROM provenance.idempotency_keys;
 DELETE FROM provenance.readers;
 DELETE FROM work;
 """
+
+
+def backend(connection: psycopg.Connection[Any]) -> int:
+    """Return the server process that does the connection's queries: behind a pooler it is not who greeted the client."""
+    (pid,) = connection.execute("SELECT pg_backend_pid()").fetchone() or ()
+    return int(pid)
 
 
 class Recycler:
@@ -113,13 +121,14 @@ def recycler(provenance_server: str, provenance_template: str) -> Iterator[Recyc
 
 
 @pytest.fixture
-def provenance_dsn(recycler: Recycler) -> str:
-    """The address of a database with nothing in it but what the template has."""
-    return recycler.take()
+def provenance_dsn(recycler: Recycler, pooler: PgBouncer | None) -> str:
+    """The address of a database with nothing in it but what the template has, through the pooler if there is one."""
+    address = recycler.take()
+    return address if pooler is None else pooler.through(address)
 
 
 @pytest.fixture
-def eye(provenance_dsn: str) -> Iterator[psycopg.Connection[Any]]:
+def eye(direct_dsn: str) -> Iterator[psycopg.Connection[Any]]:
     """Another connection, that sees what is committed."""
-    with psycopg.connect(provenance_dsn, autocommit=True) as connection:
+    with psycopg.connect(direct_dsn, autocommit=True) as connection:
         yield connection
