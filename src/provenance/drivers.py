@@ -36,7 +36,9 @@ def in_pipeline(connection: AnyConnection) -> bool:
 
 def answers_bytes(connection: AnyConnection) -> bool:
     """Return whether text comes from the connection as bytes, because it has no encoding."""
-    return connection.pgconn.parameter_status(b"client_encoding") == b"SQL_ASCII"
+    # A pooler repeats the name as the client has spelled it.
+    spelled = connection.pgconn.parameter_status(b"client_encoding") or b""
+    return spelled.upper().translate(None, b"-_ ") == b"SQLASCII"
 
 
 def _joined(connection: AnyConnection, statements: Sequence[Statement[Any]]) -> sql.Composed | None:
