@@ -41,6 +41,38 @@ def answers_bytes(connection: AnyConnection) -> bool:
     return spelled.upper().translate(None, b"-_ ") == b"SQLASCII"
 
 
+_BACKEND = "SELECT pg_backend_pid()"
+
+
+def _behind_pooler(connection: AnyConnection, backend: Row | None) -> bool:
+    """Return whether another process than the one that greeted the client has done its query."""
+    return backend is not None and connection.info.backend_pid != backend[0]
+
+
+def suit_pooler(connection: SyncConnection) -> None:
+    """Prepare nothing on a new connection behind a pooler: what one client prepared, another one would stumble over.
+
+    A pooler answers for many processes, and so greets its clients with a number of its own.
+    """
+    connection.autocommit = True
+    with _cursor(connection) as cursor:
+        pooled = _behind_pooler(connection, cursor.execute(_BACKEND, prepare=False).fetchone())
+    connection.autocommit = False
+    if pooled:
+        connection.prepare_threshold = None
+
+
+async def asuit_pooler(connection: AsyncConnection) -> None:
+    """Prepare nothing on a new connection behind a pooler; see :func:`suit_pooler`."""
+    await connection.set_autocommit(True)
+    async with _acursor(connection) as cursor:
+        await cursor.execute(_BACKEND, prepare=False)
+        pooled = _behind_pooler(connection, await cursor.fetchone())
+    await connection.set_autocommit(False)
+    if pooled:
+        connection.prepare_threshold = None
+
+
 def _joined(connection: AnyConnection, statements: Sequence[Statement[Any]]) -> sql.Composed | None:
     """Return the statements as one simple-protocol message, or ``None`` where they cannot be one.
 

@@ -69,10 +69,17 @@ def _address(given: str) -> str:
     return given
 
 
-def _maker(kind: Callable[..., T], address: str, max_size: int) -> Callable[[], T]:
+def _maker(kind: Callable[..., T], address: str, max_size: int, configure: Callable[..., object]) -> Callable[[], T]:
     """Return what makes a pool of the trail's own, not opened yet."""
     return partial(
-        kind, _address(address), min_size=0, max_size=max_size, timeout=_PATIENCE, open=False, name="provenance"
+        kind,
+        _address(address),
+        min_size=0,
+        max_size=max_size,
+        timeout=_PATIENCE,
+        open=False,
+        name="provenance",
+        configure=configure,
     )
 
 
@@ -206,7 +213,7 @@ class Trail(_Setup, Tables, Views, Recovering, Erasing):
         super().__init__(redactor, on_unavailable, durability)
         self.pool: ConnectionPool[Any]
         if isinstance(pool, str):
-            self._make_pool = _maker(ConnectionPool[Any], pool, max_size)
+            self._make_pool = _maker(ConnectionPool[Any], pool, max_size, drivers.suit_pooler)
             self.pool = self._make_pool()
         else:
             self.pool = pool
@@ -433,7 +440,7 @@ class AsyncTrail(_Setup, AsyncTables, AsyncViews, AsyncRecovering, AsyncErasing)
         super().__init__(redactor, on_unavailable, durability)
         self.pool: AsyncConnectionPool[Any]
         if isinstance(pool, str):
-            self._make_pool = _maker(AsyncConnectionPool[Any], pool, max_size)
+            self._make_pool = _maker(AsyncConnectionPool[Any], pool, max_size, drivers.asuit_pooler)
             self.pool = self._make_pool()
         else:
             self.pool = pool

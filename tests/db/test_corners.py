@@ -87,6 +87,25 @@ def test_a_timeout_is_no_lost_connection(provenance_dsn: str) -> None:
             connection.execute("SELECT pg_sleep(10)")
 
 
+@pytest.mark.direct("it pretends that there is a pooler")
+@pytest.mark.parametrize(("answering", "threshold"), [("SELECT pg_backend_pid()", 5), ("SELECT 0", None)])
+def test_the_trails_own_pools_prepare_nothing_behind_a_pooler(
+    provenance_dsn: str, monkeypatch: pytest.MonkeyPatch, answering: str, threshold: int | None
+) -> None:
+    """It is there when another process answers than the one that has greeted the client."""
+    monkeypatch.setattr("provenance.drivers._BACKEND", answering)
+
+    async def main() -> int | None:
+        async with AsyncTrail(provenance_dsn) as trail, trail.connection() as connection:
+            assert not connection.autocommit
+            return connection.prepare_threshold
+
+    with Trail(provenance_dsn) as trail, trail.connection() as connection:
+        assert not connection.autocommit
+        assert threshold == connection.prepare_threshold
+    assert threshold == asyncio.run(main())
+
+
 def test_a_connection_lost_in_the_middle(trail: Trail, provenance_dsn: str) -> None:
     """An error of ours that names the remedy."""
     begun = trail.begin("ship", concept="work")

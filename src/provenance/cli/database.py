@@ -38,7 +38,8 @@ def address(dsn: str | None) -> str:
 @contextmanager
 def connected(dsn: str | None) -> Generator[psycopg.Connection[Any]]:
     """Yield a connection in autocommit mode; warnings of the server go to standard error."""
-    with psycopg.connect(address(dsn), autocommit=True) as connection:
+    # No command runs a statement so often that preparing it would pay, and behind a pooler that would fail.
+    with psycopg.connect(address(dsn), autocommit=True, prepare_threshold=None) as connection:
         connection.add_notice_handler(_warn)
         yield connection
 
