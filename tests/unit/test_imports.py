@@ -16,7 +16,18 @@ SOURCE = Path(provenance.__file__).parent
 
 # A module may import those of its own layer that stand before it, and any layer below.
 LAYERS = [
-    ["forking", "errors", "models", "values", "ids", "context"],
+    [
+        "forking",
+        "errors",
+        "models",
+        "values.texts",
+        "values.keys",
+        "values.redactor",
+        "values.writing",
+        "values",
+        "ids",
+        "context",
+    ],
     ["failures", "translation"],
     [
         "statements",

@@ -1,8 +1,4 @@
-"""Values on their way into a row: identifiers, names, messages, and JSON with secrets taken out.
-
-What leaves here is accepted by the ``text`` and ``jsonb`` columns of a UTF-8 database, and is bounded in size.
-Pure functions.
-"""
+"""JSON with secrets taken out, bounded in size and depth, that the ``jsonb`` columns of a UTF-8 database accept."""
 
 from __future__ import annotations
 
@@ -11,12 +7,10 @@ import dataclasses
 import hashlib
 import json
 import math
-import re
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from datetime import date, time, timedelta
 from decimal import Decimal
 from enum import Enum
-from functools import lru_cache
 from operator import attrgetter, methodcaller
 from pathlib import PurePath
 from types import NoneType
@@ -25,231 +19,9 @@ from uuid import UUID
 
 import attrs
 
-from provenance.errors import InvalidAction, UnserializableValue
-
-# PostgreSQL refuses U+0000 in text and jsonb, and UTF-8 has no form for surrogates. A str never needs them: any that is
-# there is lone, two in a row included (https://www.postgresql.org/docs/current/datatype-json.html).
-_UNSTORABLE = re.compile("[\x00\ud800-\udfff]")
-# str() of a larger int raises ValueError (sys.set_int_max_str_digits), and numeric ends at 131,072 digits.
-_LARGEST_DECIMAL_BITS = 3320  # just under 1,000 decimal digits
-
-# An index entry is at most 2,704 bytes, and a character at most 4.
-_LONGEST_IDENTIFIER = 256
-_LONGEST_NAME = 100
-
-
-def _escaped(text: str) -> str:
-    return _UNSTORABLE.sub(lambda found: f"\\u{ord(found[0]):04x}", text)
-
-
-def _digits(number: int) -> str:
-    return int.__repr__(number) if int.bit_length(number) <= _LARGEST_DECIMAL_BITS else hex(number)
-
-
-def identifier(value: str | int | UUID | None, what: str) -> str | None:
-    r"""Return the text that a user, tenant, entity or correlation id is stored as.
-
-    Characters that a text column cannot hold are written as ``\uXXXX``. An id of more than 256 characters is cut and
-    ends in a part of its SHA-256, so that ids which differ only at the end stay different.
-
-    Args:
-        value: text, an int or a UUID; ``None`` and ``""`` mean that there is none.
-        what: the name of the argument, for the error.
-
-    Raises:
-        InvalidAction: *value* is of another type.
-    """
-    if value is None:
-        return None
-    if isinstance(value, str):
-        text = _escaped(str.__str__(value))
-    elif isinstance(value, int) and not isinstance(value, bool):
-        text = _digits(value)
-    elif isinstance(value, UUID):
-        text = str(value)
-    else:
-        raise InvalidAction(f"{what}: expected text, an int or a UUID, got {type(value).__name__}")
-    if len(text) > _LONGEST_IDENTIFIER:
-        mark = "~sha256:" + hashlib.sha256(text.encode()).hexdigest()[:16]
-        text = text[: _LONGEST_IDENTIFIER - len(mark)] + mark
-    return text or None
-
-
-def name(value: object, what: str) -> str:
-    """Return an action type, concept or entity type, checked.
-
-    Args:
-        value: printable text of 1 to 100 characters with no white space around it.
-        what: the name of the argument, for the error.
-
-    Raises:
-        InvalidAction: it is anything else. The message does not repeat it.
-    """
-    expected = f"expected printable text of 1 to {_LONGEST_NAME} characters with no white space around it"
-    if not isinstance(value, str):
-        raise InvalidAction(f"{what}: {expected}, got {type(value).__name__}")
-    text = str.__str__(value)
-    if not text:
-        raise InvalidAction(f"{what} is empty: {expected}")
-    if len(text) > _LONGEST_NAME:
-        raise InvalidAction(f"{what} has {len(text)} characters: {expected}")
-    if text != text.strip():
-        raise InvalidAction(f"{what} begins or ends with white space: {expected}")
-    if not text.isprintable():
-        raise InvalidAction(f"{what} has characters that cannot be printed: {expected}")
-    return text
-
-
-def message(text: str, limit: int = 4096) -> str:
-    r"""Return free text, such as the message of an error, fit for a text column.
-
-    Characters that the column cannot hold are written as ``\uXXXX``; a longer text is cut and says so at its end.
-
-    Args:
-        text: anything.
-        limit: the most characters to return.
-    """
-    text = str.__str__(text)
-    safe = _escaped(text[: limit + 1])
-    if len(safe) <= limit:
-        return safe
-    mark = f" [cut: {len(text)} characters]"
-    return (safe[: max(limit - len(mark), 0)] + mark)[:limit]
-
-
-REDACTED = "[redacted]"
-"""What stands in the place of a value that was hidden."""
-
-# Camel case inside a run of letters: an acronym, or a capitalised or lower-case word.
-_CAMEL = re.compile(r"[A-Z]+(?![a-z])|[A-Z]?[a-z]+")
-_LETTERS = re.compile(r"[^\W\d_]+")
-
-_LONGEST_CACHED_KEY = 128
-_CACHED_KEYS = 4096
-
-
-def _words(key: str) -> list[str]:
-    """Split a key at case changes, digits and everything that is not a letter, into lower-case words."""
-    words: list[str] = []
-    for run in _LETTERS.findall(key):
-        words += _CAMEL.findall(run) if run.isascii() else [run]
-    return [word.casefold() for word in words]
-
-
-# Every entry is compared with each word of a key and with each two neighbours read as one, in singular and plural:
-# "apikey" hides api_key, apiKey, API-Keys and apikey; "jwt" hides JWTs, which splits into jw and ts.
-_SECRETS = frozenset(
-    _words(
-        "accesskey accountkey aeskey apikey authcode authkey authorization backupcode bearer cardnumber cookie "
-        "credential creditcard csrf cvc cvv debitcard encryptionkey hmackey jwt masterkey mfacode otp passcode "
-        "passphrase passwd password passwordhash pin privatekey pwd recoverycode secret secretkey securitycode "
-        "seedphrase sessid sessionid sessionkey sharedkey signingkey socialsecurity sshkey ssn token totp "
-        "verificationcode xsrf"
-    )
-)
-# Hidden only as the last word: db_pass and basic_auth hold a secret, pass_rate and auth_method do not.
-_SECRET_ENDINGS = frozenset({"auth", "pass"})
-# Written as one word (csrftoken, userpassword, passwordhash), these leave no boundary to see. Each is the end of no
-# ordinary English word, which is not true of "pin" or "otp" (spin, laptop).
-_SECRET_TAILS = ("apikey", "cookie", "credential", "passphrase", "passwd", "password", "secret", "secretkey", "token")
-_SECRET_HEADS = ("passwd", "password")
-# A key that ends so tells about a secret and does not hold it: token_count, password_changed_at, cookie_consent.
-_HARMLESS_ENDINGS = frozenset({"at", "consent", "count", "expiry", "keyid", "length", "policy", "tokenid", "type"})
-
-
-def _runs(words: list[str], longest: int) -> Iterator[str]:
-    """Yield every run of 1 to *longest* neighbouring words, read as one."""
-    for size in range(1, longest + 1):
-        for start in range(len(words) - size + 1):
-            yield "".join(words[start : start + size])
-
-
-def _listed(run: str, names: frozenset[str]) -> bool:
-    return run in names or run.removesuffix("s") in names
-
-
-def _written_together(word: str) -> bool:
-    if word.removesuffix("s").endswith(_SECRET_TAILS):
-        return True
-    return word.startswith(_SECRET_HEADS) and not word.endswith("less")
-
-
-def _holds_secret(words: list[str]) -> bool:
-    last = words[-1]
-    if last in _HARMLESS_ENDINGS or "".join(words[-2:]) in _HARMLESS_ENDINGS:
-        return False
-    return (
-        last in _SECRET_ENDINGS
-        or any(map(_written_together, words))
-        or any(_listed(run, _SECRETS) for run in _runs(words, 2))
-    )
-
-
-def _keys(given: Iterable[str]) -> tuple[str, ...]:
-    if isinstance(given, str):
-        raise TypeError('expected a list of keys, got text; write ("iban",) for a single key')
-    keys = tuple(given)
-    if not all(map(_words, keys)):
-        raise ValueError("a key without any letter cannot be matched; give keys as they are written in the data")
-    return keys
-
-
-def _make_rule(redactor: Redactor) -> Callable[[str], bool]:
-    split = [_words(key) for key in redactor.extra]
-    extra = frozenset(map("".join, split))
-    longest = max(map(len, split), default=0)
-    keep = frozenset("".join(_words(key)) for key in redactor.keep)
-
-    def hides(key: str) -> bool:
-        words = _words(key)
-        if not words or "".join(words) in keep:
-            return False
-        return any(_listed(run, extra) for run in _runs(words, longest)) or _holds_secret(words)
-
-    return hides
-
-
-def _make_cached_rule(redactor: Redactor) -> Callable[[str], bool]:
-    return lru_cache(_CACHED_KEYS)(_make_rule(redactor))
-
-
-@attrs.frozen(kw_only=True)
-class Redactor:
-    """Decides by its name which member of an object is hidden.
-
-    A key is judged by the words inside it, however they are joined: ``userPassword``, ``password_confirmation`` and
-    ``X-API-Key`` are hidden, ``monkey``, ``key_id`` and ``token_count`` are not.
-
-    Args:
-        extra: further words or keys to hide, wherever their words follow one another in a key.
-        keep: keys to leave alone, as a whole and in any spelling: ``"page_token"`` keeps ``pageToken`` and nothing
-            else. It wins over everything.
-
-    Raises:
-        TypeError: *extra* or *keep* is a single text.
-        ValueError: one of the keys has no letter in it.
-    """
-
-    extra: tuple[str, ...] = attrs.field(default=(), converter=_keys)
-    keep: tuple[str, ...] = attrs.field(default=(), converter=_keys)
-    _rule: Callable[[str], bool] = attrs.field(
-        init=False, repr=False, eq=False, default=attrs.Factory(_make_rule, takes_self=True)
-    )
-    _cached_rule: Callable[[str], bool] = attrs.field(
-        init=False, repr=False, eq=False, default=attrs.Factory(_make_cached_rule, takes_self=True)
-    )
-
-    def hides(self, key: str) -> bool:
-        """Return whether the value under *key* is to be replaced by :data:`REDACTED`."""
-        # Keys may come from a stranger: the cache is bounded in their length too.
-        return self._cached_rule(key) if len(key) <= _LONGEST_CACHED_KEY else self._rule(key)
-
-    @property
-    def suspicious(self) -> str:
-        """A regular expression for the letters of an ASCII key, in lower case: found in all that are hidden, and in more."""
-        words = {*_SECRETS, *_SECRET_ENDINGS, *_SECRET_TAILS, *_SECRET_HEADS}
-        return "|".join(sorted(words | {"".join(_words(key)) for key in self.extra}))
-
+from provenance.errors import UnserializableValue
+from provenance.values.redactor import REDACTED, Redactor
+from provenance.values.texts import LARGEST_DECIMAL_BITS, LONGEST_NAME, UNSTORABLE, digits, escaped
 
 _DEEPEST = 32
 _HEAD = 1_000
@@ -282,7 +54,7 @@ _KEY_TEXTS: tuple[tuple[tuple[type, ...], Callable[[Any], str | None]], ...] = (
     ((Enum,), lambda member: _key_text(member.value)),
     ((str,), str.__str__),
     ((NoneType, bool, float), _dumps),
-    ((int,), _digits),
+    ((int,), digits),
     ((UUID,), str),
     ((date,), methodcaller("isoformat")),
 )
@@ -308,7 +80,7 @@ class _RefusedError(Exception):
 def _type_name(kind: type) -> str:
     try:
         full = kind.__qualname__ if kind.__module__ == "builtins" else f"{kind.__module__}.{kind.__qualname__}"
-        return full[:_LONGEST_NAME] if full.isprintable() else "unnamed"
+        return full[:LONGEST_NAME] if full.isprintable() else "unnamed"
     except Exception:  # noqa: BLE001 - a metaclass can do anything here
         return "unnamed"
 
@@ -329,7 +101,7 @@ def _key_text(key: object) -> str | None:
 
 def _quoted_key(text: str) -> str:
     quoted = _dumps(text)
-    return _dumps(_escaped(text)) if "\\u" in quoted else quoted
+    return _dumps(escaped(text)) if "\\u" in quoted else quoted
 
 
 def _named_items(value: Any) -> Iterable[tuple[object, object]]:
@@ -400,14 +172,14 @@ class _Writer:
         if len(text) > self.room:
             text = text[: self.room]
         quoted = _dumps(text)
-        if "\\u" in quoted and _UNSTORABLE.search(text):
+        if "\\u" in quoted and UNSTORABLE.search(text):
             doubled = text.replace("\\", "\\\\")
-            quoted = f'{{"$str":{_dumps(_escaped(doubled))}}}'
+            quoted = f'{{"$str":{_dumps(escaped(doubled))}}}'
         return self._charged(quoted)
 
     def _integer(self, number: int) -> str:
         bits = number.bit_length()
-        if bits <= _LARGEST_DECIMAL_BITS:
+        if bits <= LARGEST_DECIMAL_BITS:
             return self._charged(int.__repr__(number))
         return self._too_long() if bits > 4 * self.room else self._charged(f'{{"$int":"{hex(number)}"}}')
 

@@ -1,0 +1,115 @@
+"""Which keys are those of secrets, by the words in them."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Iterable, Iterator
+from functools import lru_cache
+
+# Camel case inside a run of letters: an acronym, or a capitalised or lower-case word.
+_CAMEL = re.compile(r"[A-Z]+(?![a-z])|[A-Z]?[a-z]+")
+_LETTERS = re.compile(r"[^\W\d_]+")
+
+_LONGEST_CACHED_KEY = 128
+_CACHED_KEYS = 4096
+
+
+def words(key: str) -> list[str]:
+    """Split a key at case changes, digits and everything that is not a letter, into lower-case words."""
+    found: list[str] = []
+    for run in _LETTERS.findall(key):
+        found += _CAMEL.findall(run) if run.isascii() else [run]
+    return [word.casefold() for word in found]
+
+
+def checked(given: Iterable[str]) -> tuple[str, ...]:
+    """Return keys that a user gives.
+
+    Raises:
+        TypeError: it is a single text.
+        ValueError: one of the keys has no letter in it.
+    """
+    if isinstance(given, str):
+        raise TypeError('expected a list of keys, got text; write ("iban",) for a single key')
+    keys = tuple(given)
+    if not all(map(words, keys)):
+        raise ValueError("a key without any letter cannot be matched; give keys as they are written in the data")
+    return keys
+
+
+# Every entry is compared with each word of a key and with each two neighbours read as one, in singular and plural:
+# "apikey" hides api_key, apiKey, API-Keys and apikey; "jwt" hides JWTs, which splits into jw and ts.
+_SECRETS = frozenset(
+    words(
+        "accesskey accountkey aeskey apikey authcode authkey authorization backupcode bearer cardnumber cookie "
+        "credential creditcard csrf cvc cvv debitcard encryptionkey hmackey jwt masterkey mfacode otp passcode "
+        "passphrase passwd password passwordhash pin privatekey pwd recoverycode secret secretkey securitycode "
+        "seedphrase sessid sessionid sessionkey sharedkey signingkey socialsecurity sshkey ssn token totp "
+        "verificationcode xsrf"
+    )
+)
+# Hidden only as the last word: db_pass and basic_auth hold a secret, pass_rate and auth_method do not.
+_SECRET_ENDINGS = frozenset({"auth", "pass"})
+# Written as one word (csrftoken, userpassword, passwordhash), these leave no boundary to see. Each is the end of no
+# ordinary English word, which is not true of "pin" or "otp" (spin, laptop).
+_SECRET_TAILS = ("apikey", "cookie", "credential", "passphrase", "passwd", "password", "secret", "secretkey", "token")
+_SECRET_HEADS = ("passwd", "password")
+# A key that ends so tells about a secret and does not hold it: token_count, password_changed_at, cookie_consent.
+_HARMLESS_ENDINGS = frozenset({"at", "consent", "count", "expiry", "keyid", "length", "policy", "tokenid", "type"})
+
+
+def _runs(split: list[str], longest: int) -> Iterator[str]:
+    """Yield every run of 1 to *longest* neighbouring words, read as one."""
+    for size in range(1, longest + 1):
+        for start in range(len(split) - size + 1):
+            yield "".join(split[start : start + size])
+
+
+def _listed(run: str, names: frozenset[str]) -> bool:
+    return run in names or run.removesuffix("s") in names
+
+
+def _written_together(word: str) -> bool:
+    if word.removesuffix("s").endswith(_SECRET_TAILS):
+        return True
+    return word.startswith(_SECRET_HEADS) and not word.endswith("less")
+
+
+def _holds_secret(split: list[str]) -> bool:
+    last = split[-1]
+    if last in _HARMLESS_ENDINGS or "".join(split[-2:]) in _HARMLESS_ENDINGS:
+        return False
+    return (
+        last in _SECRET_ENDINGS
+        or any(map(_written_together, split))
+        or any(_listed(run, _SECRETS) for run in _runs(split, 2))
+    )
+
+
+def rule(extra: Iterable[str], keep: Iterable[str]) -> Callable[[str], bool]:
+    """Return what tells whether a key is hidden, given the user's own keys.
+
+    Args:
+        extra: keys to hide too, wherever their words follow one another.
+        keep: keys to leave alone, as a whole.
+    """
+    split_extra = [words(key) for key in extra]
+    listed = frozenset(map("".join, split_extra))
+    longest = max(map(len, split_extra), default=0)
+    kept = frozenset("".join(words(key)) for key in keep)
+
+    def hides(key: str) -> bool:
+        split = words(key)
+        if not split or "".join(split) in kept:
+            return False
+        return any(_listed(run, listed) for run in _runs(split, longest)) or _holds_secret(split)
+
+    cached = lru_cache(_CACHED_KEYS)(hides)
+    # Keys may come from a stranger: the cache is bounded in their length too.
+    return lambda key: cached(key) if len(key) <= _LONGEST_CACHED_KEY else hides(key)
+
+
+def suspicious(extra: Iterable[str]) -> str:
+    """Return a regular expression for the letters of an ASCII key, in lower case: found in all hidden ones, and in more."""
+    parts = {*_SECRETS, *_SECRET_ENDINGS, *_SECRET_TAILS, *_SECRET_HEADS}
+    return "|".join(sorted(parts | {"".join(words(key)) for key in extra}))

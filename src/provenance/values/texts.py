@@ -1,0 +1,98 @@
+"""Plain text on its way into a row: identifiers, names and messages."""
+
+from __future__ import annotations
+
+import hashlib
+import re
+from uuid import UUID
+
+from provenance.errors import InvalidAction
+
+# PostgreSQL refuses U+0000 in text and jsonb, and UTF-8 has no form for surrogates. A str never needs them: any that is
+# there is lone, two in a row included (https://www.postgresql.org/docs/current/datatype-json.html).
+UNSTORABLE = re.compile("[\x00\ud800-\udfff]")
+# str() of a larger int raises ValueError (sys.set_int_max_str_digits), and numeric ends at 131,072 digits.
+LARGEST_DECIMAL_BITS = 3320  # just under 1,000 decimal digits
+
+# An index entry is at most 2,704 bytes, and a character at most 4.
+_LONGEST_IDENTIFIER = 256
+LONGEST_NAME = 100
+
+
+def escaped(text: str) -> str:
+    return UNSTORABLE.sub(lambda found: f"\\u{ord(found[0]):04x}", text)
+
+
+def digits(number: int) -> str:
+    return int.__repr__(number) if int.bit_length(number) <= LARGEST_DECIMAL_BITS else hex(number)
+
+
+def identifier(value: str | int | UUID | None, what: str) -> str | None:
+    r"""Return the text that a user, tenant, entity or correlation id is stored as.
+
+    Characters that a text column cannot hold are written as ``\uXXXX``. An id of more than 256 characters is cut and
+    ends in a part of its SHA-256, so that ids which differ only at the end stay different.
+
+    Args:
+        value: text, an int or a UUID; ``None`` and ``""`` mean that there is none.
+        what: the name of the argument, for the error.
+
+    Raises:
+        InvalidAction: *value* is of another type.
+    """
+    if value is None:
+        return None
+    if isinstance(value, str):
+        text = escaped(str.__str__(value))
+    elif isinstance(value, int) and not isinstance(value, bool):
+        text = digits(value)
+    elif isinstance(value, UUID):
+        text = str(value)
+    else:
+        raise InvalidAction(f"{what}: expected text, an int or a UUID, got {type(value).__name__}")
+    if len(text) > _LONGEST_IDENTIFIER:
+        mark = "~sha256:" + hashlib.sha256(text.encode()).hexdigest()[:16]
+        text = text[: _LONGEST_IDENTIFIER - len(mark)] + mark
+    return text or None
+
+
+def name(value: object, what: str) -> str:
+    """Return an action type, concept or entity type, checked.
+
+    Args:
+        value: printable text of 1 to 100 characters with no white space around it.
+        what: the name of the argument, for the error.
+
+    Raises:
+        InvalidAction: it is anything else. The message does not repeat it.
+    """
+    expected = f"expected printable text of 1 to {LONGEST_NAME} characters with no white space around it"
+    if not isinstance(value, str):
+        raise InvalidAction(f"{what}: {expected}, got {type(value).__name__}")
+    text = str.__str__(value)
+    if not text:
+        raise InvalidAction(f"{what} is empty: {expected}")
+    if len(text) > LONGEST_NAME:
+        raise InvalidAction(f"{what} has {len(text)} characters: {expected}")
+    if text != text.strip():
+        raise InvalidAction(f"{what} begins or ends with white space: {expected}")
+    if not text.isprintable():
+        raise InvalidAction(f"{what} has characters that cannot be printed: {expected}")
+    return text
+
+
+def message(text: str, limit: int = 4096) -> str:
+    r"""Return free text, such as the message of an error, fit for a text column.
+
+    Characters that the column cannot hold are written as ``\uXXXX``; a longer text is cut and says so at its end.
+
+    Args:
+        text: anything.
+        limit: the most characters to return.
+    """
+    text = str.__str__(text)
+    safe = escaped(text[: limit + 1])
+    if len(safe) <= limit:
+        return safe
+    mark = f" [cut: {len(text)} characters]"
+    return (safe[: max(limit - len(mark), 0)] + mark)[:limit]
