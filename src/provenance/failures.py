@@ -10,7 +10,7 @@ import attrs
 import psycopg
 
 from provenance.errors import InvalidAction
-from provenance.values import message
+from provenance.values import Redactor, message
 
 # How many exceptions of a chain or group are looked at.
 _BREADTH = 32
@@ -20,7 +20,8 @@ _QUOTING = ("22", "42601")
 _QUOTED = re.compile("[\"'\xab\xbb\u2018-\u201f\u300c].*[\"'\xab\xbb\u2018-\u201f\u300d]", re.DOTALL)
 # Where the text of a database error, as psycopg or SQLAlchemy print it, begins to quote rows, parameters and SQL.
 _ROW = re.compile(
-    r"\s*(?:DETAIL:|CONTEXT:|QUERY:|LINE \d+:|Failing row contains|Key \([^)]*\)=|\[SQL:|\[parameters:).*", re.DOTALL
+    r"(?<!\s)\s*(?:DETAIL:|CONTEXT:|QUERY:|LINE \d+:|Failing row contains|Key \([^)]*\)=|\[SQL:|\[parameters:).*",
+    re.DOTALL,
 )
 
 
@@ -80,30 +81,33 @@ def _primary(error: psycopg.Error) -> str:
     return primary
 
 
-def stated(reason: str | BaseException) -> Failure:
-    """Return what to store of the reason that somebody gives for a failure.
+def stated(reason: str | BaseException, redactor: Redactor) -> Failure:
+    """Return what to store of the reason that somebody gives for a failure; *redactor* decides what is hidden in it.
 
     Raises:
         InvalidAction: it is neither text nor an exception.
     """
     if isinstance(reason, BaseException):
-        return describe(reason)
+        return describe(reason, redactor)
     if not isinstance(reason, str):  # pyright: ignore[reportUnnecessaryIsInstance]
         raise InvalidAction(f"the reason of a failure: expected text or an exception, got {type(reason).__name__}")
-    return Failure(error_type=None, error_code=None, error_message=message(reason))
+    return Failure(error_type=None, error_code=None, error_message=message(reason, redact=redactor.redact))
 
 
-def describe(error: BaseException) -> Failure:
-    """Return what to store about *error*. Never raises, whatever the error's own code does; Ctrl-C apart."""
+def describe(error: BaseException, redactor: Redactor) -> Failure:
+    """Return what to store about *error*; *redactor* decides what is hidden in its message.
+
+    Never raises, whatever the error's own code does; Ctrl-C apart.
+    """
     try:
-        return _described(error)
+        return _described(error, redactor)
     except KeyboardInterrupt:
         raise
     except BaseException:  # noqa: BLE001 - a property or __str__ that exits must not replace the error that is recorded
         return Failure(error_type=_qualified_name(error), error_code=None, error_message="")
 
 
-def _described(error: BaseException) -> Failure:
+def _described(error: BaseException, redactor: Redactor) -> Failure:
     wrapped = _wrapped(error)
     # SQLAlchemy's own text goes on with the SQL and its parameters.
     text = _primary(wrapped) if isinstance(wrapped, psycopg.Error) else _text(error)
@@ -112,7 +116,8 @@ def _described(error: BaseException) -> Failure:
         if isinstance(related, psycopg.Error):
             code = code or related.sqlstate
             text = _without_row(text, related)
-    return Failure(error_type=_qualified_name(error), error_code=code, error_message=message(_ROW.sub(" …", text)))
+    text = message(_ROW.sub(" …", text), redact=redactor.redact)
+    return Failure(error_type=_qualified_name(error), error_code=code, error_message=text)
 
 
 def _without_row(text: str, error: psycopg.Error) -> str:

@@ -163,7 +163,7 @@ class _Setup:
         )
 
     def _failure(self, action_id: UUID, error: str | BaseException) -> Statement[None]:
-        failure = stated(error)
+        failure = stated(error, self.redactor)
         return intents.complete_action(
             action_id,
             status=Status.FAILED.value,

@@ -5,7 +5,14 @@ from __future__ import annotations
 import psycopg
 import pytest
 
-from provenance.failures import Failure, describe
+from provenance.failures import Failure
+from provenance.failures import describe as described
+from provenance.values import Redactor
+
+
+def describe(error: BaseException, redactor: Redactor = Redactor()) -> Failure:  # noqa: B008
+    """Describe it as a trail that is set up with nothing special does."""
+    return described(error, redactor)
 
 
 class Wrapped(Exception):

@@ -255,20 +255,20 @@ def test_bad_names_are_refused(value: object, complaint: str) -> None:
 )
 def test_messages_are_made_storable(text: str, expected: str) -> None:
     """Free text keeps its line breaks, loses what a column cannot hold and says where it was cut."""
-    actual = message(text)
+    actual = message(text, redact=REDACTOR.redact)
 
     assert (expected, str) == (actual, type(actual))
 
 
 def test_escapes_count_towards_the_cap_of_a_message() -> None:
     """A message that only outgrows its limit by being escaped is cut too, and gives its own length."""
-    assert r"\u0000\u0000 [cut: 6 characters]" == message("\0" * 6, limit=32)
+    assert r"\u0000\u0000 [cut: 6 characters]" == message("\0" * 6, limit=32, redact=REDACTOR.redact)
 
 
 @given(any_text, st.integers(min_value=0, max_value=40))
 def test_messages_fit(text: str, limit: int) -> None:
     """No message is longer than its limit, however small, and each encodes as UTF-8 without NUL."""
-    actual = message(text, limit)
+    actual = message(text, limit, redact=REDACTOR.redact)
 
     assert (True, False) == (len(actual) <= limit, b"\0" in actual.encode())
 
@@ -278,7 +278,7 @@ def test_a_huge_message_is_not_copied() -> None:
     text = "\0" * 20_000_000
     tracemalloc.start()
     try:
-        message(text)
+        message(text, redact=REDACTOR.redact)
         peak = tracemalloc.get_traced_memory()[1]
     finally:
         tracemalloc.stop()
@@ -395,7 +395,7 @@ def test_a_key_without_letters_is_refused(key: str) -> None:
 
 def test_redactors_compare_by_their_keys() -> None:
     """Two redactors with the same keys are equal and show them."""
-    assert (Redactor(extra=["a"]), "Redactor(extra=('a',), keep=())") == (
+    assert (Redactor(extra=["a"]), "Redactor(extra=('a',), keep=(), patterns=(), capture={})") == (
         Redactor(extra=("a",)),
         repr(Redactor(extra=("a",))),
     )
@@ -485,6 +485,15 @@ def test_the_pattern_is_the_same_every_time() -> None:
 # to_json
 
 
+def nothing_secret(value: object) -> bool:
+    """Return whether no text and no number in a value looks like a secret: Hypothesis knows the literals of these tests."""
+    if isinstance(value, list):
+        return all(map(nothing_secret, value))
+    if isinstance(value, dict):
+        return all(nothing_secret(key) and nothing_secret(item) for key, item in value.items())
+    return REDACTOR.redact(str(value)) == str(value)
+
+
 def keys_of(value: object) -> set[str]:
     """Return all keys with a letter in them, of every object in a value."""
     if isinstance(value, list):
@@ -498,6 +507,7 @@ def keys_of(value: object) -> set[str]:
 @unhurried
 def test_plain_json_survives_the_round_trip(value: Any) -> None:
     """JSON data comes back as it went in, types included, when no key of it is hidden."""
+    assume(nothing_secret(value))
     text = to_json(value, Redactor(keep=keys_of(value)), what="payload", limit=10**6)
 
     assert repr(value) == repr(None if text is None else json.loads(text))
@@ -649,6 +659,7 @@ def test_pydantic_models_are_dumped_by_themselves() -> None:
 @given(any_text)
 def test_escaped_text_can_be_restored(text: str) -> None:
     """The marked form of text that jsonb cannot hold loses nothing."""
+    assume(nothing_secret(text))
     stored = json_of(text)
     if isinstance(stored, dict):
         stored = re.sub(

@@ -20,7 +20,7 @@ from psycopg.pq import TransactionStatus
 from provenance import drivers, ids
 from provenance.context import CurrentAction, RequestFrame
 from provenance.drivers import AnyConnection
-from provenance.failures import Failure
+from provenance.failures import Failure, describe
 from provenance.models import ActionRef, Status
 from provenance.statements.intents import Evidence, Intent, Transaction
 from provenance.statements.recording import ActionRow, Settings
@@ -174,7 +174,7 @@ class Block(CurrentAction):
         self,
         spec: ActionSpec,
         *,
-        host: object,
+        host: Any,
         colour: Colour,
         frame: RequestFrame | None,
         around: Block | None,
@@ -231,7 +231,7 @@ class Block(CurrentAction):
         """What the body sees of the block; set by the tracking layer."""
 
     @classmethod
-    def resuming(cls, intent: Intent, *, host: object, colour: Colour, frame: RequestFrame | None) -> Block:
+    def resuming(cls, intent: Intent, *, host: Any, colour: Colour, frame: RequestFrame | None) -> Block:
         """Return a block that goes on with an action begun elsewhere, under its identity."""
         spec = ActionSpec(
             action_type=intent.action_type,
@@ -262,6 +262,10 @@ class Block(CurrentAction):
         block.correlation_id = intent.correlation_id
         block.resumed = True
         return block
+
+    def described(self, error: BaseException) -> Failure:
+        """Return what to store about an error of this block's."""
+        return describe(error, self.host.redactor)
 
     def close(self) -> None:
         """Note that the block has been left."""

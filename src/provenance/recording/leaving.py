@@ -11,7 +11,7 @@ import attrs
 import psycopg
 from psycopg.pq import TransactionStatus
 
-from provenance import drivers, failures
+from provenance import drivers
 from provenance.errors import NotCommitted
 from provenance.failures import Failure
 from provenance.models import Status
@@ -89,9 +89,9 @@ class _Verdict:
     """What to raise although the body returned."""
 
 
-def _not_committed(reason: str) -> _Verdict:
+def _not_committed(block: Block, reason: str) -> _Verdict:
     refusal = NotCommitted(f"{reason}; its work is rolled back")
-    return _Verdict(failure=failures.describe(refusal), refusal=refusal)
+    return _Verdict(failure=block.described(refusal), refusal=refusal)
 
 
 def _pop(unit: Unit, block: Block) -> None:
@@ -102,28 +102,29 @@ def _pop(unit: Unit, block: Block) -> None:
 
 def _verdict(block: Block, unit: Unit, error: BaseException | None) -> _Verdict:
     if error is not None:
-        return _Verdict(raised=True, failure=failures.describe(error))
+        return _Verdict(raised=True, failure=block.described(error))
     if block.failure is not None:
         return _Verdict(failure=block.failure)
     if block.doomed is not None:
-        return _not_committed(block.doomed)
+        return _not_committed(block, block.doomed)
     if unit.status == TransactionStatus.INERROR:
         return _not_committed(
-            f"{block.label}: a database error inside the block was swallowed and left the transaction aborted"
+            block, f"{block.label}: a database error inside the block was swallowed and left the transaction aborted"
         )
     if unit.status == TransactionStatus.ACTIVE:
         return _not_committed(
+            block,
             f"{block.label}: a query is still in progress on the connection, a stream() that was not read to its end "
-            "perhaps; close it inside the block"
+            "perhaps; close it inside the block",
         )
     if unit.status not in (TransactionStatus.INTRANS, TransactionStatus.IDLE):
-        return _not_committed(f"{block.label}: the connection was lost inside the block")
+        return _not_committed(block, f"{block.label}: the connection was lost inside the block")
     return _Verdict()
 
 
 def _leave_detached(block: Block, error: BaseException | None) -> Steps[None]:
     if error is not None:
-        row = block.row(Status.FAILED, failures.describe(error))
+        row = block.row(Status.FAILED, block.described(error))
     elif block.failure is not None:
         row = block.row(Status.FAILED, block.failure)
     else:
@@ -134,10 +135,10 @@ def _leave_detached(block: Block, error: BaseException | None) -> Steps[None]:
 def _leave_late(block: Block, error: BaseException | None) -> Steps[None]:
     """Leave a block whose transaction ended before it: a generator that outlived the block it was started in."""
     if error is not None:
-        yield Journal((block.row(Status.FAILED, failures.describe(error)),))
+        yield Journal((block.row(Status.FAILED, block.described(error)),))
         return
     refusal = NotCommitted(f"{block.label}: the enclosing block ended first and took the work with it")
-    yield Journal((block.row(Status.ROLLED_BACK, failures.describe(refusal)),))
+    yield Journal((block.row(Status.ROLLED_BACK, block.described(refusal)),))
     raise refusal
 
 
@@ -264,7 +265,7 @@ def _fence_down(error: BaseException) -> bool:
 
 def _not_acknowledged(block: Block, unit: Unit, error: BaseException) -> Steps[None]:
     """Handle a final INSERT and COMMIT that did not both come back as done."""
-    failure = failures.describe(error)
+    failure = block.described(error)
     if unit.status in (TransactionStatus.INTRANS, TransactionStatus.INERROR):
         # Not committed for certain: the COMMIT was never reached.
         yield from _attempt(unit, statements.ROLLBACK)
@@ -284,7 +285,7 @@ def _unwritten(block: Block, error: psycopg.Error) -> Exception:
     if (error.sqlstate or "").startswith("40"):
         # Serialization failures and deadlocks go out as they are: callers retry on them.
         return error
-    reason = failures.describe(error).error_message
+    reason = block.described(error).error_message
     if _fence_down(error):
         reason = "the settings that mark the block were reset inside it"
     if isinstance(error, psycopg.errors.UniqueViolation) and error.diag.schema_name == "provenance":
@@ -335,10 +336,10 @@ def _leave_joined(block: Block, unit: Unit, verdict: _Verdict) -> Steps[None]:
         try:
             yield Run(unit.connection, closing)
         except psycopg.Error as error:
-            verdict = _Verdict(failure=failures.describe(error), refusal=_unwritten(block, error))
+            verdict = _Verdict(failure=block.described(error), refusal=_unwritten(block, error))
         except BaseException as interruption:  # noqa: BLE001 - raised at the end, when the row is written
             block.interruption = interruption
-            verdict = _Verdict(raised=True, failure=failures.describe(interruption))
+            verdict = _Verdict(raised=True, failure=block.described(interruption))
         else:
             yield from _journal(unit.take_settled())
             return
@@ -394,7 +395,7 @@ def _leave_nested(block: Block, enclosing: Block, unit: Unit, verdict: _Verdict)
         refusal = yield from _finish_nested(block, enclosing, unit)
         if refusal is None:
             return
-        verdict = _Verdict(failure=failures.describe(refusal), refusal=refusal)
+        verdict = _Verdict(failure=block.described(refusal), refusal=refusal)
     row = block.row(Status.FAILED, verdict.failure)
     if block.savepoint is None:
         # Its work cannot be undone alone.
@@ -431,7 +432,7 @@ def _finish_nested(block: Block, enclosing: Block, unit: Unit) -> Steps[NotCommi
     except BaseException as interruption:
         # Ctrl-C or a cancelled task: whether the block counts as finished is not known, so it must not.
         enclosing.doomed = f"{block.label} inside {enclosing.label} was interrupted at its end"
-        unit.standing.append(block.row(Status.FAILED, failures.describe(interruption)))
+        unit.standing.append(block.row(Status.FAILED, block.described(interruption)))
         raise
     if settings.block is None:
         # A block without savepoint notices only here that its body ended the transaction.

@@ -249,7 +249,9 @@ class track_action:
             frame=frame,
             around=nearest,
             parent=self._parent or (nearest.ref if nearest else frame.parent if frame else None),
-            payload=to_json(self._payload, redactor, what="payload"),
+            payload=to_json(
+                self._payload, redactor, what="payload", captured=redactor.captured(self._spec.action_type)
+            ),
             metadata=to_json(self._marked_metadata(), redactor, what="metadata"),
             intended=(self._durability or host.durability) == "intent"
             or (self._key is not None and not self._transaction),

@@ -94,7 +94,7 @@ class ActionHandle:
         Raises:
             InvalidAction: the reason is neither text nor an exception.
         """
-        self._block.failure = failures.stated(reason)
+        self._block.failure = failures.stated(reason, self._redactor)
 
     def _converted(self, value: object, what: str) -> str | None:
         text, warning = to_json_marked(value, self._redactor, what=what)

@@ -4,8 +4,8 @@ What leaves here is accepted by the ``text`` and ``jsonb`` columns of a UTF-8 da
 Pure functions.
 """
 
-from provenance.values.redactor import REDACTED, Redactor
-from provenance.values.texts import identifier, message, name
+from provenance.values.redactor import Redactor
+from provenance.values.texts import REDACTED, identifier, message, name
 from provenance.values.writing import to_json, to_json_marked
 
 __all__ = ["REDACTED", "Redactor", "identifier", "message", "name", "to_json", "to_json_marked"]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterable, Iterator
 from functools import lru_cache
 
 # Camel case inside a run of letters: an acronym, or a capitalised or lower-case word.
@@ -86,27 +86,35 @@ def _holds_secret(split: list[str]) -> bool:
     )
 
 
-def rule(extra: Iterable[str], keep: Iterable[str]) -> Callable[[str], bool]:
-    """Return what tells whether a key is hidden, given the user's own keys.
+class Rule:
+    """Tells what becomes of a key, given the user's own.
 
     Args:
         extra: keys to hide too, wherever their words follow one another.
         keep: keys to leave alone, as a whole.
     """
-    split_extra = [words(key) for key in extra]
-    listed = frozenset(map("".join, split_extra))
-    longest = max(map(len, split_extra), default=0)
-    kept = frozenset("".join(words(key)) for key in keep)
 
-    def hides(key: str) -> bool:
+    __slots__ = ("_cached", "_extra", "_kept", "_longest")
+
+    def __init__(self, extra: Iterable[str], keep: Iterable[str]) -> None:
+        split = [words(key) for key in extra]
+        self._extra = frozenset(map("".join, split))
+        self._longest = max(map(len, split), default=0)
+        self._kept = frozenset("".join(words(key)) for key in keep)
+        self._cached = lru_cache(_CACHED_KEYS)(self._hides)
+
+    def hides(self, key: str) -> bool:
+        # Keys may come from a stranger: the cache is bounded in their length too.
+        return self._cached(key) if len(key) <= _LONGEST_CACHED_KEY else self._hides(key)
+
+    def keeps(self, key: str) -> bool:
+        return bool(self._kept) and "".join(words(key)) in self._kept
+
+    def _hides(self, key: str) -> bool:
         split = words(key)
-        if not split or "".join(split) in kept:
+        if not split or "".join(split) in self._kept:
             return False
-        return any(_listed(run, listed) for run in _runs(split, longest)) or _holds_secret(split)
-
-    cached = lru_cache(_CACHED_KEYS)(hides)
-    # Keys may come from a stranger: the cache is bounded in their length too.
-    return lambda key: cached(key) if len(key) <= _LONGEST_CACHED_KEY else hides(key)
+        return any(_listed(run, self._extra) for run in _runs(split, self._longest)) or _holds_secret(split)
 
 
 def suspicious(extra: Iterable[str]) -> str:

@@ -2,43 +2,142 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import re
+from collections.abc import Iterable, Mapping
 
 import attrs
 
-from provenance.values import keys
+from provenance.values import cards, documents, keys, pairs, tokens
+from provenance.values.texts import REDACTED, name
 
-REDACTED = "[redacted]"
-"""What stands in the place of a value that was hidden."""
+Captured = Mapping[str, "Captured | None"]
+"""Which members of an object are kept, and which of theirs; ``None``: whole."""
+
+# How many times a text may be encoded: JSON inside JSON, an address inside an address.
+_DEEPEST = 3
+# A name that is shorter than any secret that can be told by its form. It has no separator either, so nothing is looked for.
+_LONGEST_WORD = 14
+
+
+def _patterns(given: Iterable[str | re.Pattern[str]]) -> tuple[re.Pattern[str], ...]:
+    if isinstance(given, (str, re.Pattern)):
+        raise TypeError("patterns: expected a list, got a single one; put it in brackets")
+    found: list[re.Pattern[str]] = []
+    for number, pattern in enumerate(given):
+        source: object = pattern.pattern if isinstance(pattern, re.Pattern) else pattern
+        if not isinstance(source, str):  # pyright: ignore[reportUnnecessaryIsInstance]
+            raise TypeError(f"patterns[{number}]: expected a pattern for text, got {type(source).__name__}")
+        try:
+            compiled = re.compile(pattern)
+        except re.error as error:
+            raise ValueError(f"patterns[{number}] is no regular expression: {error}") from error
+        if compiled.search(""):
+            raise ValueError(f"patterns[{number}] matches the empty text, so it would be found everywhere")
+        found.append(compiled)
+    return tuple(found)
+
+
+def _paths(action_type: str, given: Iterable[str]) -> tuple[str, ...]:
+    if isinstance(given, str):
+        raise TypeError(f'capture[{action_type!r}]: expected a list of keys, got text; write ["user"] for a single key')
+    paths = tuple(given)
+    for path in paths:
+        if not isinstance(path, str):  # pyright: ignore[reportUnnecessaryIsInstance]
+            raise TypeError(f"capture[{action_type!r}]: expected keys as text, got {type(path).__name__}")
+        if not all(path.split(".")):
+            raise ValueError(f"capture[{action_type!r}]: {path!r} is no key, nor keys joined by single dots")
+    return paths
+
+
+def _capture(given: Mapping[str, Iterable[str]]) -> dict[str, tuple[str, ...]]:
+    if not isinstance(given, Mapping):  # pyright: ignore[reportUnnecessaryIsInstance]
+        raise TypeError(f"capture: expected a mapping of action types to lists of keys, got {type(given).__name__}")
+    return {name(action_type, "capture"): _paths(action_type, paths) for action_type, paths in given.items()}
+
+
+def _tree(paths: Iterable[str]) -> Captured:
+    """Return paths as a tree. Of a path and a longer one the shorter holds: it keeps more."""
+    tree: dict[str, Captured | None] = {}
+    for path in sorted(paths, key=len, reverse=True):
+        first, _, rest = path.partition(".")
+        tree[first] = None if not rest else {**(tree.get(first) or {}), **_tree([rest])}
+    return tree
 
 
 @attrs.frozen(kw_only=True)
 class Redactor:
-    """Decides by its name which member of an object is hidden.
+    """Decides what is hidden: which members of an object by their keys, and which parts of a text.
 
     A key is judged by the words inside it, however they are joined: ``userPassword``, ``password_confirmation`` and
     ``X-API-Key`` are hidden, ``monkey``, ``key_id`` and ``token_count`` are not.
 
+    In texts, what has the form of a secret is hidden (private keys, tokens, card numbers, passwords in addresses), and
+    what stands behind a key that would be: in JSON, forms, headers, settings and connection strings.
+
     Args:
         extra: further words or keys to hide, wherever their words follow one another in a key.
         keep: keys to leave alone, as a whole and in any spelling: ``"page_token"`` keeps ``pageToken`` and nothing
-            else. It wins over everything.
+            else. It wins over everything; a text under such a key is stored as it is.
+        patterns: further regular expressions; what they match in a text is hidden. They are searched in texts that come
+            from outside, of up to 128 kB: nested repetitions such as ``(a+)+`` can take for ever.
+        capture: for action types, which keys of the payload are stored, exactly as they are written there; everything
+            else in the payload of such an action is hidden. A dotted path names a key inside an object, or inside each
+            object of a list. What is named is still judged as above.
 
     Raises:
-        TypeError: *extra* or *keep* is a single text.
-        ValueError: one of the keys has no letter in it.
+        TypeError: *extra*, *keep*, *patterns* or a list in *capture* is a single text, or something in it is no text.
+        ValueError: a key has no letter in it, a pattern is malformed or matches the empty text, or a path is empty.
+        InvalidAction: an action type in *capture* could not be that of an action; it is a ``ValueError``.
     """
 
     extra: tuple[str, ...] = attrs.field(default=(), converter=keys.checked)
     keep: tuple[str, ...] = attrs.field(default=(), converter=keys.checked)
-    _hides: Callable[[str], bool] = attrs.field(init=False, repr=False, eq=False)
+    patterns: tuple[re.Pattern[str], ...] = attrs.field(default=(), converter=_patterns)
+    capture: Mapping[str, tuple[str, ...]] = attrs.field(
+        factory=dict[str, tuple[str, ...]], converter=_capture, hash=False
+    )
+    _rule: keys.Rule = attrs.field(init=False, repr=False, eq=False)
+    _captured: Mapping[str, Captured] = attrs.field(init=False, repr=False, eq=False)
 
     def __attrs_post_init__(self) -> None:
-        object.__setattr__(self, "_hides", keys.rule(self.extra, self.keep))
+        object.__setattr__(self, "_rule", keys.Rule(self.extra, self.keep))
+        object.__setattr__(self, "_captured", {kind: _tree(paths) for kind, paths in self.capture.items()})
 
     def hides(self, key: str) -> bool:
-        """Return whether the value under *key* is to be replaced by :data:`REDACTED`."""
-        return self._hides(key)
+        """Return whether the value under *key* is to be replaced by ``[redacted]``."""
+        return self._rule.hides(key)
+
+    def keeps(self, key: str) -> bool:
+        """Return whether a text under *key* is to be left alone."""
+        return self._rule.keeps(key)
+
+    def captured(self, action_type: str) -> Captured | None:
+        """Return which keys of the payload of such an action are stored, or ``None`` when that is not restricted."""
+        return self._captured.get(action_type)
+
+    def redact(self, text: str) -> str:
+        """Return *text* with everything secret in it replaced by ``[redacted]``, and the rest as it is.
+
+        Takes time linear in the length of the text, the user's own patterns apart.
+        """
+        return self._redacted(text, _DEEPEST)
+
+    def _redacted(self, text: str, depth: int) -> str:
+        if not self.patterns and len(text) <= _LONGEST_WORD and text.isidentifier():
+            return text
+
+        def redact(inner: str) -> str:
+            return self._redacted(inner, depth - 1)
+
+        if depth:
+            found = documents.redacted_json(text, self._rule, redact)
+            if found is not None:
+                return found
+            if "%" in text or ("+" in text and "=" in text):
+                text = documents.redacted_encoded(text, redact)
+        for pattern in self.patterns:
+            text = pattern.sub(REDACTED, text)
+        return pairs.hidden(cards.hidden(tokens.hidden(text)), self.hides)
 
     @property
     def suspicious(self) -> str:

@@ -4,9 +4,13 @@ from __future__ import annotations
 
 import hashlib
 import re
+from collections.abc import Callable
 from uuid import UUID
 
 from provenance.errors import InvalidAction
+
+REDACTED = "[redacted]"
+"""What stands in the place of a value that was hidden."""
 
 # PostgreSQL refuses U+0000 in text and jsonb, and UTF-8 has no form for surrogates. A str never needs them: any that is
 # there is lone, two in a row included (https://www.postgresql.org/docs/current/datatype-json.html).
@@ -81,7 +85,23 @@ def name(value: object, what: str) -> str:
     return text
 
 
-def message(text: str, limit: int = 4096) -> str:
+# A text is worked on up to so many times its limit; a longer one is given up on the way.
+PATIENCE = 4
+
+
+def beginning(text: str, limit: int) -> str:
+    """Return the first characters of a text; where it is cut, without the word that the cut goes through.
+
+    Half a secret would not be recognised as one.
+    """
+    if len(text) <= limit:
+        return text
+    head = text[:limit]
+    whole = head.rsplit(None, 1)
+    return head if len(whole) < 2 else head[: len(head) - len(whole[1])]
+
+
+def message(text: str, limit: int = 4096, *, redact: Callable[[str], str]) -> str:
     r"""Return free text, such as the message of an error, fit for a text column.
 
     Characters that the column cannot hold are written as ``\uXXXX``; a longer text is cut and says so at its end.
@@ -89,10 +109,11 @@ def message(text: str, limit: int = 4096) -> str:
     Args:
         text: anything.
         limit: the most characters to return.
+        redact: hides what is secret in a text.
     """
     text = str.__str__(text)
-    safe = escaped(text[: limit + 1])
-    if len(safe) <= limit:
+    safe = escaped(redact(beginning(text, limit * PATIENCE))[: limit + 1])
+    if len(safe) <= limit and len(text) <= limit * PATIENCE:
         return safe
     mark = f" [cut: {len(text)} characters]"
     return (safe[: max(limit - len(mark), 0)] + mark)[:limit]

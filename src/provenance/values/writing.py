@@ -20,14 +20,22 @@ from uuid import UUID
 import attrs
 
 from provenance.errors import UnserializableValue
-from provenance.values.redactor import REDACTED, Redactor
-from provenance.values.texts import LARGEST_DECIMAL_BITS, LONGEST_NAME, UNSTORABLE, digits, escaped
+from provenance.values import cards
+from provenance.values.redactor import Captured, Redactor
+from provenance.values.texts import (
+    LARGEST_DECIMAL_BITS,
+    LONGEST_NAME,
+    PATIENCE,
+    REDACTED,
+    UNSTORABLE,
+    beginning,
+    digits,
+    escaped,
+)
 
 _DEEPEST = 32
 _HEAD = 1_000
 _LONGEST_PATH_PART = 64
-# A text is measured and hashed as a whole up to so many times its limit; a longer one is given up on the way.
-_PATIENCE = 4
 
 _dumps = json.JSONEncoder(separators=(",", ":")).encode
 _REDACTED_TEXT = _dumps(REDACTED)
@@ -37,6 +45,7 @@ _CYCLE = '{"$cycle":true}'
 _CONSTANTS = {None: "null", True: "true", False: "false"}
 _UNREADABLE = '{"$unserializable":"value"}'
 _PLAIN_CONTAINERS = frozenset({dict, list, tuple})
+_LEAVES = frozenset({str, int, float, bool})
 
 # Values are told apart by type() and issubclass(): isinstance() also asks value.__class__, which a lazy proxy answers
 # by loading what it stands for. Subclasses of builtins are read through the builtin, so that no override runs or hides
@@ -127,17 +136,22 @@ class _Writer:
 
     ``room`` counts down the characters that may still be written. Below zero everything stops as it stands: the text is
     over the limit by then, whatever would follow.
+
+    ``captured`` says which members are written of the objects that come next, when not all are.
     """
 
-    __slots__ = ("hides", "marked", "open", "room")
+    __slots__ = ("captured", "marked", "open", "redactor", "room")
 
-    def __init__(self, redactor: Redactor, *, marked: bool, room: int) -> None:
-        self.hides = redactor.hides
+    def __init__(self, redactor: Redactor, *, marked: bool, room: int, captured: Captured | None = None) -> None:
+        self.redactor = redactor
+        self.captured = captured
         self.marked = marked
         self.room = room
         self.open: set[int] = set()
 
     def write(self, value: object, depth: int = 0) -> str:
+        if self.captured is not None and type(value) in _LEAVES:
+            return self._charged(_REDACTED_TEXT)
         if type(value) is str:
             return self._string(value)
         if type(value) is int:
@@ -168,16 +182,25 @@ class _Writer:
         self.room = -1
         return _TOO_LONG
 
-    def _string(self, text: str) -> str:
-        if len(text) > self.room:
-            text = text[: self.room]
+    def _string(self, text: str, *, kept: bool = False) -> str:
+        cut = len(text) > self.room
+        if cut:
+            text = beginning(text, self.room)
+        if not kept:
+            text = self.redactor.redact(text)
         quoted = _dumps(text)
         if "\\u" in quoted and UNSTORABLE.search(text):
             doubled = text.replace("\\", "\\\\")
             quoted = f'{{"$str":{_dumps(escaped(doubled))}}}'
-        return self._charged(quoted)
+        self._charged(quoted)
+        if cut:
+            # What is left may be short by now, and is still not the whole.
+            self.room = -1
+        return quoted
 
     def _integer(self, number: int) -> str:
+        if cards.is_card_number(number):
+            return self._charged(_REDACTED_TEXT)
         bits = number.bit_length()
         if bits <= LARGEST_DECIMAL_BITS:
             return self._charged(int.__repr__(number))
@@ -191,7 +214,12 @@ class _Writer:
         view = memoryview(data)
         if view.nbytes > self.room:
             return self._too_long()
-        return self._charged(f'{{"$bytes":"{base64.b64encode(view.tobytes()).decode()}"}}')
+        if self.captured is not None:
+            return self._charged(_REDACTED_TEXT)
+        # Every byte sequence has a text and comes back from it, and the body of a request may well be one.
+        text = view.tobytes().decode("utf-8", "surrogateescape")
+        clean = self.redactor.redact(text).encode("utf-8", "surrogateescape")
+        return self._charged(f'{{"$bytes":"{base64.b64encode(clean).decode()}"}}')
 
     def _other(self, value: object, depth: int) -> str:
         kind = type(value)
@@ -251,6 +279,7 @@ class _Writer:
         return f"[{','.join(texts if ordered else sorted(texts))}]"
 
     def _object(self, members: Iterable[tuple[object, object]], depth: int) -> str:
+        captured = self.captured
         texts: dict[str, str] = {}
         name: str | None = None
         try:
@@ -263,16 +292,31 @@ class _Writer:
                     # Its value goes too: nobody can tell whether it is a secret's.
                     reason = f"a key of type {_type_name(type(key))} has no JSON form; use text"
                     quoted, text = '"$key"', self._refused(key, reason)
-                elif self.hides(name):
-                    quoted, text = _quoted_key(name), self._charged(_REDACTED_TEXT)
                 else:
-                    quoted, text = _quoted_key(name), self.write(item, depth)
+                    judged, name = name, self.redactor.redact(name)
+                    quoted = self._shown_key(name, texts) if name != judged else _quoted_key(name)
+                    text = self._member(judged, item, depth, captured)
                 texts[quoted] = self._duplicate(texts[quoted], text) if quoted in texts else text
         except _RefusedError as refused:
             if name is not None:
                 refused.path.append(_path_part(name))
             raise
+        finally:
+            self.captured = captured
         return f"{{{','.join([f'{quoted}:{text}' for quoted, text in texts.items()])}}}"
+
+    def _member(self, key: str, item: object, depth: int, captured: Captured | None) -> str:
+        if self.redactor.hides(key) or (captured is not None and key not in captured):
+            return self._charged(_REDACTED_TEXT)
+        self.captured = None if captured is None else captured[key]
+        if self.captured is None and type(item) is str and self.redactor.keeps(key):
+            return self._string(item, kept=True)
+        return self.write(item, depth)
+
+    def _shown_key(self, name: str, texts: Mapping[str, str]) -> str:
+        """Return a key in which something is hidden; two of them may have become equal, which is not the caller's fault."""
+        quoted = _quoted_key(name)
+        return _quoted_key(f"{name} ({len(texts) + 1})") if quoted in texts else quoted
 
     def _duplicate(self, first: str, second: str) -> str:
         if not self.marked:
@@ -293,7 +337,9 @@ def _capped(text: str, limit: int, *, partial: bool) -> str:
     return _dumps({"$truncated": about})
 
 
-def to_json(value: object, redactor: Redactor, *, what: str, limit: int = 32_768) -> str | None:
+def to_json(
+    value: object, redactor: Redactor, *, what: str, limit: int = 32_768, captured: Captured | None = None
+) -> str | None:
     r"""Return *value* as JSON text for ``jsonb``, with secrets hidden; the strict form, for arguments of a call.
 
     Plain JSON data is stored as it is. Beyond it:
@@ -315,9 +361,10 @@ def to_json(value: object, redactor: Redactor, *, what: str, limit: int = 32_768
 
     Args:
         value: what to convert.
-        redactor: decides which members are hidden.
+        redactor: decides what is hidden.
         what: the name of the argument, where the path in an error begins.
         limit: the longest text to store, in bytes.
+        captured: which members are stored, when not all are; the others are hidden, and what is in no object.
 
     Returns:
         Compact ASCII text, or ``None`` for ``None``.
@@ -328,7 +375,7 @@ def to_json(value: object, redactor: Redactor, *, what: str, limit: int = 32_768
     """
     if value is None:
         return None
-    writer = _Writer(redactor, marked=False, room=limit * _PATIENCE)
+    writer = _Writer(redactor, marked=False, room=limit * PATIENCE, captured=captured)
     try:
         text = writer.write(value)
     except _RefusedError as refused:
@@ -348,7 +395,7 @@ def to_json_marked(
 
     Args:
         value: what to convert.
-        redactor: decides which members are hidden.
+        redactor: decides what is hidden.
         what: the name of the attribute, where the path in the warning begins.
         limit: the longest text to store, in bytes.
 
@@ -359,7 +406,7 @@ def to_json_marked(
         try:
             return to_json(value, redactor, what=what, limit=limit), None
         except UnserializableValue as refused:
-            writer = _Writer(redactor, marked=True, room=limit * _PATIENCE)
+            writer = _Writer(redactor, marked=True, room=limit * PATIENCE)
             text = writer.write(value)
             return _capped(text, limit, partial=writer.room < 0), str(refused)
     except Exception:  # noqa: BLE001 - at the end of the stack or of memory even marking can fail
