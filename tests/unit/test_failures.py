@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import time
+
 import psycopg
 import pytest
 
-from provenance.failures import Failure
+from provenance.errors import InvalidAction
+from provenance.failures import Failure, stated
 from provenance.failures import describe as described
 from provenance.values import Redactor
 
@@ -125,3 +128,53 @@ def test_ctrl_c_while_an_error_is_described() -> None:
 
     with pytest.raises(KeyboardInterrupt):
         describe(Slow())
+
+
+def test_secrets_in_the_text_of_an_error_are_hidden() -> None:
+    """Whoever raised it quoted what he had: an address, a header, a body."""
+    error = RuntimeError('GET https://ada:hunter2@h/?token=x said 401: {"password": "hunter2", "n": 1}')
+    found = describe(error)
+    assert found.error_message == (
+        'GET https://ada:[redacted]@h/?token=[redacted] said 401: {"password": "[redacted]", "n": 1}'
+    )
+
+
+def test_the_redactor_given_decides_what_is_hidden_in_an_error() -> None:
+    """The user's own keys and patterns apply there too."""
+    redactor = Redactor(extra=("iban",), patterns=[r"CASE-\d+"])
+    assert described(ValueError("iban=DE00 of CASE-7"), redactor).error_message == "iban=[redacted] of [redacted]"
+    assert stated("iban=DE00 of CASE-7", redactor) == Failure(
+        error_type=None, error_code=None, error_message="iban=[redacted] of [redacted]"
+    )
+
+
+def test_a_reason_is_text_or_an_exception() -> None:
+    """An exception is described, and anything else refused."""
+    assert stated(ValueError("token=x"), Redactor()).error_message == "token=[redacted]"
+    with pytest.raises(InvalidAction, match="the reason of a failure: expected text or an exception, got int"):
+        stated(5, Redactor())  # type: ignore[arg-type]
+
+
+def test_a_secret_is_hidden_before_the_text_is_cut() -> None:
+    """A token that the cap goes through would not be recognised any more."""
+    found = describe(RuntimeError("x" * 4060 + " sk-" + "proj-aB3dEfGh1jKlMn0pQrStUvWx" + "." * 20))
+    assert found.error_message == "x" * 4060 + " [redacted]" + "." * 20
+
+
+def test_a_text_of_blanks_takes_no_time() -> None:
+    """What is cut off a database error begins with blanks, and looking for them must not be quadratic."""
+    begun = time.process_time()
+    describe(RuntimeError(" " * 1_000_000 + "x"))
+    assert time.process_time() - begun < 5
+
+
+class Exiting(Exception):
+    """Leaves the process when it is shown."""
+
+    def __str__(self) -> str:
+        raise SystemExit
+
+
+def test_an_error_that_exits_when_it_is_shown() -> None:
+    """Its type is kept all the same."""
+    assert describe(Exiting()) == Failure(error_type=f"{__name__}.Exiting", error_code=None, error_message="")
