@@ -185,7 +185,7 @@ class Trail(_Setup, Tables, Views, Recovering, Erasing):
             conninfo string or URL) to make a pool of the trail's own for.
         journal: the address the journal connects to, when it is not that of the pool. The journal is a pool of at most
             two connections for rows that must outlive the work they tell of.
-        redactor: which keys of payloads, results and metadata are hidden.
+        redactor: what is hidden in payloads, results, metadata and error messages.
         max_size: the size of the trail's own pool, where it makes one.
         spool: a directory of this user's where rows are kept that the journal cannot write, until it can. Without one they
             are logged.

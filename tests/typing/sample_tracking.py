@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Generator, Iterator
 from datetime import timedelta
 from typing import Any, assert_type
@@ -45,6 +46,11 @@ def configure(pool: ConnectionPool, async_pool: AsyncConnectionPool) -> None:
     assert_type(provenance.configure(pool=pool), Trail)
     assert_type(provenance.configure(pool=pool, async_pool=async_pool, redactor=Redactor()), Trail)
     assert_type(provenance.configure(async_pool=async_pool), AsyncTrail)
+    cautious = Redactor(
+        extra=["iban"], patterns=[r"CASE-\d+", re.compile("x")], capture={"login": ["user", "device.kind"]}
+    )
+    assert_type(provenance.configure(pool=pool, redactor=cautious), Trail)
+    assert_type(cautious.redact("token=x"), str)
     assert_type(get_trail(), Trail)
     assert_type(get_async_trail(), AsyncTrail)
     provenance.configure()  # type: ignore[call-overload]  # pyright: ignore[reportCallIssue]
