@@ -128,7 +128,8 @@ _QUERIES: dict[str, LiteralString] = {
          WHERE grantee <> owner
            AND (grantee = 0
                 OR privilege IN ('CREATE', 'UPDATE', 'DELETE', 'TRUNCATE', 'TRIGGER')
-                OR privilege = 'INSERT' AND COALESCE(column_name IN ('recorded_at', 'xid', 'db_user', 'erased_by_action_id'), true))
+                OR privilege = 'INSERT'
+                   AND COALESCE(column_name IN ('recorded_at', 'xid', 'db_user', 'erased_by_action_id'), true))
          GROUP BY 1""",
 }
 
