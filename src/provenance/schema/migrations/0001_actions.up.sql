@@ -325,8 +325,10 @@ DECLARE
     parent record;
     partition text;
 BEGIN
-    -- Two at once would both find the month missing. The key is that of the migrations.
+    -- Two at once would both find the month missing. The key is that of the migrations. Nobody waits for whoever waits here.
+    PERFORM set_config('lock_timeout', '30s', true);
     PERFORM pg_advisory_xact_lock(31651020444888673);
+    PERFORM set_config('lock_timeout', '500ms', true);
     FOR parent IN
         SELECT c.relname AS name, a.atttypid = 'uuid'::regtype AS by_id, c.relrowsecurity AS has_row_security
           FROM pg_partitioned_table p JOIN pg_class c ON c.oid = p.partrelid
