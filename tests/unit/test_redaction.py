@@ -485,6 +485,13 @@ def test_any_text_can_be_redacted(text: str) -> None:
     assert to_json(text, REDACTOR, what="payload") is not None
 
 
+@given(st.lists(st.sampled_from([each.encode("utf-8", "surrogatepass") for each in FRAGMENTS]) | st.binary(max_size=3)))
+@unhurried
+def test_any_bytes_can_be_redacted(pieces: list[bytes]) -> None:
+    """They may be text in part, and half a character at any place."""
+    assert (to_json(b"".join(pieces), REDACTOR, what="payload") or "").startswith('{"$bytes":')
+
+
 @given(
     fragments,
     fragments,
