@@ -30,7 +30,7 @@ from tests.support.proxy import Line, Proxy
 recycler = databases.recycler
 provenance_dsn = databases.provenance_dsn
 eye = databases.eye
-pytestmark = pytest.mark.anyio
+pytestmark = [pytest.mark.anyio, pytest.mark.direct("it is the server that is to notice that a process is dead")]
 
 PATIENCE = 20.0
 # How evidence is dropped differs between the levels, and not between the colours.
