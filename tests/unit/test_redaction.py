@@ -169,7 +169,7 @@ PARTLY_HIDDEN = [
 
 # Stored as they are. Keys have lists of their own in test_values.
 KEPT = [
-    "", "a", "ada", "link", "monkey", "keyboard", "tokenizer", "the key is in the ignition",
+    "", "a", "ada", "link", "] = hunter2", "'= x", "monkey", "keyboard", "tokenizer", "the key is in the ignition",
     # ids and numbers
     "01890a5d-ac96-774b-bcce-b302099a8057", "12345678-1234-4123-8123-123456789012", "550e8400e29b41d4a716446655440000",
     "41111111-1111-4111-8111-111111111111", "urn:uuid:01890a5d-ac96-774b-bcce-b302099a8057",
