@@ -122,8 +122,13 @@ class Proxy:
             if self.down:
                 client.close()
                 continue
+            try:
+                server = self._connect()
+            except OSError:  # nobody is there, now
+                client.close()
+                continue
             client.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-            line = Line(client, self._connect())
+            line = Line(client, server)
             self.lines.append(line)
             thread = threading.Thread(target=self._pump, args=(line,), daemon=True)
             self._threads.append(thread)
