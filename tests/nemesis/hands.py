@@ -6,7 +6,7 @@ import asyncio
 import threading
 import time
 from collections.abc import AsyncIterator, Callable, Coroutine
-from contextlib import AbstractAsyncContextManager, asynccontextmanager
+from contextlib import AbstractAsyncContextManager, asynccontextmanager, nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -46,6 +46,10 @@ class Blocking:
     async def isolate(self, connection: Any, level: psycopg.IsolationLevel | None) -> None:
         connection.isolation_level = level
 
+    def within(self, seconds: float | None) -> AbstractAsyncContextManager[Any]:
+        """Return what cancels what is done inside it, where that can be."""
+        return nullcontext()
+
     async def pause(self) -> None:
         """Leave the machine to others: what has just failed would fail again."""
         time.sleep(_PAUSE)  # noqa: ASYNC251 - the blocking colour
@@ -81,6 +85,9 @@ class Awaiting(Blocking):
 
     async def isolate(self, connection: Any, level: psycopg.IsolationLevel | None) -> None:
         await connection.set_isolation_level(level)
+
+    def within(self, seconds: float | None) -> AbstractAsyncContextManager[Any]:
+        return asyncio.timeout(seconds)
 
     async def pause(self) -> None:
         await asyncio.sleep(_PAUSE)

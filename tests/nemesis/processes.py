@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-import os
 import random
 import socket
 import time
@@ -69,15 +68,15 @@ class Ways:
     journal: str
 
 
-def work(place: Place, ways: Ways, number: int) -> None:
-    """Act until killed: an even number awaits, an odd one blocks."""
+def work(place: Place, ways: Ways, number: int, start: int) -> None:
+    """Act until killed: an even number awaits, an odd one blocks. No two of a run begin with the same *start*."""
     _get_ready(place, "workers.log")
-    diary = Diary(place.diaries / f"{number}-{os.getpid()}.diary")
+    diary = Diary(place.diaries / f"{start}.diary")
     profile = place.profile
 
     async def live(hands: Blocking, life: int) -> None:
-        rng = random.Random(f"{place.seed} {number} {life}")
-        await Life(hands, diary, rng, profile.linger, profile.slow_commits).forever()
+        rng = random.Random(f"{place.seed} {start} {life}")
+        await Life(hands, diary, rng, profile.linger, profile.cancellations, profile.slow_commits).forever()
 
     try:
         hands = (Blocking if number % 2 else Awaiting)(ways.work, ways.journal, place.spool)
@@ -147,9 +146,9 @@ class Cutter:
             raise OSError
 
 
-def link(place: Place, counts: Any, ready: Any) -> None:
+def link(place: Place, counts: Any, ready: Any, start: int) -> None:
     """Pass on what workers send to the server, cut lines, and let nobody through to the journal for a while."""
-    profile, rng = place.profile, random.Random(place.seed)
+    profile, rng = place.profile, random.Random(f"{place.seed} {start}")
     with Proxy(place.conninfo) as work, Proxy(place.conninfo) as journal:
         if profile.cuts:
             cutter = Cutter(rng, profile.cuts, counts)

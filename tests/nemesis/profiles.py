@@ -23,6 +23,8 @@ class Profile:
     """Somebody gives an action an outcome while its work is under way."""
     linger: float = 0.0
     """Seconds that a body may take at most."""
+    cancellations: float = 0.0
+    """How many of the attempts of an awaiting worker are cancelled if they take more than a moment."""
     slow_commits: float = 0.0
     """How many of the blocks make the commit take its time."""
     workers: int = 4
@@ -34,6 +36,14 @@ class Profile:
 
 
 EVERYTHING = Profile(
-    kills=1.0, terminations=2.0, crashes=0.08, cuts=2.0, outages=0.1, verdicts=0.5, linger=0.02, slow_commits=0.02
+    kills=1.0,
+    terminations=2.0,
+    crashes=0.08,
+    cuts=2.0,
+    outages=0.1,
+    verdicts=0.5,
+    linger=0.02,
+    cancellations=0.1,
+    slow_commits=0.02,
 )
 """What an honest protocol must stand."""

@@ -66,6 +66,7 @@ class Life:
         diary: where it says what it knows.
         rng: what it does.
         linger: seconds that a body may take at most.
+        cancellations: how many of the attempts are cancelled if they take more than a moment, where that can be.
         slow_commits: how many of the blocks make their transaction's commit take its time.
     """
 
@@ -73,6 +74,7 @@ class Life:
     diary: Diary
     rng: random.Random
     linger: float
+    cancellations: float
     slow_commits: float
     _connections: dict[bool, Any] = attrs.field(factory=dict)
 
@@ -93,7 +95,12 @@ class Life:
         (kind,) = self.rng.choices(kinds, [6, 4, 1])
         unit = Unit()
         try:
-            await kind(unit)
+            async with self.hands.within(self.rng.uniform(0, 0.1) if self.chance(self.cancellations) else None):
+                await kind(unit)
+        except TimeoutError:
+            # In the body, or in the COMMIT: who was cancelled was told nothing.
+            await self.let_go()
+            return
         except (Boom, psycopg.errors.DivisionByZero):
             unit.standing.clear()
         except (psycopg.Error, ProvenanceError) as error:

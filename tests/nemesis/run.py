@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import multiprocessing
 import random
 import secrets
@@ -93,6 +94,7 @@ class Nemesis:
     _recoveries: dict[int, Any] = attrs.field(factory=dict)
     _counts: Any = attrs.field(init=False)
     _sweeps: Any = attrs.field(init=False)
+    _starts: Iterator[int] = attrs.field(factory=itertools.count)
     _ways: Ways = attrs.field(init=False)
 
     def __attrs_post_init__(self) -> None:
@@ -119,7 +121,9 @@ class Nemesis:
     def _start_worker(self, number: int) -> None:
         # Some have lines that are never cut.
         direct = Ways(self.place.conninfo, self.place.conninfo)
-        self._workers[number] = self._start(processes.work, direct if number % 3 == 2 else self._ways, number)
+        self._workers[number] = self._start(
+            processes.work, direct if number % 3 == 2 else self._ways, number, next(self._starts)
+        )
 
     def _start_recovery(self, number: int) -> None:
         self._recoveries[number] = self._start(processes.recover, self._sweeps[number])
@@ -127,7 +131,7 @@ class Nemesis:
     @contextmanager
     def _link(self) -> Iterator[None]:
         ours, theirs = _FORKS.Pipe()
-        process = self._start(processes.link, self._counts, theirs)
+        process = self._start(processes.link, self._counts, theirs, next(self._starts))
         theirs.close()
         try:
             self._ways = _received(ours)
