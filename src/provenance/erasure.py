@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from abc import ABC
 from collections.abc import Generator
-from contextlib import contextmanager
-from uuid import UUID
+from contextlib import contextmanager, nullcontext
 
+import attrs
 import psycopg
 
 from provenance import drivers, tracking
@@ -17,9 +17,7 @@ from provenance.statements.erasing import erase as statement
 from provenance.statements.rows import Key, key_parts
 from provenance.tracking import AsyncTrackedAction, TrackedAction
 from provenance.translation import named, sentence, translated
-from provenance.values import identifier, name
-
-Identifier = str | int | UUID
+from provenance.values import Identifier, identifier, name
 
 
 def _subject(
@@ -46,11 +44,8 @@ def _subject(
 def _erasing(table: str | None) -> Generator[None]:
     with translated("erasing", rights="owner"):
         try:
-            if table is None:
+            with nullcontext() if table is None else named("table", table):
                 yield
-            else:
-                with named("table", table):
-                    yield
         except psycopg.errors.UndefinedObject as error:
             raise NotCaptured(sentence(error)) from error
         except psycopg.errors.InvalidParameterValue as error:
@@ -75,20 +70,9 @@ class _Erasing:
         )
 
     def _note_erasure(self, action: TrackedAction | AsyncTrackedAction, erased: Erased) -> Erasure:
-        erasure = Erasure(
-            action_id=action.id,
-            actions=erased.actions,
-            pending=erased.pending,
-            row_changes=erased.row_changes,
-            idempotency_keys=erased.keys,
-        )
-        action.result = {
-            "actions": erasure.actions,
-            "pending": erasure.pending,
-            "row_changes": erasure.row_changes,
-            "idempotency_keys": erasure.idempotency_keys,
-        }
-        return erasure
+        counts = attrs.asdict(erased)
+        action.result = counts
+        return Erasure(action_id=action.id, **counts)
 
 
 class Erasing(_Erasing, ABC):

@@ -9,6 +9,9 @@ from __future__ import annotations
 from typing import Any
 from uuid import UUID
 
+AS_OWNER = "connect as the role that owns the schema provenance"
+"""What to do for whoever lacks a right that only the owner has."""
+
 
 class ProvenanceError(Exception):
     """The base of all errors raised by provenance."""

@@ -18,10 +18,9 @@ from provenance.models import Action, ActionTree, ChainLink, Page, Status
 from provenance.statements import Statement, reading
 from provenance.statements.reading import Filter
 from provenance.translation import translated
-from provenance.values import identifier
+from provenance.values import Identifier, identifier
 
 T = TypeVar("T")
-Identifier = str | int | UUID
 
 
 def _request(request_id: UUID | str) -> UUID:

@@ -11,7 +11,7 @@ from uuid import UUID
 import psycopg
 from psycopg.conninfo import conninfo_to_dict
 
-from provenance.errors import ActionNotPending, NotConfigured, SchemaNotReady, TableRefused, TrailUnavailable
+from provenance.errors import AS_OWNER, ActionNotPending, NotConfigured, SchemaNotReady, TableRefused, TrailUnavailable
 
 # What SQL reads as the name that it is, words of the language apart.
 _PLAIN = re.compile(r"[a-z_][a-z0-9_$]*")
@@ -113,7 +113,7 @@ def translated(
         raise not_pending(action_id) from error
     except psycopg.errors.InsufficientPrivilege as error:
         remedy = (
-            "connect as the role that owns the schema provenance"
+            AS_OWNER
             if rights == "owner"
             else f"connect as another role, or have the owner of the schema run `provenance migrate grant --{rights} ROLE`"
         )

@@ -20,6 +20,7 @@ from provenance.testing import RecordedActions
 from provenance.trail import AsyncTrail, Trail
 from tests.support import colours, databases
 from tests.support.colours import Blocking, done
+from tests.support.databases import work
 from tests.support.proxy import Proxy
 
 recycler = databases.recycler
@@ -35,11 +36,6 @@ MODES = ["own", "joined", "nested", "detached"]
 
 class Boom(Exception):
     """What a body raises."""
-
-
-def work(eye: psycopg.Connection[Any]) -> list[int]:
-    """Return the work that is committed."""
-    return [row[0] for row in eye.execute("SELECT id FROM work ORDER BY id").fetchall()]
 
 
 def keys(eye: psycopg.Connection[Any]) -> list[tuple[Any, ...]]:

@@ -8,14 +8,12 @@ import signal
 import subprocess
 import sys
 import threading
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import suppress
-from datetime import timedelta
 from pathlib import Path
 from typing import Any
 from uuid import UUID, uuid4
 
-import anyio
 import psycopg
 import pytest
 from psycopg import IsolationLevel
@@ -23,17 +21,21 @@ from psycopg.conninfo import make_conninfo
 
 from provenance import NotCommitted, Recovery, Status, TrailUnavailable, ids
 from provenance.errors import InvalidAction, NotConfigured, SchemaNotReady
-from provenance.journal import Spool, connections, heartbeat, outage
+from provenance.journal import Spool, heartbeat
 from provenance.testing import RecordedActions
 from provenance.trail import Trail
-from tests.support import colours, databases
+from tests.support import colours, databases, outages
 from tests.support.colours import Awaiting, Blocking, done
+from tests.support.databases import work
+from tests.support.outages import until
 from tests.support.proxy import Line, Proxy
 
 recycler = databases.recycler
 provenance_dsn = databases.provenance_dsn
 eye = databases.eye
 colour = colours.colour
+line = outages.line
+hurried = outages.hurried
 pytestmark = pytest.mark.anyio
 
 INSERT = "INSERT INTO work (id) VALUES (%s)"
@@ -45,13 +47,6 @@ Opened = Callable[..., Awaitable[Blocking]]
 
 class Boom(Exception):
     """What a body raises."""
-
-
-@pytest.fixture
-def line(provenance_dsn: str) -> Iterator[Proxy]:
-    """What the journal connects through."""
-    with Proxy(provenance_dsn) as proxy:
-        yield proxy
 
 
 @pytest.fixture(params=[Blocking, Awaiting])
@@ -70,30 +65,10 @@ async def opened(request: pytest.FixtureRequest, provenance_dsn: str, line: Prox
         await colour.close()
 
 
-@pytest.fixture
-def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Journals have little patience, and try again soon."""
-    monkeypatch.setattr(connections, "DEADLINE", timedelta(milliseconds=300))
-    monkeypatch.setattr(outage, "_FIRST_PAUSE", 0.02)
-    monkeypatch.setattr(outage, "_LONGEST_PAUSE", 0.05)
-
-
-async def until(condition: Callable[[], bool]) -> None:
-    """Wait for a condition, with a deadline."""
-    with anyio.fail_after(PATIENCE):
-        while not condition():  # noqa: ASYNC110 - what is waited for happens where nobody tells
-            await anyio.sleep(0.005)
-
-
 def evidence(eye: psycopg.Connection[Any]) -> list[str]:
     """Return which actions there is evidence of."""
     found = eye.execute("SELECT action_type FROM provenance.action_intents ORDER BY id").fetchall()
     return [row[0] for row in found]
-
-
-def work(eye: psycopg.Connection[Any]) -> list[int]:
-    """Return the work that is committed."""
-    return [row[0] for row in eye.execute("SELECT id FROM work ORDER BY id").fetchall()]
 
 
 def seen(recorded_actions: RecordedActions) -> dict[str, str]:
@@ -520,7 +495,7 @@ async def test_an_outcome_given_by_force(
 # --- When it cannot be declared --------------------------------------------------------------------------------------
 
 
-@pytest.mark.usefixtures("impatient")
+@pytest.mark.usefixtures("hurried")
 async def test_without_a_spool_nothing_is_begun(
     opened: Opened, line: Proxy, recorded_actions: RecordedActions, eye: psycopg.Connection[Any]
 ) -> None:
@@ -547,7 +522,7 @@ async def test_without_a_spool_nothing_is_begun(
     await done(connection.close())
 
 
-@pytest.mark.usefixtures("impatient")
+@pytest.mark.usefixtures("hurried")
 async def test_with_a_spool_it_is_kept_there(
     opened: Opened,
     line: Proxy,
@@ -581,7 +556,7 @@ async def test_with_a_spool_it_is_kept_there(
     await done(connection.close())
 
 
-@pytest.mark.usefixtures("impatient")
+@pytest.mark.usefixtures("hurried")
 async def test_a_trail_that_refuses_work_it_could_not_record(opened: Opened, line: Proxy, tmp_path: Path) -> None:
     """The spool will not do for it, from the first action on."""
     colour = await opened(spool=tmp_path / "spool", on_unavailable="raise")
@@ -595,7 +570,7 @@ async def test_a_trail_that_refuses_work_it_could_not_record(opened: Opened, lin
     assert colour.trail.health().kept == 0
 
 
-@pytest.mark.usefixtures("impatient")
+@pytest.mark.usefixtures("hurried")
 async def test_a_full_spool(opened: Opened, line: Proxy, tmp_path: Path) -> None:
     """It says so, and nothing is begun."""
     colour = await opened(spool=Spool(tmp_path / "spool", max_bytes=10))
@@ -679,7 +654,7 @@ async def test_while_its_process_lives_it_is_pending(
         await until(lambda: lease() > first)
 
 
-@pytest.mark.usefixtures("impatient")
+@pytest.mark.usefixtures("hurried")
 async def test_a_sign_of_life_that_does_not_arrive(
     opened: Opened,
     line: Proxy,

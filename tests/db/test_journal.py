@@ -28,6 +28,7 @@ from provenance.errors import NotCommitted, TrailUnavailable
 from provenance.journal import connections
 from provenance.testing import RecordedActions
 from tests.support import databases
+from tests.support.databases import work
 from tests.support.proxy import Line, Proxy
 
 recycler = databases.recycler
@@ -70,11 +71,6 @@ def cut_off(provenance_dsn: str, nowhere: str) -> Iterator[Trail]:
         Trail(pool, journal=nowhere) as trail,
     ):
         yield trail
-
-
-def present(eye: psycopg.Connection[Any]) -> list[int]:
-    """Return the work that is committed."""
-    return [row[0] for row in eye.execute("SELECT id FROM work ORDER BY id").fetchall()]
 
 
 def until(condition: Callable[[], bool]) -> None:
@@ -129,7 +125,7 @@ def test_joined_failure(
             raise error
     assert caught.value is error
     assert not hasattr(error, "__notes__")
-    assert ("", [1]) == (recorded_actions.outline(), present(eye))
+    assert ("", [1]) == (recorded_actions.outline(), work(eye))
     (row,) = logged(caplog)
     assert (str(action.id), "add", "failed", "no", {"password": "[redacted]", "n": 1}) == (
         row["id"],
@@ -273,7 +269,7 @@ def test_nested_blocks_need_no_second_connection(
         late failed
         meddling unknown
     """)
-    assert [1] == present(eye)
+    assert [1] == work(eye)
 
 
 def test_it_has_its_own_address(
@@ -417,7 +413,7 @@ def test_terminated_before_the_next_statement(
         outer failed
           inner failed
     """)
-    assert [] == present(eye)
+    assert [] == work(eye)
     with single.track_action("next", concept="work"):
         pass
 
@@ -434,7 +430,7 @@ def test_terminated_before_the_end(
         outer failed
           inner rolled_back
     """)
-    assert [] == present(eye)
+    assert [] == work(eye)
     with single.track_action("next", concept="work"):
         pass
 
@@ -452,7 +448,7 @@ def test_terminated_in_an_inner_block(
         outer failed
           inner failed
     """)
-    assert [] == present(eye)
+    assert [] == work(eye)
 
 
 def test_terminated_in_a_joined_block(
@@ -466,7 +462,7 @@ def test_terminated_in_a_joined_block(
     ):
         eye.execute("SELECT pg_terminate_backend(%s, 5000)", (databases.backend(connection),))
         connection.execute(INSERT, (1,))
-    assert ("add failed", []) == (recorded_actions.outline(), present(eye))
+    assert ("add failed", []) == (recorded_actions.outline(), work(eye))
     connection.close()
 
 
@@ -479,7 +475,7 @@ def test_session_that_waited_too_long(
         pid = databases.backend(action.connection)
         action.connection.execute("SET LOCAL idle_in_transaction_session_timeout = 50")
         until(lambda: not eye.execute("SELECT 1 FROM pg_stat_activity WHERE pid = %s", (pid,)).fetchall())
-    assert ("add failed", []) == (recorded_actions.outline(), present(eye))
+    assert ("add failed", []) == (recorded_actions.outline(), work(eye))
 
 
 # --- The line cut, at any message ------------------------------------------------------------------------------------
@@ -570,7 +566,7 @@ def test_line_cut_at_any_message(
             proxy.before_forward = proxy.after_answer = None
             if not cut.done:
                 break
-            if problem := untrue(recorded_actions, present(eye), first, entered, error):
+            if problem := untrue(recorded_actions, work(eye), first, entered, error):
                 found[number] = problem
     assert number > 5
     assert {} == found
@@ -602,7 +598,7 @@ def test_line_cut_at_any_message_asynchronously(
                 proxy.before_forward = proxy.after_answer = None
                 if not cut.done:
                     return number
-                if problem := untrue(recorded_actions, present(eye), first, entered, error):
+                if problem := untrue(recorded_actions, work(eye), first, entered, error):
                     found[number] = problem
 
     assert asyncio.run(main()) > 5
@@ -677,7 +673,7 @@ def test_commit_that_takes_its_time(
         action.connection.execute(INSERT, (1,))
         thread.start()
     thread.join()
-    assert ("add completed", [1]) == (recorded_actions.outline(), present(eye))
+    assert ("add completed", [1]) == (recorded_actions.outline(), work(eye))
 
 
 def test_commit_that_takes_too_long(
@@ -703,7 +699,7 @@ def test_commit_that_takes_too_long(
     assert [f"provenance: whether action {action.id} was committed is not known"] == caught.value.__notes__
     assert "" == recorded_actions.outline()
     commit.let_go()
-    until(lambda: present(eye) == [1])
+    until(lambda: work(eye) == [1])
     assert "add completed" == recorded_actions.outline()
 
 
@@ -730,7 +726,7 @@ def test_row_that_arrives_too_late(
     assert "add failed" == recorded_actions.outline()
     let_go.set()
     until(lambda: not eye.execute("SELECT 1 FROM pg_stat_activity WHERE pid = %s", (pid,)).fetchall())
-    assert ("add failed", []) == (recorded_actions.outline(), present(eye))
+    assert ("add failed", []) == (recorded_actions.outline(), work(eye))
 
 
 @pytest.mark.parametrize("reached", [False, True])
@@ -760,9 +756,9 @@ def test_nobody_left_to_ask(
     assert [f"provenance: whether action {action.id} was committed is not known"] == caught.value.__notes__
     assert 1 == len([record for record in caplog.records if str(action.id) in record.getMessage()])
     if reached:
-        until(lambda: present(eye) == [1])
+        until(lambda: work(eye) == [1])
     expected = ("first completed\nadd completed", [1]) if reached else ("first completed", [])
-    assert expected == (recorded_actions.outline(), present(eye))
+    assert expected == (recorded_actions.outline(), work(eye))
 
 
 def test_connection_of_the_callers_cut_at_commit(
@@ -780,7 +776,7 @@ def test_connection_of_the_callers_cut_at_commit(
             line.cut()
 
         proxy.after_answer = cut_the_answer
-    assert ("add completed", [1]) == (recorded_actions.outline(), present(eye))
+    assert ("add completed", [1]) == (recorded_actions.outline(), work(eye))
 
 
 def test_begun_action_on_a_lost_line(
@@ -792,7 +788,7 @@ def test_begun_action_on_a_lost_line(
     on_its_way(proxy, b"COMMIT", Line.cut)
     with pytest.raises(psycopg.OperationalError), block as action:
         action.connection.execute(INSERT, (1,))
-    assert ("begun failed", []) == (recorded_actions.outline(), present(eye))
+    assert ("begun failed", []) == (recorded_actions.outline(), work(eye))
     assert [(0,)] == eye.execute("SELECT count(*) FROM provenance.action_intents").fetchall()
 
 

@@ -8,9 +8,8 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import suppress
-from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
@@ -20,20 +19,23 @@ import pytest
 
 from provenance import forking
 from provenance.errors import NotConfigured, TrailUnavailable
-from provenance.journal import JournalHealth, Spool, Usage, connections, outage
+from provenance.journal import JournalHealth, Spool, Usage, outage
 from provenance.journal.spool import Kind
 from provenance.statements.recording import row_json
 from provenance.testing import RecordedActions
 from provenance.trail import Trail
-from tests.support import databases
+from tests.support import databases, outages
 from tests.support.colours import Awaiting, Blocking, done
+from tests.support.outages import until
 from tests.support.proxy import Line, Proxy
 from tests.support.rows import action_row
 
 recycler = databases.recycler
 provenance_dsn = databases.provenance_dsn
 eye = databases.eye
-pytestmark = pytest.mark.anyio
+line = outages.line
+hurried = outages.hurried
+pytestmark = [pytest.mark.anyio, pytest.mark.usefixtures("hurried")]
 
 PATIENCE = 10.0
 
@@ -42,13 +44,6 @@ Opened = Callable[..., Awaitable[Blocking]]
 
 class Boom(Exception):
     """What a body raises."""
-
-
-@pytest.fixture
-def line(provenance_dsn: str) -> Iterator[Proxy]:
-    """What the journal connects through."""
-    with Proxy(provenance_dsn) as proxy:
-        yield proxy
 
 
 @pytest.fixture
@@ -70,21 +65,6 @@ async def opened(request: pytest.FixtureRequest, provenance_dsn: str, line: Prox
     yield open_trail
     for colour in colours:
         await colour.close()
-
-
-@pytest.fixture(autouse=True)
-def hurried(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Journals have little patience, and try again soon."""
-    monkeypatch.setattr(connections, "DEADLINE", timedelta(milliseconds=300))
-    monkeypatch.setattr(outage, "_FIRST_PAUSE", 0.02)
-    monkeypatch.setattr(outage, "_LONGEST_PAUSE", 0.05)
-
-
-async def until(condition: Callable[[], bool]) -> None:
-    """Wait for a condition, with a deadline."""
-    with anyio.fail_after(PATIENCE):
-        while not condition():  # noqa: ASYNC110 - what is waited for happens in a thread that tells nobody
-            await anyio.sleep(0.005)
 
 
 async def send(colour: Blocking, number: int = 0, *, fails: bool = False) -> None:

@@ -132,3 +132,8 @@ def eye(direct_dsn: str) -> Iterator[psycopg.Connection[Any]]:
     """Another connection, that sees what is committed."""
     with psycopg.connect(direct_dsn, autocommit=True) as connection:
         yield connection
+
+
+def work(eye: psycopg.Connection[Any]) -> list[int]:
+    """Return the work that is committed."""
+    return [row[0] for row in eye.execute("SELECT id FROM work ORDER BY id").fetchall()]

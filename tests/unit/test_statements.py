@@ -299,7 +299,7 @@ def test_beginning_and_completing_name_every_argument() -> None:
 def test_evidence_is_a_row_and_more() -> None:
     """What is known of the work stands beside what is known of the action; nothing of it is doubtful."""
     row = action_row(payload='{"a": 1}')
-    leased = Evidence(row=row, worker="h:7", transaction=None, leased=True)
+    leased = Evidence(row=row, worker="h:7", transaction=None)
     declared = Evidence(row=row, worker="h:7", transaction=Transaction("17", 4), joined=True)
     plain = json.loads(recording.row_json(row))
     assert json.loads(intents.evidence_json(leased)) == {
@@ -329,7 +329,7 @@ def test_which_rows_there_may_be_evidence_of() -> None:
     assert intents.intended([declared, plain]) == [ID]
     assert intents.intended(kept) == [ID, ID]
     assert intents.intended([recording.row_json(action_row())]) == []
-    assert intents.forget_those_of([plain]) == ()
+    assert intents.forget_all(intents.intended([plain])) == ()
 
 
 # --- Reading ---------------------------------------------------------------------------------------------------------

@@ -13,7 +13,7 @@ from provenance.cli.database import connected
 from provenance.cli.output import clean, columns, emit, emit_json, moment
 from provenance.cli.parameters import json_option
 from provenance.cli.problems import BadNews, Misuse
-from provenance.errors import SchemaNotReady
+from provenance.errors import AS_OWNER, SchemaNotReady
 from provenance.schema import Migration
 from provenance.schema.runner import listed
 
@@ -201,8 +201,7 @@ def _grant(connection: psycopg.Connection[object], query: LiteralString, role: s
         ) from error
     except psycopg.errors.InsufficientPrivilege as error:
         raise SchemaNotReady(
-            f"this database role may not grant rights on the trail ({error.diag.message_primary}); connect as the role that "
-            "owns the schema provenance"
+            f"this database role may not grant rights on the trail ({error.diag.message_primary}); {AS_OWNER}"
         ) from error
 
 

@@ -8,16 +8,12 @@ from functools import partial
 from provenance.doctor.findings import READER, Check, Finding, Limits, Severity
 from provenance.drivers import SyncConnection, run
 from provenance.ids import floor_id
-from provenance.statements import Row, Rows, Statement
+from provenance.statements import Row, Statement, as_they_are
 
 _finding = partial(Finding, check="clocks", severity=Severity.WARNING)
 
 # What was amiss days ago may be mended, and rows of then are as they are.
 _RECENT = timedelta(days=1)
-
-
-def _rows(rows: Rows) -> list[Row]:
-    return list(rows)
 
 
 def _deviating(limits: Limits, now: datetime) -> Statement[list[Row]]:
@@ -40,7 +36,7 @@ def _deviating(limits: Limits, now: datetime) -> Statement[list[Row]]:
             "rows": limits.rows,
             "clock": limits.clock.total_seconds(),
         },
-        _rows,
+        as_they_are,
     )
 
 

@@ -14,7 +14,7 @@ from provenance.doctor import spools as spool_checks
 from provenance.doctor.findings import Check, Finding, Limits, NotSeen, unchecked
 from provenance.drivers import SyncConnection, run
 from provenance.errors import NotConfigured
-from provenance.statements import Statement, command
+from provenance.statements import Statement, command, truth
 
 _CHECKS = (
     installation.DIFFERENCES,
@@ -48,7 +48,7 @@ _SEES_ALL = Statement(
     """SELECT NOT row_security_active('provenance.actions')
            OR EXISTS (SELECT FROM provenance.readers r WHERE r.tenant_id IS NULL)""",
     None,
-    lambda rows: bool(rows[0][0]),
+    truth,
 )
 
 

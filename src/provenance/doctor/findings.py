@@ -10,7 +10,6 @@ import attrs
 
 from provenance.drivers import SyncConnection
 
-OWNER = "connect as the role that owns the schema provenance"
 READER = "connect as a reader of all tenants: provenance migrate grant --reader ROLE"
 
 

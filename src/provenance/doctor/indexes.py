@@ -2,18 +2,10 @@
 
 from __future__ import annotations
 
-from provenance.doctor.findings import OWNER, Check, Finding, Limits, NotSeen, Severity
+from provenance.doctor.findings import Check, Finding, Limits, NotSeen, Severity
 from provenance.drivers import SyncConnection, run
-from provenance.statements import Row, Rows, Statement
-
-
-def _rows(rows: Rows) -> list[Row]:
-    return list(rows)
-
-
-def _fact(rows: Rows) -> bool:
-    return bool(rows[0][0])
-
+from provenance.errors import AS_OWNER
+from provenance.statements import Row, Statement, as_they_are, truth
 
 # Statistics of tables with row-level security are shown to those alone whom it does not bind.
 _SEES_STATISTICS = Statement(
@@ -22,7 +14,7 @@ _SEES_STATISTICS = Statement(
         WHERE c.relnamespace = to_regnamespace('provenance')
           AND c.relname IN ('actions', 'action_intents', 'row_changes')""",
     None,
-    _fact,
+    truth,
 )
 
 
@@ -51,7 +43,7 @@ def _bloated(limits: Limits) -> Statement[list[Row]]:
             WHERE f.bytes > f.needed * %(ratio)s AND f.bytes > f.needed + %(bytes)s
             ORDER BY f.bytes - f.needed DESC""",
         {"bytes": limits.index_bytes, "ratio": limits.index_ratio},
-        _rows,
+        as_they_are,
     )
 
 
@@ -71,4 +63,4 @@ def _look(connection: SyncConnection, limits: Limits) -> list[Finding]:
     ]
 
 
-INDEXES = Check(name="indexes", what="whether indexes are bloated", needs=OWNER, look=_look)
+INDEXES = Check(name="indexes", what="whether indexes are bloated", needs=AS_OWNER, look=_look)

@@ -6,9 +6,9 @@ from functools import partial
 
 from provenance import schema
 from provenance.doctor.differences import grouped
-from provenance.doctor.findings import OWNER, Check, Finding, Limits, Severity, unchecked
+from provenance.doctor.findings import Check, Finding, Limits, Severity, unchecked
 from provenance.drivers import SyncConnection, run
-from provenance.errors import MigrationError
+from provenance.errors import AS_OWNER, MigrationError
 from provenance.schema import known_migrations
 from provenance.statements import Rows, Statement
 from provenance.statements.version import INSTALLED
@@ -51,7 +51,7 @@ def _behind(what: str) -> Finding:
 def _fitting_by_version(version: int | None) -> tuple[bool, list[Finding]]:
     """Judge by the version alone, for a role that may not read the ledger."""
     newest = known_migrations()[-1].version
-    ledger = unchecked("schema", "whether the migrations that are applied are the released ones", OWNER)
+    ledger = unchecked("schema", "whether the migrations that are applied are the released ones", AS_OWNER)
     if version is None:
         return False, [_missing()]
     if version < newest:
@@ -78,6 +78,6 @@ def _differences(connection: SyncConnection, _: Limits) -> list[Finding]:
 DIFFERENCES = Check(
     name="schema",
     what="whether tables, triggers, functions and rights are as the migrations make them",
-    needs=OWNER,
+    needs=AS_OWNER,
     look=_differences,
 )

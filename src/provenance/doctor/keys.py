@@ -2,13 +2,10 @@
 
 from __future__ import annotations
 
-from provenance.doctor.findings import OWNER, Check, Finding, Limits, Severity
+from provenance.doctor.findings import Check, Finding, Limits, Severity
 from provenance.drivers import SyncConnection, run
-from provenance.statements import Row, Rows, Statement
-
-
-def _rows(rows: Rows) -> list[Row]:
-    return list(rows)
+from provenance.errors import AS_OWNER
+from provenance.statements import Row, Statement, as_they_are
 
 
 def _held_by_nothing(limits: Limits) -> Statement[list[Row]]:
@@ -25,7 +22,7 @@ def _held_by_nothing(limits: Limits) -> Statement[list[Row]]:
               AND NOT EXISTS (SELECT FROM provenance.action_intents i WHERE i.id = k.action_id OFFSET 0)
             GROUP BY k.action_type ORDER BY 1""",
         {"recent": limits.recent, "open": limits.transaction, "rows": limits.rows},
-        _rows,
+        as_they_are,
     )
 
 
@@ -43,4 +40,4 @@ def _look(connection: SyncConnection, limits: Limits) -> list[Finding]:
     ]
 
 
-KEYS = Check(name="keys", what="whether idempotency keys are held by nothing", needs=OWNER, look=_look, of_rows=True)
+KEYS = Check(name="keys", what="whether idempotency keys are held by nothing", needs=AS_OWNER, look=_look, of_rows=True)

@@ -8,8 +8,9 @@ from functools import partial
 import attrs
 from psycopg import sql
 
-from provenance.doctor.findings import OWNER, READER, Check, Finding, Limits, Severity
+from provenance.doctor.findings import READER, Check, Finding, Limits, Severity
 from provenance.drivers import SyncConnection, run
+from provenance.errors import AS_OWNER
 from provenance.statements import Rows, Statement
 
 _NAME = "partitions"
@@ -72,11 +73,17 @@ _PARENTS = Statement(
 )
 
 
-def _bounds(parent: str, partition: str, *, by_id: bool) -> str:
-    """Return the SQL that attaches a partition to its parent."""
+def _bounds(partition: str, *, by_id: bool) -> tuple[str, str]:
+    """Return in SQL from where to where the rows of a partition are."""
     year, number = (int(part) for part in partition.rsplit("_", 2)[1:])
-    bounds = [f"'{day} 00:00Z'" for day in (date(year, number, 1), month(date(year, number, 1), 1))]
-    first, last = (f"provenance.uuid_floor({bound})" if by_id else bound for bound in bounds)
+    begins = date(year, number, 1)
+    first, last = (f"'{day} 00:00Z'" for day in (begins, month(begins, 1)))
+    return (f"provenance.uuid_floor({first})", f"provenance.uuid_floor({last})") if by_id else (first, last)
+
+
+def _attached(parent: str, partition: str, *, by_id: bool) -> str:
+    """Return the SQL that attaches a partition to its parent."""
+    first, last = _bounds(partition, by_id=by_id)
     return f"ALTER TABLE provenance.{parent} ATTACH PARTITION provenance.{partition} FOR VALUES FROM ({first}) TO ({last});"
 
 
@@ -100,7 +107,7 @@ def _missing(connection: SyncConnection, _: Limits) -> list[Finding]:
                 severity=Severity.WARNING,
                 subject=f"provenance.{name}",
                 problem=f"is detached from {table}: its rows are in no answer",
-                remedy=f"{_bounds(parent.name, name, by_id=parent.by_id)}\n"
+                remedy=f"{_attached(parent.name, name, by_id=parent.by_id)}\n"
                 f"-- or, when it is to leave: ALTER TABLE provenance.{name} SET SCHEMA of_your_archive;",
             )
             for name in parent.detached
@@ -139,13 +146,9 @@ def _in_default(parent: _Parent, limit: int) -> Statement[list[tuple[str, int]]]
 
 def _moved(parent: str, partition: str, *, by_id: bool) -> str:
     """Return the SQL that makes a partition of the rows of its month."""
-    year, number = (int(part) for part in partition.rsplit("_", 2)[1:])
-    first, last = (f"'{day} 00:00Z'" for day in (date(year, number, 1), month(date(year, number, 1), 1)))
-    rows = (
-        f"id >= provenance.uuid_floor({first}) AND id < provenance.uuid_floor({last})"
-        if by_id
-        else f"recorded_at >= {first} AND recorded_at < {last}"
-    )
+    first, last = _bounds(partition, by_id=by_id)
+    column = "id" if by_id else "recorded_at"
+    rows = f"{column} >= {first} AND {column} < {last}"
     table, default = f"provenance.{partition}", f"provenance.{parent}_default"
     return f"""BEGIN;
 SET LOCAL lock_timeout = '2s';
@@ -157,7 +160,7 @@ ALTER TABLE {default} ENABLE ALWAYS TRIGGER refuse_change;
 CREATE TRIGGER refuse_truncate BEFORE TRUNCATE ON {table} FOR EACH STATEMENT EXECUTE FUNCTION provenance.refuse_change();
 ALTER TABLE {table} ENABLE ALWAYS TRIGGER refuse_truncate;
 ALTER TABLE {table} ENABLE ROW LEVEL SECURITY;
-{_bounds(parent, partition, by_id=by_id)}
+{_attached(parent, partition, by_id=by_id)}
 COMMIT;"""
 
 
@@ -175,5 +178,5 @@ def _misplaced(connection: SyncConnection, limits: Limits) -> list[Finding]:
     ]
 
 
-MISPLACED = Check(name=_NAME, what="whether rows are in the default partitions", needs=OWNER, look=_misplaced)
+MISPLACED = Check(name=_NAME, what="whether rows are in the default partitions", needs=AS_OWNER, look=_misplaced)
 MISSING = Check(name=_NAME, what="whether the coming months have partitions", needs=READER, look=_missing)

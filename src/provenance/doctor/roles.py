@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from functools import partial
 
-from provenance.doctor.findings import OWNER, READER, Check, Finding, Limits, NotSeen, Severity
+from provenance.doctor.findings import READER, Check, Finding, Limits, NotSeen, Severity
 from provenance.drivers import SyncConnection, run
-from provenance.statements import Rows, Statement
+from provenance.errors import AS_OWNER
+from provenance.statements import Rows, Statement, truth
 
 _NAME = "roles"
 _finding = partial(Finding, check=_NAME)
@@ -14,10 +15,6 @@ _finding = partial(Finding, check=_NAME)
 
 def _texts(rows: Rows) -> list[tuple[str, ...]]:
     return [tuple(row) for row in rows]
-
-
-def _fact(rows: Rows) -> bool:
-    return bool(rows[0][0])
 
 
 # A membership that gives neither the rights nor the role, as whoever creates a role gets one, is none. Servers before 16
@@ -67,7 +64,7 @@ def _powerful(connection: SyncConnection, _: Limits) -> list[Finding]:
     ]
 
 
-_ALL_BINDINGS = Statement("SELECT NOT row_security_active('provenance.readers')", None, _fact)
+_ALL_BINDINGS = Statement("SELECT NOT row_security_active('provenance.readers')", None, truth)
 
 _UNBOUND = Statement(
     """SELECT quote_ident(r.rolname), string_agg(DISTINCT format('provenance.%I', c.relname), ', ')
@@ -139,4 +136,4 @@ def _reading(connection: SyncConnection, _: Limits) -> list[Finding]:
 
 
 POWERFUL = Check(name=_NAME, what="whether those who record can change it", needs=READER, look=_powerful)
-READING = Check(name=_NAME, what="which roles may read the trail", needs=OWNER, look=_reading)
+READING = Check(name=_NAME, what="which roles may read the trail", needs=AS_OWNER, look=_reading)

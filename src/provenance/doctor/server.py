@@ -7,7 +7,7 @@ from functools import partial
 
 from provenance.doctor.findings import Check, Finding, Limits, Severity, ago, unchecked
 from provenance.drivers import SyncConnection, run
-from provenance.statements import Row, Rows, Statement
+from provenance.statements import Row, Rows, Statement, as_they_are, truth
 
 _durability = partial(Finding, check="durability")
 _transactions = partial(Finding, check="transactions")
@@ -15,10 +15,6 @@ _vacuum = partial(Finding, check="vacuum")
 
 _ANY = "connect as any role"
 _MONITOR = "grant pg_monitor to this role"
-
-
-def _rows(rows: Rows) -> list[Row]:
-    return list(rows)
 
 
 def _names(rows: Rows) -> list[str]:
@@ -50,7 +46,7 @@ _NOT_WAITED_FOR = Statement(
         WHERE 'synchronous_commit=off' = ANY (g.setconfig) AND (g.setdatabase = 0 OR d.datname = current_database())
         ORDER BY 1""",
     None,
-    _rows,
+    as_they_are,
 )
 
 
@@ -81,7 +77,7 @@ def _kept(connection: SyncConnection, _: Limits) -> list[Finding]:
 _SEES_SESSIONS = Statement(
     "SELECT r.rolsuper OR pg_has_role('pg_read_all_stats', 'USAGE') FROM pg_roles r WHERE r.rolname = current_user",
     None,
-    lambda rows: bool(rows[0][0]),
+    truth,
 )
 
 
@@ -101,7 +97,7 @@ def _open(limits: Limits) -> Statement[list[Row]]:
             WHERE p.prepared < statement_timestamp() - %(open)s
             ORDER BY 4 DESC, 2 DESC""",
         {"open": limits.transaction},
-        _rows,
+        as_they_are,
     )
 
 

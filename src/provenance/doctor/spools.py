@@ -11,7 +11,7 @@ from functools import partial
 from pathlib import Path
 
 from provenance.doctor.findings import Finding, Severity, ago, unchecked
-from provenance.journal.spool import Damaged, read_file
+from provenance.journal.spool import Damaged, Spool
 from provenance.schema.runner import listed
 
 _finding = partial(Finding, check="spool")
@@ -86,7 +86,7 @@ def _damaged(directory: Path, waiting: list[Path]) -> Iterator[Finding]:
         # One that is being written is not whole yet.
         if path.suffix == ".rows":
             try:
-                read_file(path)
+                Spool.read(path)
             except Damaged:
                 broken.append(path.name)
     if broken:

@@ -10,14 +10,10 @@ from psycopg import sql
 from provenance.doctor.findings import READER, Check, Finding, Limits, Severity, unchecked
 from provenance.drivers import SyncConnection, run
 from provenance.schema.runner import listed
-from provenance.statements import Row, Rows, Statement
+from provenance.statements import Row, Rows, Statement, as_they_are
 
 _NAME = "tables"
 _finding = partial(Finding, check=_NAME)
-
-
-def _rows(rows: Rows) -> list[Row]:
-    return list(rows)
 
 
 # provenance.coverage() tells the same of those triggers that a table has, and counts the rows of stamped tables, which may
@@ -69,7 +65,7 @@ _GAPS = Statement(
                WHERE t.tgrelid = g.relation AND t.tgname ~ '^provenance_capture' LIMIT 1) s ON true
         WHERE g.what IS NOT NULL GROUP BY g.relation ORDER BY 1""",
     None,
-    _rows,
+    as_they_are,
 )
 
 # A table that was renamed took its triggers along.
@@ -84,7 +80,7 @@ _LOST = Statement(
                            WHERE p.pronamespace = to_regnamespace('provenance') AND p.proname = 'capture_' || c.id)
         ORDER BY 1""",
     None,
-    _rows,
+    as_they_are,
 )
 
 
@@ -126,7 +122,7 @@ def _untracked(limits: Limits) -> Statement[list[Row]]:
                    ORDER BY r.seq DESC LIMIT %(rows)s) r
             WHERE c.released_at IS NULL GROUP BY c.table_name ORDER BY 1""",
         {"recent": limits.recent, "rows": limits.rows},
-        _rows,
+        as_they_are,
     )
 
 

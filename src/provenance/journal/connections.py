@@ -266,7 +266,7 @@ class Journal:
                 recording.insert_missing(rows),
                 recording.outcome(action_id),
                 recording.committed(xid),
-                *intents.forget_those_of(rows),
+                *intents.forget_all(intents.intended(rows)),
             )
         except (psycopg.Error, TrailUnavailable) as error:
             self.outage.keep_doubtful(rows, error)
@@ -401,7 +401,7 @@ class AsyncJournal:
                 recording.insert_missing(rows),
                 recording.outcome(action_id),
                 recording.committed(xid),
-                *intents.forget_those_of(rows),
+                *intents.forget_all(intents.intended(rows)),
             )
         except (psycopg.Error, TrailUnavailable) as error:
             await asyncio.to_thread(self.outage.keep_doubtful, rows, error)

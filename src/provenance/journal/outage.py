@@ -34,7 +34,6 @@ _FIRST_PAUSE, _LONGEST_PAUSE = 0.25, 30.0
 # How many rows are replayed in one statement, and how many characters.
 _BATCH_ROWS, _BATCH_SIZE = 500, 1_000_000
 
-
 # SQLSTATE classes: data exception, integrity constraint violation, program limit exceeded.
 _AT_FAULT = ("22", "23", "54")
 
@@ -43,11 +42,11 @@ def writing(kind: Kind, rows: Sequence[ActionRow | str]) -> tuple[Statement[Any]
     """Return the statements that write rows, in one transaction."""
     match kind:
         case Kind.OUTCOME:
-            return recording.insert_missing(rows), *intents.forget_those_of(rows)
+            return recording.insert_missing(rows), *intents.forget_all(intents.intended(rows))
         case Kind.DOUBT:
             return intents.insert_doubt(rows)
         case Kind.INTENT:  # pragma: no branch - the last kind
-            return (intents.insert([row for row in rows if isinstance(row, str)]),)
+            return (intents.insert(rows),)
 
 
 def at_fault(error: Exception) -> bool:

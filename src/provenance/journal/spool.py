@@ -68,20 +68,6 @@ class Entry:
     """Each a JSON object."""
 
 
-def read_file(path: Path) -> Entry | None:
-    """Return what a file holds; ``None`` if another process has done with it.
-
-    Raises:
-        Damaged: it is not as it was written.
-    """
-    try:
-        content = path.read_bytes()
-    except FileNotFoundError:
-        return None
-    kind, rows = _parsed(content)
-    return Entry(path, kind, rows)
-
-
 @attrs.frozen(kw_only=True)
 class Usage:
     """What a spool holds."""
@@ -139,13 +125,19 @@ class Spool:
         self._adopt_given_up()
         return sorted(self.directory.glob("*.rows"))
 
-    def read(self, path: Path) -> Entry | None:
+    @staticmethod
+    def read(path: Path) -> Entry | None:
         """Return what a file holds; ``None`` if another process has done with it.
 
         Raises:
             Damaged: it is not as it was written.
         """
-        return read_file(path)
+        try:
+            content = path.read_bytes()
+        except FileNotFoundError:
+            return None
+        kind, rows = _parsed(content)
+        return Entry(path, kind, rows)
 
     def done(self, path: Path) -> None:
         """Forget a file whose rows are in the database."""

@@ -327,7 +327,6 @@ class Block(CurrentAction):
             transaction=transaction,
             joined=joined,
             key=self.key if transaction is None else None,
-            leased=transaction is None,
         )
 
 

@@ -115,13 +115,9 @@ def _claiming(block: Block) -> tuple[Statement[Claim], ...]:
     return () if block.key is None else (claim_key(block.row(Status.PENDING), block.key),)
 
 
-def _where(block: Block) -> tuple[Statement[Transaction], ...]:
-    """Ask which transaction this is, where that must be known."""
-    return (CURRENT_TRANSACTION,) if block.intended else ()
-
-
 def _last_words(block: Block) -> tuple[Statement[Any], ...]:
-    return *_claiming(block), *_where(block)
+    """Claim the key, and ask which transaction this is, where that must be known."""
+    return *_claiming(block), *((CURRENT_TRANSACTION,) if block.intended else ())
 
 
 def _begun(block: Block, answers: list[Any], *, joined: bool, standing: Sequence[ActionRow] = ()) -> Steps[None]:
@@ -129,12 +125,11 @@ def _begun(block: Block, answers: list[Any], *, joined: bool, standing: Sequence
 
     In the other order a crash could give the id to somebody else's transaction, which would then answer for this one.
     """
-    *_, last = answers
+    transaction: Transaction | None = answers[-1] if block.intended else None
     if block.key is not None:
-        keys.check(block, answers[-2] if block.intended else last, standing)
-    if not block.intended:
+        keys.check(block, answers[-2] if transaction else answers[-1], standing)
+    if transaction is None:
         return
-    transaction: Transaction = last
     block.xid = transaction.xid
     if not block.resumed:
         yield Intend(block.evidence(transaction, joined=joined), block)
@@ -255,6 +250,5 @@ def _enter_nested(block: Block, enclosing: Block, *, savepoint: bool) -> Steps[N
     if settings.block is None:
         unit.meddle(enclosing, f"the body of {enclosing.label} ended its transaction and began another")
         raise MisusedAction(f"{block.label}: {enclosing.doomed}; let the enclosing block end first")
-    unit.drop_undone(settings.done)
     block.unit, block.before, block.height = unit, settings, len(unit.standing)
     unit.open_blocks.append(block)

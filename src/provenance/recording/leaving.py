@@ -6,6 +6,7 @@ import itertools
 import logging
 from datetime import timedelta
 from typing import Any, TypeVar, cast
+from uuid import UUID
 
 import attrs
 import psycopg
@@ -220,11 +221,12 @@ def _write(unit: Unit, rows: tuple[ActionRow, ...]) -> Steps[None]:
     if not rows:
         return
     if not unit.joined and unit.status == TransactionStatus.IDLE:
+        evidence = intents.intended(rows)
         transaction = (
             statements.BEGIN,
             *statements.journal_settings(_DEADLINE),
             statements.insert_missing(rows),
-            *intents.forget_those_of(rows),
+            *intents.forget_all(evidence),
             statements.COMMIT,
         )
         try:
@@ -232,30 +234,31 @@ def _write(unit: Unit, rows: tuple[ActionRow, ...]) -> Steps[None]:
         except psycopg.Error as error:
             logger.info("provenance: writing on the work's connection failed: %s", type(error).__name__)
         else:
-            yield from _forget_later(rows, answers)
+            yield from _forget_later(evidence, answers)
             return
     yield Journal(rows)
 
 
-def _forget_later(rows: tuple[ActionRow, ...], answers: list[Any]) -> Steps[None]:
+def _forget_later(evidence: list[UUID], answers: list[Any]) -> Steps[None]:
     """Drop the evidence apart from the transaction that wrote the rows, if that could not."""
-    if (found := intents.intended(rows)) and not answers[-2]:
-        yield Forget(tuple(found))
+    if evidence and not answers[-2]:
+        yield Forget(tuple(evidence))
 
 
 def _commit(block: Block, unit: Unit) -> Steps[None]:
     row = attrs.evolve(block.row(Status.COMPLETED), fenced=True)
     rows = (row, *unit.standing, *unit.settled)
+    evidence = intents.intended(rows)
     try:
         # COMMIT of an aborted transaction returns normally, with the tag ROLLBACK. It cannot be reached here: the INSERT
         # before it, in the same trip, raises in an aborted transaction.
         answers = yield Run(
-            unit.connection, (statements.insert(rows), *intents.forget_those_of(rows), statements.COMMIT)
+            unit.connection, (statements.insert(rows), *intents.forget_all(evidence), statements.COMMIT)
         )
     except BaseException as error:  # noqa: BLE001 - an interruption here leaves the outcome open like any error
         yield from _not_acknowledged(block, unit, error)
     else:
-        yield from _forget_later(rows, answers)
+        yield from _forget_later(evidence, answers)
 
 
 def _fence_down(error: BaseException) -> bool:
@@ -329,7 +332,7 @@ def _leave_joined(block: Block, unit: Unit, verdict: _Verdict) -> Steps[None]:
         closing = (
             statements.insert(rows),
             # Comes back should the caller roll back. At the stricter levels it stays until it is recovered.
-            *intents.forget_those_of(rows),
+            *intents.forget_all(intents.intended(rows)),
             statements.release(block.savepoint),
             *_restored(block),
         )

@@ -17,7 +17,7 @@ import psycopg
 from psycopg import sql
 from psycopg.rows import class_row, scalar_row
 
-from provenance.errors import MigrationError
+from provenance.errors import AS_OWNER, MigrationError
 from provenance.schema.migrations import Migration, known_migrations
 
 Connection = psycopg.Connection[Any]
@@ -48,8 +48,6 @@ _OTHER_OWNER = """
 SELECT r.rolname FROM pg_catalog.pg_namespace n JOIN pg_catalog.pg_roles r ON r.oid = n.nspowner
  WHERE n.nspname = 'provenance' AND r.rolname <> current_user AND pg_catalog.pg_has_role(r.oid, 'MEMBER')
 """
-
-_OWNER = "connect as the role that owns the schema provenance"
 
 
 @attrs.frozen(kw_only=True)
@@ -107,7 +105,7 @@ def _reading_the_ledger(kind: type[psycopg.Error]) -> Generator[None]:
         yield
     except kind as error:
         raise MigrationError(
-            f"the ledger of migrations cannot be read: {error.diag.message_primary or error}; {_OWNER}"
+            f"the ledger of migrations cannot be read: {error.diag.message_primary or error}; {AS_OWNER}"
         ) from error
 
 
@@ -186,7 +184,7 @@ def listed(found: Sequence[str]) -> str:
 def _reason(error: psycopg.Error, ledger: dict[int, Applied]) -> str:
     said = error.diag.message_primary or str(error)
     if isinstance(error, psycopg.errors.InsufficientPrivilege):
-        return f"{said}; {_OWNER if ledger else 'connect as a role that has CREATE on the database'}"
+        return f"{said}; {AS_OWNER if ledger else 'connect as a role that has CREATE on the database'}"
     if not isinstance(error, psycopg.errors.DependentObjectsStillExist):
         return said
     objects = (error.diag.message_detail or "").splitlines()

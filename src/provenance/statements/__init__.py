@@ -21,6 +21,16 @@ def nothing(rows: Rows) -> None:
     """Decode the answer of a statement that has none."""
 
 
+def truth(rows: Rows) -> bool:
+    """Decode the answer to a question of yes or no."""
+    return bool(rows[0][0])
+
+
+def as_they_are(rows: Rows) -> list[Row]:
+    """Decode rows that whoever asks takes apart itself."""
+    return list(rows)
+
+
 @attrs.frozen
 class Statement(Generic[T_co]):
     """A query, its parameters, and what its rows mean."""

@@ -28,7 +28,7 @@ class Erased:
     actions: int
     pending: int
     row_changes: int
-    keys: int
+    idempotency_keys: int
 
 
 def _erased(rows: Rows) -> Erased:

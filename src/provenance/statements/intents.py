@@ -13,7 +13,7 @@ from provenance import ids
 from provenance.errors import InvalidAction
 from provenance.models import Recovery, Status
 from provenance.statements import Rows, Statement, nothing
-from provenance.statements.recording import ActionRow, row_json
+from provenance.statements.recording import ActionRow, row_json, rows_param
 
 LEASE = timedelta(seconds=60)
 """How long work outside the database is known to be under way after its process was last heard of."""
@@ -50,8 +50,11 @@ class Evidence:
     """The transaction is the caller's: it may be committed without the work."""
     key: str | None = None
     """The idempotency key without which it is not to be done, of work outside the database."""
-    leased: bool = False
-    """The work is known to be under way for one lease only, unless that is extended."""
+
+    @property
+    def leased(self) -> bool:
+        """Whether the work is known to be under way for one lease only, unless that is extended."""
+        return self.transaction is None
 
 
 def evidence_json(evidence: Evidence) -> str:
@@ -85,19 +88,18 @@ SELECT r.id, COALESCE(r.root_id, provenance.root_of(r.parent_action_id), r.paren
 ON CONFLICT DO NOTHING"""
 
 
-def insert(evidence: Iterable[str]) -> Statement[None]:
-    """Insert evidence, as :func:`evidence_json` made it, that is not there yet."""
-    return Statement(_INSERT, {"rows": f"[{','.join(evidence)}]"}, nothing)
+def insert(rows: Iterable[ActionRow | str]) -> Statement[None]:
+    """Insert evidence that is not there yet: rows, or what :func:`evidence_json` made."""
+    return Statement(_INSERT, rows_param(rows), nothing)
 
 
 def insert_doubt(rows: Iterable[ActionRow | str]) -> tuple[Statement[None], Statement[None]]:
     """Insert evidence of actions whose outcome nobody can know, or add to what there is; ``error_message`` says why."""
-    texts = [row if isinstance(row, str) else row_json(row) for row in rows]
-    params = {"rows": f"[{','.join(texts)}]"}
-    return insert(texts), Statement(
+    inserted = insert(rows)
+    return inserted, Statement(
         """SELECT provenance.doubt_intent(r.id, r.error_message)
              FROM json_to_recordset(%(rows)s::json) AS r (id uuid, error_message text)""",
-        params,
+        inserted.params,
         nothing,
     )
 
@@ -132,10 +134,9 @@ def intended(rows: Iterable[ActionRow | str]) -> list[UUID]:
     return found
 
 
-def forget_those_of(rows: Iterable[ActionRow | str]) -> tuple[Statement[bool], ...]:
-    """Drop the evidence of rows that are inserted; nothing where there is none."""
-    found = intended(rows)
-    return (forget(found),) if found else ()
+def forget_all(action_ids: Sequence[UUID]) -> tuple[Statement[bool], ...]:
+    """Drop the evidence of actions, if there are any: no statement where there is none."""
+    return (forget(action_ids),) if action_ids else ()
 
 
 def extend(action_ids: Sequence[UUID]) -> Statement[None]:

@@ -13,7 +13,7 @@ import attrs
 from psycopg import IsolationLevel, sql
 
 from provenance.models import ActionRef
-from provenance.statements import Rows, Statement, command, nothing
+from provenance.statements import Rows, Statement, command, nothing, truth
 
 BEGIN = command("BEGIN")
 COMMIT = command("COMMIT")
@@ -160,7 +160,8 @@ def row_json(row: ActionRow) -> str:
     return "{" + ",".join(fields) + "}"
 
 
-def _rows_param(rows: Iterable[ActionRow | str]) -> Mapping[str, object]:
+def rows_param(rows: Iterable[ActionRow | str]) -> Mapping[str, object]:
+    """Return rows as one JSON parameter; some may be what :func:`row_json` made of them."""
     texts = (row if isinstance(row, str) else row_json(row) for row in rows)
     return {"rows": f"[{','.join(texts)}]"}
 
@@ -194,7 +195,7 @@ def insert(rows: Iterable[ActionRow]) -> Statement[None]:
 
     The fenced row inserts a null id, and so fails, when its transaction is no longer the one the block opened.
     """
-    return Statement(_INSERT, _rows_param(rows), nothing)
+    return Statement(_INSERT, rows_param(rows), nothing)
 
 
 def insert_missing(rows: Iterable[ActionRow | str]) -> Statement[None]:
@@ -204,7 +205,7 @@ def insert_missing(rows: Iterable[ActionRow | str]) -> Statement[None]:
     need SELECT for it, and a distributed table has another key. In the order of their ids, so that two who insert the same
     rows never wait for each other.
     """
-    return Statement(f"{_INSERT}\n ORDER BY r.id\nON CONFLICT DO NOTHING", _rows_param(rows), nothing)
+    return Statement(f"{_INSERT}\n ORDER BY r.id\nON CONFLICT DO NOTHING", rows_param(rows), nothing)
 
 
 def journal_settings(timeout: timedelta) -> list[Statement[None]]:
@@ -235,15 +236,9 @@ def _text(rows: Rows) -> str:
 CURRENT_XID = Statement("SELECT pg_current_xact_id()::text", None, _text)
 
 
-def _truth(rows: Rows) -> bool:
-    return bool(rows[0][0])
-
-
 def committed(xid: str | None) -> Statement[bool]:
     """Ask whether a transaction is committed; of none in particular, yes."""
-    return Statement(
-        "SELECT %(xid)s::xid8 IS NULL OR pg_xact_status(%(xid)s::xid8) = 'committed'", {"xid": xid}, _truth
-    )
+    return Statement("SELECT %(xid)s::xid8 IS NULL OR pg_xact_status(%(xid)s::xid8) = 'committed'", {"xid": xid}, truth)
 
 
 def _version(rows: Rows) -> int:

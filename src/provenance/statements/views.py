@@ -9,7 +9,7 @@ import attrs
 from psycopg import sql
 
 from provenance.models import ViewState
-from provenance.statements import Rows, Statement
+from provenance.statements import Rows, Statement, truth
 
 
 @attrs.frozen(kw_only=True)
@@ -55,22 +55,18 @@ def find(view: str) -> Statement[Found]:
     )
 
 
-def _refreshed(rows: Rows) -> bool:
-    return bool(rows[0][0])
-
-
 def refresh(view: str, *, concurrently: bool) -> Statement[bool]:
     """Refresh a view with the rights of this role; answers ``False`` when another session is doing so."""
     return Statement(
         "SELECT provenance.refresh_view(%(view)s::pg_catalog.regclass, %(concurrently)s)",
         {"view": view, "concurrently": concurrently},
-        _refreshed,
+        truth,
     )
 
 
 def refresh_through(function: Any) -> Statement[bool]:
     """Refresh a view with the rights of its owner, through a function, whose name is quoted already."""
-    return Statement(sql.SQL("SELECT {}()").format(sql.SQL(function)), None, _refreshed)
+    return Statement(sql.SQL("SELECT {}()").format(sql.SQL(function)), None, truth)
 
 
 def _states(rows: Rows) -> list[ViewState]:

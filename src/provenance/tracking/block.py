@@ -25,15 +25,13 @@ from provenance.statements.intents import Intent
 from provenance.tracking.driving import adrive, drive, shielded
 from provenance.tracking.handles import ActionHandle, AsyncTrackedAction, TrackedAction
 from provenance.tracking.hosts import AsyncHost, Durability, Host, default_host
-from provenance.values import identifier, name, to_json
+from provenance.values import Identifier, identifier, name, to_json
 
 logger = logging.getLogger("provenance")
 
 P = ParamSpec("P")
 R = TypeVar("R")
 T = TypeVar("T")
-
-Identifier = str | int | UUID
 
 
 class _Run:

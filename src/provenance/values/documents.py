@@ -15,7 +15,8 @@ from provenance.values.texts import REDACTED
 
 _BLANK = "\ufeff \t\r\n"
 _ENDS = {"{": "}", "[": "]", '"': '"'}
-_dumps = json.JSONEncoder(separators=(",", ":")).encode
+dumps = json.JSONEncoder(separators=(",", ":")).encode
+"""Writes compact ASCII JSON."""
 # What may stand between two separators of an address or a form.
 _PIECE = re.compile(r"""[^\s&;,?\#="'<>]++""")
 _ESCAPE = re.compile("%[0-9A-Fa-f]{2}")
@@ -47,22 +48,22 @@ class _Rewriter:
         if isinstance(value, _Literal):
             clean = self._redact(value)
             return value if clean == value else self._replaced(clean)
-        return self._text(value) if isinstance(value, str) else _dumps(value)
+        return self._text(value) if isinstance(value, str) else dumps(value)
 
     def _member(self, key: str, item: object) -> str:
         if self._rule.hides(key):
-            return f"{self._text(key)}:{_dumps(REDACTED) if item == REDACTED else self._replaced(REDACTED)}"
+            return f"{self._text(key)}:{dumps(REDACTED) if item == REDACTED else self._replaced(REDACTED)}"
         if isinstance(item, str) and self._rule.keeps(key):
-            return f"{self._text(key)}:{item if isinstance(item, _Literal) else _dumps(item)}"
+            return f"{self._text(key)}:{item if isinstance(item, _Literal) else dumps(item)}"
         return f"{self._text(key)}:{self.write(item)}"
 
     def _text(self, text: str) -> str:
         clean = self._redact(text)
-        return _dumps(text) if clean == text else self._replaced(clean)
+        return dumps(text) if clean == text else self._replaced(clean)
 
     def _replaced(self, clean: str) -> str:
         self.changed = True
-        return _dumps(clean)
+        return dumps(clean)
 
 
 _read = json.JSONDecoder(

@@ -6,12 +6,14 @@ Where it cannot be told where a value ends, more is hidden rather than less.
 from __future__ import annotations
 
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Iterator
 from urllib.parse import unquote_plus
 
 from provenance.values.texts import REDACTED
 
 Hides = Callable[[str], bool]
+Span = tuple[int, int, str]
+"""Where a value begins and ends, and what takes its place."""
 
 _LONGEST_KEY = 128
 
@@ -85,8 +87,7 @@ def _key_before(text: str, start: int, at: int, hides: Hides) -> tuple[str, bool
     return key, not before or before.endswith(("\n", "\r"))
 
 
-def _pairs(text: str, hides: Hides) -> str:
-    parts: list[str] = []
+def _pairs(text: str, hides: Hides) -> Iterator[Span]:
     done = position = 0
     while separator := _SEPARATOR.search(text, position):
         position = separator.end()
@@ -95,25 +96,21 @@ def _pairs(text: str, hides: Hides) -> str:
             continue
         key, begins_line = found
         end, replacement = _hidden_value(text, position, key, headed=begins_line and separator[0].startswith(": "))
-        parts += text[done:position], replacement
+        yield position, end, replacement
         done = position = end
-    return "".join([*parts, text[done:]])
 
 
-def _flags(text: str, hides: Hides) -> str:
-    parts: list[str] = []
-    done = position = 0
+def _flags(text: str, hides: Hides) -> Iterator[Span]:
+    position = 0
     while flag := _FLAG.search(text, position):
         position = flag.end()
         if hides(flag[1]):
             end, replacement = _hidden_value(text, position, flag[1], headed=False)
-            parts += text[done:position], replacement
-            done = position = end
-    return "".join([*parts, text[done:]])
+            yield position, end, replacement
+            position = end
 
 
-def _multipart(text: str, hides: Hides) -> str:
-    parts: list[str] = []
+def _multipart(text: str, hides: Hides) -> Iterator[Span]:
     done = position = 0
     while empty := _EMPTY_LINE.search(text, position):
         position = empty.end()
@@ -121,8 +118,18 @@ def _multipart(text: str, hides: Hides) -> str:
         field = _NAME.search(headers[2]) if headers[1] else None
         if field and hides(field[1]):
             end = text.find("\n--", position)
-            parts += text[done:position], REDACTED
-            done = position = len(text) if end < 0 else end
+            end = len(text) if end < 0 else end
+            yield position, end, REDACTED
+            done = position = end
+
+
+def _replaced(text: str, spans: Iterable[Span]) -> str:
+    """Return *text* with something else in the place of each span."""
+    parts: list[str] = []
+    done = 0
+    for begin, end, replacement in spans:
+        parts += text[done:begin], replacement
+        done = end
     return "".join([*parts, text[done:]])
 
 
@@ -134,11 +141,11 @@ def hidden(text: str, hides: Hides) -> str:
         hides: tells of a key whether it is.
     """
     if "=" in text or ":" in text:
-        text = _pairs(text, hides)
+        text = _replaced(text, _pairs(text, hides))
     if "--" in text:
-        text = _flags(text, hides)
+        text = _replaced(text, _flags(text, hides))
     if "form-data;" in text:
-        text = _multipart(text, hides)
+        text = _replaced(text, _multipart(text, hides))
     if "</" in text:
         text = _ELEMENT.sub(lambda found: found[1] + REDACTED if hides(found[2]) else found[0], text)
     return text

@@ -23,6 +23,10 @@ _LONGEST_IDENTIFIER = 256
 LONGEST_NAME = 100
 
 
+Identifier = str | int | UUID
+"""What names a user, a tenant, an entity or a piece of work."""
+
+
 def escaped(text: str) -> str:
     return UNSTORABLE.sub(lambda found: f"\\u{ord(found[0]):04x}", text)
 
@@ -31,7 +35,7 @@ def digits(number: int) -> str:
     return int.__repr__(number) if int.bit_length(number) <= LARGEST_DECIMAL_BITS else hex(number)
 
 
-def identifier(value: str | int | UUID | None, what: str) -> str | None:
+def identifier(value: Identifier | None, what: str) -> str | None:
     r"""Return the text that a user, tenant, entity or correlation id is stored as.
 
     Characters that a text column cannot hold are written as ``\uXXXX``. An id of more than 256 characters is cut and

@@ -5,7 +5,6 @@ from __future__ import annotations
 import base64
 import dataclasses
 import hashlib
-import json
 import math
 from collections.abc import Callable, Iterable, Mapping
 from datetime import date, time, timedelta
@@ -21,6 +20,7 @@ import attrs
 
 from provenance.errors import UnserializableValue
 from provenance.values import cards
+from provenance.values.documents import dumps
 from provenance.values.redactor import Captured, Redactor
 from provenance.values.texts import (
     LARGEST_DECIMAL_BITS,
@@ -37,8 +37,7 @@ _DEEPEST = 32
 _HEAD = 1_000
 _LONGEST_PATH_PART = 64
 
-_dumps = json.JSONEncoder(separators=(",", ":")).encode
-_REDACTED_TEXT = _dumps(REDACTED)
+_REDACTED_TEXT = dumps(REDACTED)
 _TOO_DEEP = '{"$truncated":"depth"}'
 _TOO_LONG = '{"$truncated":"size"}'
 _CYCLE = '{"$cycle":true}'
@@ -62,7 +61,7 @@ _PLAINER: tuple[tuple[tuple[type, ...], Callable[[Any], object]], ...] = (
 _KEY_TEXTS: tuple[tuple[tuple[type, ...], Callable[[Any], str | None]], ...] = (
     ((Enum,), lambda member: _key_text(member.value)),
     ((str,), str.__str__),
-    ((NoneType, bool, float), _dumps),
+    ((NoneType, bool, float), dumps),
     ((int,), digits),
     ((UUID,), str),
     ((date,), methodcaller("isoformat")),
@@ -97,7 +96,7 @@ def _type_name(kind: type) -> str:
 def _path_part(key: str) -> str:
     if len(key) > _LONGEST_PATH_PART:
         key = key[:_LONGEST_PATH_PART] + "..."
-    return f".{key}" if key.isidentifier() else f"[{_dumps(key)}]"
+    return f".{key}" if key.isidentifier() else f"[{dumps(key)}]"
 
 
 def _key_text(key: object) -> str | None:
@@ -109,8 +108,8 @@ def _key_text(key: object) -> str | None:
 
 
 def _quoted_key(text: str) -> str:
-    quoted = _dumps(text)
-    return _dumps(escaped(text)) if "\\u" in quoted else quoted
+    quoted = dumps(text)
+    return dumps(escaped(text)) if "\\u" in quoted else quoted
 
 
 def _named_items(value: Any) -> Iterable[tuple[object, object]]:
@@ -176,7 +175,7 @@ class _Writer:
     def _refused(self, value: object, reason: str, cause: Exception | None = None) -> str:
         if not self.marked:
             raise _RefusedError(reason) from cause
-        return self._charged(f'{{"$unserializable":{_dumps(_type_name(type(value)))}}}')
+        return self._charged(f'{{"$unserializable":{dumps(_type_name(type(value)))}}}')
 
     def _too_long(self) -> str:
         self.room = -1
@@ -188,10 +187,10 @@ class _Writer:
             text = beginning(text, self.room)
         if not kept:
             text = self.redactor.redact(text)
-        quoted = _dumps(text)
+        quoted = dumps(text)
         if "\\u" in quoted and UNSTORABLE.search(text):
             doubled = text.replace("\\", "\\\\")
-            quoted = f'{{"$str":{_dumps(escaped(doubled))}}}'
+            quoted = f'{{"$str":{dumps(escaped(doubled))}}}'
         self._charged(quoted)
         if cut:
             # What is left may be short by now, and is still not the whole.
@@ -208,7 +207,7 @@ class _Writer:
 
     def _float(self, number: float) -> str:
         text = float.__repr__(number)
-        return self._charged(text if math.isfinite(number) else f'{{"$float":"{_dumps(number)}"}}')
+        return self._charged(text if math.isfinite(number) else f'{{"$float":"{dumps(number)}"}}')
 
     def _bytes(self, data: Any) -> str:
         view = memoryview(data)
@@ -334,7 +333,7 @@ def _capped(text: str, limit: int, *, partial: bool) -> str:
     }
     if partial:
         about["partial"] = True
-    return _dumps({"$truncated": about})
+    return dumps({"$truncated": about})
 
 
 def to_json(
