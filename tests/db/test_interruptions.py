@@ -6,6 +6,7 @@ import asyncio
 import itertools
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from contextlib import AbstractAsyncContextManager, suppress
+from functools import partial
 from typing import Any, Literal, get_args
 from uuid import UUID, uuid4
 
@@ -305,6 +306,47 @@ async def test_interrupted_anywhere(
             found += [f"{interruption}: {problem}" for problem in program.untrue(error, recorded_actions, eye)]
             async with colour.track("next") as action:
                 await done(action.connection.execute("SELECT 1"))
+    assert [] == found
+
+
+async def joins(program: Program, connection: Any) -> None:
+    async with program.track("joined", connection=connection):
+        await program.insert()
+
+
+async def joins_with_an_inner_block(program: Program, connection: Any) -> None:
+    async with program.track("joined", connection=connection):
+        await program.insert()
+        async with program.track("inner"):
+            await program.insert()
+
+
+async def joins_and_raises(program: Program, connection: Any) -> None:
+    async with program.track("joined", connection=connection):
+        await program.insert()
+        raise Boom
+
+
+@pytest.mark.parametrize("colour", COLOURS, indirect=True)
+@pytest.mark.parametrize("body", [joins, joins_with_an_inner_block, joins_and_raises])
+async def test_a_joined_block_interrupted_anywhere(
+    colour: InterruptedBlocking,
+    recorded_actions: RecordedActions,
+    eye: psycopg.Connection[Any],
+    body: Callable[[Program, Any], Awaitable[None]],
+) -> None:
+    """The caller commits all the same, and each row is completed exactly if the work is there; nothing is unknown."""
+    found: list[str] = []
+    for when in get_args(When):
+        for step in itertools.count(1):
+            program, interruption = Program(colour), Interruption(when, step)
+            connection = await colour.connect(autocommit=False)
+            error = await asyncio.create_task(program.run(partial(body, connection=connection), interruption))
+            await done(connection.commit())
+            await done(connection.close())
+            if not interruption.happened:
+                break
+            found += [f"{interruption}: {problem}" for problem in program.untrue(error, recorded_actions, eye)]
     assert [] == found
 
 

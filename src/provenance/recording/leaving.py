@@ -333,8 +333,9 @@ def _leave_joined(block: Block, unit: Unit, verdict: _Verdict) -> Steps[None]:
             statements.insert(rows),
             # Comes back should the caller roll back. At the stricter levels it stays until it is recovered.
             *intents.forget_all(intents.intended(rows)),
-            statements.release(block.savepoint),
             *_restored(block),
+            # Last: whatever of this fails or is interrupted before, there is a savepoint to go back to.
+            statements.release(block.savepoint),
         )
         try:
             yield Run(unit.connection, closing)
@@ -342,6 +343,9 @@ def _leave_joined(block: Block, unit: Unit, verdict: _Verdict) -> Steps[None]:
             verdict = _Verdict(failure=block.described(error), refusal=_unwritten(block, error))
         except BaseException as interruption:  # noqa: BLE001 - raised at the end, when the row is written
             block.interruption = interruption
+            if (yield from _was_finished(block, unit)):
+                yield from _journal(unit.take_settled())
+                return
             verdict = _Verdict(raised=True, failure=block.described(interruption))
         else:
             yield from _journal(unit.take_settled())
@@ -349,6 +353,19 @@ def _leave_joined(block: Block, unit: Unit, verdict: _Verdict) -> Steps[None]:
     ended = (yield from _undo_savepoint(block, unit)) or unit.meddled
     yield from _record_failure(block, unit, verdict.failure, ended=ended)
     _raise_refusal(block, verdict, ended=ended)
+
+
+def _was_finished(block: Block, unit: Unit) -> Steps[bool]:
+    """Return whether a joined block had been finished already when it was interrupted.
+
+    Its row is part of the caller's transaction then, as its work is. There is no savepoint to undo it by, which must not be
+    taken for a body that ended the transaction: the row would not be there.
+    """
+    if unit.status != TransactionStatus.INTRANS:
+        return False
+    settings = yield from _attempt(unit, statements.READ_SETTINGS)
+    status = yield from _attempt(unit, statements.outcome(block.ref.id))
+    return settings is not None and settings.block != block.ref and status == Status.COMPLETED
 
 
 def _restored(block: Block) -> tuple[Statement[None], Statement[None]]:
