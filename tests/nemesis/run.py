@@ -247,6 +247,8 @@ class Nemesis:
     def _recover(self, floor: UUID) -> None:
         """Bring everything to its end, and judge."""
         with Trail(self.place.conninfo, spool=self.place.spool) as trail, self._look() as eye:
+            # They may have sent what is still being done.
+            until(lambda: _alone(eye), "the server to be done with the dead")
             health = trail.health()
             assert health.spool is not None
             self.figures.replayed += health.spool.waiting
@@ -313,11 +315,22 @@ def _emptied(trail: Trail) -> bool:
 
 
 def _recovered(trail: Trail, eye: psycopg.Connection[Any]) -> bool:
-    """Recover; return whether nothing is left but work outside the database."""
+    """Recover; return whether nothing is left but what nobody can know, and work outside the database."""
     with suppress(ProvenanceError):
         trail.recover()
     found = eye.execute(
-        "SELECT count(*) FROM provenance.action_log WHERE status = 'pending' AND action_type <> 'detached'"
+        """SELECT count(*) FROM provenance.action_intents i
+            WHERE i.doubt IS NULL
+              AND (i.action_type <> 'detached' OR EXISTS (SELECT FROM provenance.actions a WHERE a.id = i.id))"""
+    ).fetchone()
+    return found == (0,)
+
+
+def _alone(eye: psycopg.Connection[Any]) -> bool:
+    """Return whether the server has noticed that everybody is dead."""
+    found = eye.execute(
+        """SELECT count(*) FROM pg_stat_activity
+            WHERE datname = current_database() AND backend_type = 'client backend' AND pid <> pg_backend_pid()"""
     ).fetchone()
     return found == (0,)
 
