@@ -1,4 +1,4 @@
-"""A short run of the nemesis, and that it finds broken protocols out. Run them with ``pytest -m nemesis``."""
+"""A short run of the nemesis, and that it finds broken protocols out. ``pytest -m 'not nemesis'`` leaves both out."""
 
 from __future__ import annotations
 
