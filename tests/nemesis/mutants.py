@@ -165,6 +165,16 @@ def intents_may_be_missing(patch: pytest.MonkeyPatch) -> None:
     patch.setattr("provenance.journal.outage.Outage.keep_intent", keep_intent)
 
 
+def finished_is_taken_for_ended(patch: pytest.MonkeyPatch) -> None:
+    """A joined block that is interrupted when it has been finished is taken for one that ended its transaction."""
+
+    def was_finished(*_: object) -> Steps[bool]:
+        return False
+        yield
+
+    patch.setattr(leaving, "_was_finished", was_finished)
+
+
 @attrs.frozen
 class Mutant:
     """A broken variant, and what brings it to light."""
@@ -181,7 +191,7 @@ ALL: dict[str, Mutant] = {
     for mutation, profile in {
         row_before_the_work: _CUTS,
         row_after_the_work: _CUTS,
-        recovery_by_time: Profile(linger=3.0, round=5.0),
+        recovery_by_time: Profile(linger=2.0, round=5.0),
         guessed_transaction: attrs.evolve(_KILLS, crashes=0.4),
         intent_with_the_work: _KILLS,
         # Anybody's durable commit makes everything before it durable, so there must be few.
@@ -191,6 +201,7 @@ ALL: dict[str, Mutant] = {
         no_fence: Profile(verdicts=10.0, linger=0.1, round=3.0),
         select_when_in_doubt: _CUTS,
         no_answer_is_good_news: _CUTS,
-        intents_may_be_missing: Profile(kills=4.0, outages=2.0, linger=0.1, round=4.0),
+        finished_is_taken_for_ended: Profile(cancellations=0.8, round=3.0),
+        intents_may_be_missing: Profile(kills=6.0, outages=4.0, linger=0.2, round=2.5),
     }.items()
 }
