@@ -329,20 +329,24 @@ async def joins_and_raises(program: Program, connection: Any) -> None:
 
 @pytest.mark.parametrize("colour", COLOURS, indirect=True)
 @pytest.mark.parametrize("body", [joins, joins_with_an_inner_block, joins_and_raises])
+@pytest.mark.parametrize("disconnects", [False, True])
 async def test_a_joined_block_interrupted_anywhere(
     colour: InterruptedBlocking,
     recorded_actions: RecordedActions,
     eye: psycopg.Connection[Any],
     body: Callable[[Program, Any], Awaitable[None]],
+    *,
+    disconnects: bool,
 ) -> None:
-    """The caller commits all the same, and each row is completed exactly if the work is there; nothing is unknown."""
+    """The caller commits if it can, and each row is completed exactly if the work is there; nothing is unknown."""
     found: list[str] = []
     for when in get_args(When):
         for step in itertools.count(1):
-            program, interruption = Program(colour), Interruption(when, step)
+            program, interruption = Program(colour), Interruption(when, step, disconnects)
             connection = await colour.connect(autocommit=False)
             error = await asyncio.create_task(program.run(partial(body, connection=connection), interruption))
-            await done(connection.commit())
+            with suppress(psycopg.OperationalError):
+                await done(connection.commit())
             await done(connection.close())
             if not interruption.happened:
                 break

@@ -90,18 +90,18 @@ def intent_with_the_work(patch: pytest.MonkeyPatch) -> None:
         block.xid = answers[-1].xid
         evidence = block.evidence(answers[-1], joined=joined)
         unit = block.unit or (block.enclosing and block.enclosing.unit)
-        connection = unit.connection if unit else _connections.pop()
+        connection = unit.connection if unit else connections.pop(block.ref.id)
         yield Run(connection, (intents.insert([intents.evidence_json(evidence)]),))
 
-    _connections: list[Any] = []
+    connections: dict[UUID, Any] = {}
     originals = entering._enter_own, entering._enter_joined
 
     def enter_own(block: Block, connection: Any, *, pooled: bool) -> Steps[None]:
-        _connections.append(connection)
+        connections[block.ref.id] = connection
         return originals[0](block, connection, pooled=pooled)
 
     def enter_joined(block: Block, connection: Any) -> Steps[None]:
-        _connections.append(connection)
+        connections[block.ref.id] = connection
         return originals[1](block, connection)
 
     patch.setattr(entering, "_begun", begun)

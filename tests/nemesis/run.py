@@ -57,8 +57,8 @@ class Figures:
     outages: int = 0
     verdicts: int = 0
     sweeps: int = 0
-    replayed: int = 0
-    """Files in the spool at the end of rounds."""
+    in_spool: int = 0
+    """Files that were in the spool at the end of a round; others were replayed before."""
     by_hand: int = 0
     """Work outside the database whose process was killed: nobody can know, so a person says."""
 
@@ -251,7 +251,7 @@ class Nemesis:
             until(lambda: _alone(eye), "the server to be done with the dead")
             health = trail.health()
             assert health.spool is not None
-            self.figures.replayed += health.spool.waiting
+            self.figures.in_spool += health.spool.waiting
             trail._outage.wake()
             with suppress(TimeoutError):
                 until(lambda: _emptied(trail), "the spool to be replayed")
