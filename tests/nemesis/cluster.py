@@ -141,13 +141,17 @@ class Cluster:
 
     def stop(self) -> None:
         """Stop the server."""
-        if self._process is not None and self._process.poll() is None:
-            # An immediate shutdown: it lets go of its shared memory, and waits for nobody.
-            os.kill(self._process.pid, signal.SIGQUIT)
-            try:
-                self._process.wait(_PATIENCE)
-            except subprocess.TimeoutExpired:
-                self.crash()
+        if self._process is None or self._process.poll() is not None:
+            return
+        children = psutil.Process(self._process.pid).children(recursive=True)
+        # An immediate shutdown: it lets go of its shared memory, and waits for nobody.
+        os.kill(self._process.pid, signal.SIGQUIT)
+        try:
+            self._process.wait(_PATIENCE)
+        except subprocess.TimeoutExpired:
+            self.crash()
+        # They may write to the directory until they have ended.
+        psutil.wait_procs(children, timeout=_PATIENCE)
 
     def remove(self) -> None:
         """Stop the server and delete its directory."""

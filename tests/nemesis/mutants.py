@@ -202,6 +202,7 @@ ALL: dict[str, Mutant] = {
         select_when_in_doubt: _CUTS,
         no_answer_is_good_news: _CUTS,
         finished_is_taken_for_ended: Profile(cancellations=0.8, round=3.0),
-        intents_may_be_missing: Profile(kills=6.0, outages=4.0, linger=0.2, round=2.5),
+        # It takes a worker two seconds to notice an outage, and then it must be killed inside a body.
+        intents_may_be_missing: Profile(kills=1.0, outages=1.0, outage=6.0, linger=0.5, round=5.0),
     }.items()
 }

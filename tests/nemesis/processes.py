@@ -160,5 +160,5 @@ def link(place: Place, counts: Any, ready: Any, start: int) -> None:
             if profile.outages:
                 journal.go_down()
                 counts[3] += 1
-                time.sleep(rng.uniform(0.2, 1.0))
+                time.sleep(rng.uniform(0.2, 1.0) * profile.outage)
                 journal.down = False

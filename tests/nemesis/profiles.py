@@ -18,7 +18,9 @@ class Profile:
     cuts: float = 0.0
     """Of lines, at a COMMIT."""
     outages: float = 0.0
-    """Of the journal alone: nobody gets through to it for a second or less."""
+    """Of the journal alone: nobody gets through to it for a while."""
+    outage: float = 1.0
+    """Seconds that one lasts at most."""
     verdicts: float = 0.0
     """Somebody gives an action an outcome while its work is under way."""
     linger: float = 0.0
