@@ -11,9 +11,9 @@ from pathlib import Path
 import attrs
 
 from tests.nemesis import mutants
-from tests.nemesis.cluster import Cluster
 from tests.nemesis.profiles import EVERYTHING
 from tests.nemesis.run import run
+from tests.support.cluster import Cluster
 
 
 def _say(line: str) -> None:

@@ -24,12 +24,12 @@ from provenance import ids, schema
 from provenance.errors import ProvenanceError
 from provenance.trail import Trail
 from tests.nemesis import judgement, processes
-from tests.nemesis.cluster import Cluster, until
 from tests.nemesis.diaries import Diaries
 from tests.nemesis.judgement import Verdict
 from tests.nemesis.processes import Place, Ways
 from tests.nemesis.profiles import Profile
 from tests.nemesis.programs import SCHEMA
+from tests.support.cluster import Cluster, until
 
 _FORKS = multiprocessing.get_context("forkserver")
 _EVERYTHING = UUID(int=0)

@@ -9,9 +9,9 @@ import attrs
 import pytest
 
 from tests.nemesis import mutants
-from tests.nemesis.cluster import Cluster
 from tests.nemesis.profiles import EVERYTHING
 from tests.nemesis.run import run
+from tests.support.cluster import Cluster
 
 pytestmark = pytest.mark.nemesis
 

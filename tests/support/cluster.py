@@ -59,10 +59,10 @@ class Cluster:
     """
 
     def __init__(self, binaries: Path | None = None) -> None:
-        self.home = Path(tempfile.mkdtemp(prefix="provenance-nemesis-"))
+        self.home = Path(tempfile.mkdtemp(prefix="provenance-cluster-"))
         self._process: subprocess.Popen[bytes] | None = None
         try:
-            self._user, binaries = _init(self.home) if binaries is None else _init_with(binaries, self.home)
+            self.user, binaries = _init(self.home) if binaries is None else _init_with(binaries, self.home)
         except BaseException:
             self.remove()
             raise
@@ -83,18 +83,22 @@ class Cluster:
                 stdout=log,
                 stderr=log,
                 stdin=subprocess.DEVNULL,
-                user=self._user,
+                user=self.user,
                 start_new_session=True,
             )
         until(self._answers, "the server to start")
 
     def _answers(self) -> bool:
-        assert self._process is not None
-        if self._process.poll() is not None:
+        if not self.runs:
             raise RuntimeError(f"the server has ended: {(self.home / 'log').read_text()[-2_000:]}")
         with suppress(psycopg.OperationalError), self.connect():
             return True
         return False
+
+    @property
+    def runs(self) -> bool:
+        """Whether the server has been started, and has not ended."""
+        return self._process is not None and self._process.poll() is None
 
     def set(self, settings: tuple[str, ...]) -> None:
         """Start the server anew with settings, unless it has them."""
@@ -141,7 +145,7 @@ class Cluster:
 
     def stop(self) -> None:
         """Stop the server."""
-        if self._process is None or self._process.poll() is not None:
+        if self._process is None or not self.runs:
             return
         children = psutil.Process(self._process.pid).children(recursive=True)
         # An immediate shutdown: it lets go of its shared memory, and waits for nobody.
