@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import json
 import logging
+import re
 import subprocess
 import sys
 import threading
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
@@ -376,6 +378,39 @@ async def test_a_trail_that_is_locked_is_an_outage(
         assert (health(colour).reachable, health(colour).kept) == (False, 3)
     await replayed(colour, 3)
     assert len(recorded_actions.all()) == 3
+
+
+def test_more_than_the_journal_can_take(
+    provenance_dsn: str,
+    directory: Path,
+    line: Proxy,
+    recorded_actions: RecordedActions,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    """A hundred at once on a slow line: each waits for the deadline at most, and is written, kept, or counted and logged."""
+    waits: list[float] = []
+    with Trail(provenance_dsn, journal=line.address, spool=Spool(directory, max_bytes=20_000)) as trail:
+        line.after_answer = lambda _, data: time.sleep(0.05)
+
+        def send_one(number: int) -> None:
+            with trail.track_action("mail", concept="work", transaction=False, entity_id=number):
+                begun = time.monotonic()
+            waits.append(time.monotonic() - begun)
+
+        with ThreadPoolExecutor(32) as threads:
+            list(threads.map(send_one, range(100)))
+        line.after_answer = None
+        deadline = time.monotonic() + PATIENCE
+        while not ((found := trail.health()).reachable and found.spool and not found.spool.waiting):
+            assert time.monotonic() < deadline
+            time.sleep(0.005)
+    logged = re.findall(r'"entity_id":"(\d+)"', " ".join(said(caplog, logging.ERROR)))
+    written = [row.entity_id or "" for row in recorded_actions.all()]
+    assert sorted(written + logged, key=int) == [str(number) for number in range(100)]
+    assert (found.replayed, found.lost) == (found.kept, len(logged))
+    assert min(found.kept, found.lost) > 0
+    # For a connection, for the server, and for two cores that are busy with a hundred.
+    assert max(waits) < 10
 
 
 @pytest.mark.parametrize("reached", [False, True])

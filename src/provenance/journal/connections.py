@@ -96,6 +96,13 @@ def _silent(seconds: float) -> TrailUnavailable:
     return TrailUnavailable(f"the database has not answered within {seconds:g} s; the connection to it is given up")
 
 
+def _standby(error: psycopg.NotSupportedError) -> TrailUnavailable:
+    return TrailUnavailable(
+        f"the journal's server takes no writes ({error.diag.message_primary}); if it has become a standby, let the address "
+        "of the journal name every server that may be the primary, with target_session_attrs=read-write"
+    )
+
+
 @contextmanager
 def _limited(connection: drivers.SyncConnection, seconds: float) -> Generator[None]:
     """Hang up when the server, or the network, has not answered in time.
@@ -205,6 +212,10 @@ class Journal:
         try:
             with _limited(connection, _hang_up_after()):
                 answers = drivers.run_together(connection, _transaction(*work))
+        except psycopg.NotSupportedError as error:
+            # That it cannot READ WRITE during recovery. Another connection may lead to the server that has taken over.
+            connection.close()
+            raise _standby(error) from error
         finally:
             pool.putconn(connection)
         return answers[-1 - len(work) : -1]
@@ -354,6 +365,9 @@ class AsyncJournal:
         try:
             async with _alimited(connection, _hang_up_after()):
                 answers = await drivers.arun_together(connection, _transaction(*work))
+        except psycopg.NotSupportedError as error:
+            await connection.close()
+            raise _standby(error) from error
         finally:
             await pool.putconn(connection)
         return answers[-1 - len(work) : -1]
