@@ -308,13 +308,13 @@ def _text(query: Any) -> str:
 def test_a_joined_block_interrupted_while_its_row_is_written(
     trail: Trail, provenance_dsn: str, recorded_actions: RecordedActions, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Its savepoint is released already, so its work cannot be undone alone: that transaction cannot commit any more."""
+    """It has been finished in the same trip, so work and row stay together, and the caller decides about both."""
     with psycopg.connect(provenance_dsn) as connection:
         interrupted(trail, monkeypatch, "INSERT INTO provenance.actions")
         with pytest.raises(KeyboardInterrupt), trail.track_action("add", concept="work", connection=connection):
             connection.execute(INSERT, (1,))
-        assert connection.info.transaction_status == TransactionStatus.INERROR
-    assert recorded_actions.outline() == "add unknown"
+        assert connection.info.transaction_status == TransactionStatus.INTRANS
+    assert recorded_actions.outline() == "add completed"
 
 
 def test_an_inner_block_without_savepoint_interrupted_while_it_is_entered(
