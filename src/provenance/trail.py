@@ -3,13 +3,11 @@
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import AsyncGenerator, Callable, Generator, Mapping
+from collections.abc import AsyncGenerator, Callable, Generator
 from contextlib import asynccontextmanager, contextmanager
-from datetime import timedelta
 from functools import partial
 from os import PathLike
-from typing import Any, Literal, Self, TypedDict, TypeVar, Unpack, get_args
-from uuid import UUID
+from typing import Any, Literal, Self, TypeVar, get_args
 from weakref import WeakSet
 
 import psycopg
@@ -21,31 +19,21 @@ from provenance.capture import AsyncTables, Tables
 from provenance.changes import AsyncChangeRepository, ChangeRepository
 from provenance.erasure import AsyncErasing, Erasing
 from provenance.errors import NotConfigured, SchemaNotReady, TrailUnavailable
-from provenance.failures import stated
 from provenance.forking import leave_to_parent, renew_in_children
 from provenance.journal import AsyncJournal, Journal, JournalHealth, Outage, Spool
-from provenance.models import Status
+from provenance.outliving import AsyncOutliving, Outliving
 from provenance.recording import Block, Colour, Step, bury, steps
 from provenance.recording.steps import Checkout, CheckSchema, Forget, Giveback, Intend, Quiesce, Run, Settle
 from provenance.recovery import AsyncRecovering, Recovering
 from provenance.refreshing import AsyncViews, Views
 from provenance.repository import ActionRepository, AsyncActionRepository
-from provenance.statements import Statement, intents
 from provenance.statements import recording as statements
-from provenance.statements.intents import Intent
-from provenance.statements.recording import ActionRow
-from provenance.tracking import track_action
-from provenance.tracking.block import check_colour
 from provenance.tracking.hosts import Durability
-from provenance.translation import address_parts, not_pending, translated, unavailable
-from provenance.values import Redactor, to_json
+from provenance.translation import address_parts, translated, unavailable
+from provenance.values import Redactor
 
 SCHEMA_VERSION = 6
 """The schema this version of the library writes."""
-
-DEFAULT_EXPIRY = timedelta(days=1)
-"""How long the outcome of a begun action is waited for, unless said otherwise."""
-
 
 T = TypeVar("T")
 
@@ -157,24 +145,8 @@ class _Setup:
         self._schema_checked = True
         self._outage.wake()
 
-    def _completion(self, action_id: UUID, result: object) -> Statement[None]:
-        return intents.complete_action(
-            action_id, status=Status.COMPLETED.value, result=to_json(result, self.redactor, what="result")
-        )
 
-    def _failure(self, action_id: UUID, error: str | BaseException) -> Statement[None]:
-        failure = stated(error, self.redactor)
-        return intents.complete_action(
-            action_id,
-            status=Status.FAILED.value,
-            result=None,
-            error_message=failure.error_message,
-            error_type=failure.error_type,
-            error_code=failure.error_code,
-        )
-
-
-class Trail(_Setup, Tables, Views, Recovering, Erasing):
+class Trail(_Setup, Outliving, Tables, Views, Recovering, Erasing):
     """Records and reads actions with blocking I/O.
 
     ``trail.track_action`` is :class:`provenance.track_action` bound to this trail; ``trail.actions`` and
@@ -308,90 +280,6 @@ class Trail(_Setup, Tables, Views, Recovering, Erasing):
                 version = drivers.run(connection, statements.SCHEMA_VERSION)
             self._schema_found(version)
 
-    def begin(
-        self, action_type: str, *, concept: str, expires_in: timedelta = DEFAULT_EXPIRY, **given: Unpack[Begun]
-    ) -> UUID:
-        """Record, durably and at once, that an action has begun that will outlive this block or process.
-
-        It shows as pending until :meth:`complete`, :meth:`fail` or :meth:`resume`, here or elsewhere, gives it an outcome,
-        and as unknown once *expires_in* has passed without one.
-
-        Args:
-            action_type: as for :class:`track_action`.
-            concept: as for :class:`track_action`.
-            expires_in: how long an outcome is waited for.
-            given: see :class:`Begun`.
-
-        Returns:
-            The action's id.
-
-        Raises:
-            InvalidAction, UnserializableValue: as for :class:`track_action`.
-            TrailUnavailable: the database cannot be reached.
-            SchemaNotReady: it has not been migrated.
-        """
-        row = _begun_row(self.track_action(action_type, concept=concept, transaction=False, **given), self)
-        with translated("begin()", row.id):
-            self._journal.run(intents.begin_action(row, expires_in))
-        return row.id
-
-    def complete(
-        self, action_id: UUID, result: object = None, *, connection: drivers.SyncConnection | None = None
-    ) -> None:
-        """Record that a begun action is completed.
-
-        Args:
-            action_id: what :meth:`begin` returned.
-            result: what came of it: anything with a JSON form.
-            connection: where the work was done; the outcome is then part of the transaction open there. Without it the
-                outcome is durable at once.
-
-        Raises:
-            ActionNotPending: it was never begun, or already has an outcome.
-            InvalidAction: *action_id* is no UUID.
-            UnserializableValue: *result* has no JSON form.
-        """
-        self._finish(action_id, self._completion(action_id, result), connection)
-
-    def fail(
-        self, action_id: UUID, error: str | BaseException, *, connection: drivers.SyncConnection | None = None
-    ) -> None:
-        """Record that a begun action failed.
-
-        Args:
-            action_id: what :meth:`begin` returned.
-            error: the reason, or the exception that is it.
-            connection: as for :meth:`complete`.
-
-        Raises:
-            ActionNotPending: it was never begun, or already has an outcome.
-        """
-        self._finish(action_id, self._failure(action_id, error), connection)
-
-    def _finish(self, action_id: UUID, statement: Statement[None], connection: drivers.SyncConnection | None) -> None:
-        with translated("a begun action", action_id):
-            if connection is None:
-                self._journal.run(statement)
-            else:
-                check_colour(connection, self.colour)
-                drivers.run(connection, statement)
-
-    def resume(self, action_id: UUID, *, connection: drivers.SyncConnection | None = None) -> track_action:
-        """Return a block that goes on with a begun action and gives it its outcome, as ``track_action`` would.
-
-        Of several processes that resume the same action one can commit; the work of the others is rolled back.
-
-        Args:
-            action_id: what :meth:`begin` returned.
-            connection: as for :class:`track_action`.
-
-        Raises:
-            ActionNotPending: it was never begun, or already has an outcome.
-        """
-        with translated("a begun action", action_id):
-            (intent,) = self._journal.run(intents.pending_action(action_id))
-        return self.track_action.resuming(_pending(intent, action_id), connection)
-
     def close(self) -> None:
         """Close what the trail opened: its journal, and its pool unless that was handed in."""
         self._bury()
@@ -407,7 +295,7 @@ class Trail(_Setup, Tables, Views, Recovering, Erasing):
         self.close()
 
 
-class AsyncTrail(_Setup, AsyncTables, AsyncViews, AsyncRecovering, AsyncErasing):
+class AsyncTrail(_Setup, AsyncOutliving, AsyncTables, AsyncViews, AsyncRecovering, AsyncErasing):
     """Records and reads actions with ``await``; see :class:`Trail`.
 
     Args:
@@ -534,92 +422,6 @@ class AsyncTrail(_Setup, AsyncTables, AsyncViews, AsyncRecovering, AsyncErasing)
                 version = await drivers.arun(connection, statements.SCHEMA_VERSION)
             self._schema_found(version)
 
-    async def begin(
-        self, action_type: str, *, concept: str, expires_in: timedelta = DEFAULT_EXPIRY, **given: Unpack[Begun]
-    ) -> UUID:
-        """Record, durably and at once, that an action has begun that will outlive this block or process.
-
-        It shows as pending until :meth:`complete`, :meth:`fail` or :meth:`resume`, here or elsewhere, gives it an outcome,
-        and as unknown once *expires_in* has passed without one.
-
-        Args:
-            action_type: as for :class:`track_action`.
-            concept: as for :class:`track_action`.
-            expires_in: how long an outcome is waited for.
-            given: see :class:`Begun`.
-
-        Returns:
-            The action's id.
-
-        Raises:
-            InvalidAction, UnserializableValue: as for :class:`track_action`.
-            TrailUnavailable: the database cannot be reached.
-            SchemaNotReady: it has not been migrated.
-        """
-        row = _begun_row(self.track_action(action_type, concept=concept, transaction=False, **given), self)
-        with translated("begin()", row.id):
-            await self._journal.run(intents.begin_action(row, expires_in))
-        return row.id
-
-    async def complete(
-        self, action_id: UUID, result: object = None, *, connection: drivers.AsyncConnection | None = None
-    ) -> None:
-        """Record that a begun action is completed.
-
-        Args:
-            action_id: what :meth:`begin` returned.
-            result: what came of it: anything with a JSON form.
-            connection: where the work was done; the outcome is then part of the transaction open there. Without it the
-                outcome is durable at once.
-
-        Raises:
-            ActionNotPending: it was never begun, or already has an outcome.
-            InvalidAction: *action_id* is no UUID.
-            UnserializableValue: *result* has no JSON form.
-        """
-        await self._finish(action_id, self._completion(action_id, result), connection)
-
-    async def fail(
-        self, action_id: UUID, error: str | BaseException, *, connection: drivers.AsyncConnection | None = None
-    ) -> None:
-        """Record that a begun action failed.
-
-        Args:
-            action_id: what :meth:`begin` returned.
-            error: the reason, or the exception that is it.
-            connection: as for :meth:`complete`.
-
-        Raises:
-            ActionNotPending: it was never begun, or already has an outcome.
-        """
-        await self._finish(action_id, self._failure(action_id, error), connection)
-
-    async def _finish(
-        self, action_id: UUID, statement: Statement[None], connection: drivers.AsyncConnection | None
-    ) -> None:
-        with translated("a begun action", action_id):
-            if connection is None:
-                await self._journal.run(statement)
-            else:
-                check_colour(connection, self.colour)
-                await drivers.arun(connection, statement)
-
-    async def resume(self, action_id: UUID, *, connection: drivers.AsyncConnection | None = None) -> track_action:
-        """Return a block that goes on with a begun action and gives it its outcome, as ``track_action`` would.
-
-        Of several processes that resume the same action one can commit; the work of the others is rolled back.
-
-        Args:
-            action_id: what :meth:`begin` returned.
-            connection: as for :class:`track_action`.
-
-        Raises:
-            ActionNotPending: it was never begun, or already has an outcome.
-        """
-        with translated("a begun action", action_id):
-            (intent,) = await self._journal.run(intents.pending_action(action_id))
-        return self.track_action.resuming(_pending(intent, action_id), connection)
-
     async def close(self) -> None:
         """Close what the trail opened: its journal, and its pool unless that was handed in."""
         await self._bury()
@@ -633,26 +435,3 @@ class AsyncTrail(_Setup, AsyncTables, AsyncViews, AsyncRecovering, AsyncErasing)
 
     async def __aexit__(self, *_: object) -> None:
         await self.close()
-
-
-class Begun(TypedDict, total=False):
-    """What may be said of an action when it is begun, beyond its type and concept; see :class:`track_action`."""
-
-    entity_type: str | None
-    entity_id: str | int | UUID | None
-    payload: object
-    metadata: Mapping[str, object] | None
-    user_id: str | int | UUID | None
-    tenant_id: str | int | UUID | None
-    request_id: UUID | str | None
-    parent: tracking.Parent | None
-
-
-def _begun_row(action: track_action, setup: Trail | AsyncTrail) -> ActionRow:
-    return action.prepare(setup).row(Status.PENDING)
-
-
-def _pending(intent: Intent | None, action_id: UUID) -> Intent:
-    if intent is None:
-        raise not_pending(action_id)
-    return intent

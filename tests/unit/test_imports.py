@@ -58,7 +58,7 @@ LAYERS = [
     ],
     ["tracking.handles", "tracking.driving", "tracking.hosts", "tracking.block", "tracking", "repository"],
     ["journal.spool", "journal.heartbeat", "journal.outage", "journal.connections", "journal"],
-    ["changes", "capture", "refreshing", "recovery", "erasure"],
+    ["changes", "capture", "refreshing", "outliving", "recovery", "erasure"],
     ["trail"],
     ["configuration"],
     ["__init__"],

@@ -19,9 +19,10 @@ from provenance import ids, recording
 from provenance.context import current_frame, innermost_action, live_frame, set_innermost_action
 from provenance.drivers import AnyConnection
 from provenance.errors import InvalidAction, MisusedAction, NotConfigured, WrongColour
-from provenance.models import Action, ActionRef
+from provenance.models import Action, ActionRef, Status
 from provenance.recording import ActionSpec, Block, Colour, Steps
 from provenance.statements.intents import Intent
+from provenance.statements.recording import ActionRow
 from provenance.tracking.driving import adrive, drive, shielded
 from provenance.tracking.handles import ActionHandle, AsyncTrackedAction, TrackedAction
 from provenance.tracking.hosts import AsyncHost, Durability, Host, default_host
@@ -207,7 +208,7 @@ class track_action:
             )
         if self._connection is not None:
             check_colour(self._connection, colour)
-        run = _Run(self.prepare(host), host)
+        run = _Run(self._prepare(host), host)
         # In one step, so that of two threads one is refused. A lock would be held while the payload is converted, which
         # runs code of the caller's.
         reserved: object = vars(self).setdefault("_run", run)
@@ -219,7 +220,11 @@ class track_action:
         run.block.guard = weakref.ref(self)
         return run
 
-    def prepare(self, host: Host | AsyncHost) -> Block:
+    def pending_row(self) -> ActionRow:
+        """Return the row of an action of a trail's own ``track_action`` that has begun and has no outcome yet; no I/O."""
+        return self._prepare(self._host).row(Status.PENDING)
+
+    def _prepare(self, host: Host | AsyncHost) -> Block:
         """Return the block that entering now would open; no I/O."""
         colour, redactor = host.colour, host.redactor
         if self._intent is not None:
