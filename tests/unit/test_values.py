@@ -316,7 +316,8 @@ KEPT = re.findall(
     """
     monkey turkey keyboard key keys primary_key primaryKey public_key foreign_key key_id keyId access_key_id
     private_key_id sort_key cache_key partition_key
-    tokenizer tokenized token_count tokenCount token_type token_expiry token_id tokenId tokencount
+    tokenizer tokenized token_count max_tokens maxTokens prompt_tokens total_tokens
+    cached_input_tokens token_limit tokenCount token_type token_expiry token_id tokenId tokencount
     secretary secretariat secretion passenger passport compass bypass passive pass_rate surpassed
     author authored_by authority authentic auth_method auth_type oauth_provider
     cookies_policy cookie_consent cookie_policy password_policy password_changed_at password_length passwordless

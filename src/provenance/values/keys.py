@@ -41,7 +41,7 @@ def checked(given: Iterable[str]) -> tuple[str, ...]:
 # "apikey" hides api_key, apiKey, API-Keys and apikey; "jwt" hides JWTs, which splits into jw and ts.
 _SECRETS = frozenset(
     words(
-        "accesskey accountkey aeskey apikey authcode authkey authorization backupcode bearer cardnumber cookie "
+        "accesskey accountkey aeskey apikey authcode authkey authorization backupcode bearer cardnumber codeverifier cookie "
         "credential creditcard csrf cvc cvv debitcard encryptionkey hmackey jwt masterkey mfacode otp passcode "
         "passphrase passwd password passwordhash pin privatekey pwd recoverycode secret secretkey securitycode "
         "seedphrase sessid sessionid sessionkey sharedkey signingkey socialsecurity sshkey ssn token totp "
@@ -55,7 +55,14 @@ _SECRET_ENDINGS = frozenset({"auth", "pass"})
 _SECRET_TAILS = ("apikey", "cookie", "credential", "passphrase", "passwd", "password", "secret", "secretkey", "token")
 _SECRET_HEADS = ("passwd", "password")
 # A key that ends so tells about a secret and does not hold it: token_count, password_changed_at, cookie_consent.
-_HARMLESS_ENDINGS = frozenset({"at", "consent", "count", "expiry", "keyid", "length", "policy", "tokenid", "type"})
+_HARMLESS_ENDINGS = frozenset(
+    words(
+        "at attempts budget consent count enabled expiration expiry keyid length limit policy required tokenid ttl type "
+        "usage"
+    )
+)
+# Tokens that are counted are those of a language model: max_tokens, completion_tokens.
+_COUNTED = frozenset(words("audio cached completion input max min num output prompt reasoning remaining total used"))
 
 
 def _runs(split: list[str], longest: int) -> Iterator[str]:
@@ -78,6 +85,8 @@ def _written_together(word: str) -> bool:
 def _holds_secret(split: list[str]) -> bool:
     last = split[-1]
     if last in _HARMLESS_ENDINGS or "".join(split[-2:]) in _HARMLESS_ENDINGS:
+        return False
+    if last == "tokens" and not _COUNTED.isdisjoint(split[-2:-1]):
         return False
     return (
         last in _SECRET_ENDINGS

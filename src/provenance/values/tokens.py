@@ -118,9 +118,19 @@ _FORMS: list[_Row] = [
     _form("xox", r"xox[a-z](?:\.xox[a-z])?-[A-Za-z0-9-]{10,}"),  # Slack
     *_forms("xapp-", r"[A-Za-z0-9-]{10,}"),
     _form("hooks.slack.com/", r"(hooks\.slack\.com/[a-z]{1,20}/)[A-Za-z0-9/_-]{10,}", _after_prefix),
+    ("/api/webhooks/", re.compile(r"(/api/webhooks/)[0-9]{17,20}/[A-Za-z0-9_-]{30,}"), _after_prefix),  # Discord
+    # Whoever has an address that was signed may do what it says: of Azure, AWS and Google.
+    *(
+        (needle, re.compile(rf"([?&](?:X-[A-Z][a-z]{{2,3}}-)?{needle})[^\s&#\"'<>]+"), _after_prefix)
+        for needle in ("sig=", "Signature=")
+    ),
     *_forms("sk_live_ sk_test_ rk_live_ rk_test_ whsec_", r"[A-Za-z0-9+/=]{10,}"),  # Stripe
     _form("sk-", r"sk-[A-Za-z0-9_-]{20,}", _unless_plain),  # OpenAI, Anthropic and others
-    *_forms("npm_ hf_", r"[A-Za-z0-9]{30,}"),
+    *_forms("npm_ hf_ gsk_ lin_api_", r"[A-Za-z0-9]{30,}"),  # npm, Hugging Face, Groq, Linear
+    *_forms("figd_ ATATT3 sntrys_ sntryu_", r"[A-Za-z0-9_=+/-]{30,}"),  # Figma, Atlassian, Sentry
+    *_forms("NRAK-", r"[A-Z0-9]{27}"),  # New Relic
+    *_forms("EAA", r"[A-Za-z0-9]{60,}"),  # Facebook
+    *_forms("1//0", r"[A-Za-z0-9_-]{30,}"),  # refresh tokens of Google's
     *_forms("pypi-AgE hvs.", r"[A-Za-z0-9_-]{20,}"),  # PyPI, Vault
     *_forms("SG.", r"[A-Za-z0-9_-]{20,24}\.[A-Za-z0-9_-]{39,}"),  # SendGrid
     *_forms("dop_v1_ doo_v1_ dor_v1_", r"[a-f0-9]{64}"),  # DigitalOcean
