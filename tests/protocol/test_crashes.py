@@ -12,6 +12,7 @@ import itertools
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager, suppress
 from datetime import timedelta
+from functools import partial
 from typing import Any
 from uuid import UUID, uuid4
 
@@ -21,6 +22,7 @@ import psycopg
 import pytest
 from psycopg import IsolationLevel
 from psycopg.conninfo import make_conninfo
+from psycopg_pool import PoolTimeout
 
 from provenance.errors import ProvenanceError
 from provenance.trail import AsyncTrail, Trail
@@ -33,12 +35,8 @@ eye = databases.eye
 pytestmark = [pytest.mark.anyio, pytest.mark.direct("it is the server that is to notice that a process is dead")]
 
 PATIENCE = 20.0
-# How evidence is dropped differs between the levels, and not between the colours.
-PROCESSES = [
-    pytest.param(False, IsolationLevel.READ_COMMITTED, id="with"),
-    pytest.param(True, IsolationLevel.READ_COMMITTED, id="async with"),
-    pytest.param(False, IsolationLevel.SERIALIZABLE, id="with, serializable"),
-]
+_LOOKS = 1000
+LEVELS = [IsolationLevel.READ_COMMITTED, IsolationLevel.REPEATABLE_READ, IsolationLevel.SERIALIZABLE]
 
 
 class Boom(Exception):
@@ -55,6 +53,25 @@ class Process:
         """Which actions have begun: their bodies ran."""
         self.key = uuid4()
         self._connections: list[Any] = []
+        # Who is dead does not wait: asked for a connection, the pool looks now and then whether it still has to.
+        pool = self.trail._journal._pool
+        pool.getconn = partial(self._agetconn if awaiting else self._getconn, pool.getconn)
+
+    def _getconn(self, getconn: Callable[[float], Any]) -> Any:
+        for _ in range(_LOOKS):
+            with suppress(PoolTimeout):
+                return getconn(PATIENCE / _LOOKS)
+            if self.way.down:
+                break
+        raise PoolTimeout
+
+    async def _agetconn(self, getconn: Callable[[float], Any]) -> Any:
+        for _ in range(_LOOKS):
+            with suppress(PoolTimeout):
+                return await getconn(PATIENCE / _LOOKS)
+            if self.way.down:
+                break
+        raise PoolTimeout
 
     async def connect(self, *, autocommit: bool) -> Any:
         if self.awaiting:
@@ -206,8 +223,6 @@ class Death:
         self.sent += 1
         if self.sent == self.number:
             self.come = True
-            # Who is dead does not wait.
-            self.process.trail._journal._pool.timeout = 0.001
             self.process.way.go_down()
             raise OSError
 
@@ -241,7 +256,8 @@ def check(eye: psycopg.Connection[Any], begun: list[UUID], scenario: Scenario) -
         assert not {"pending", "unknown"} & set(found.values()), "I3: everything is resolved"
 
 
-@pytest.mark.parametrize(("awaiting", "level"), PROCESSES)
+@pytest.mark.parametrize("level", LEVELS, ids=lambda level: level.name)
+@pytest.mark.parametrize("awaiting", [False, True], ids=["with", "async with"])
 @pytest.mark.parametrize(
     "scenario",
     [own, own_failing, nested, joined, joined_and_undone, keyed, resumed, detached],
