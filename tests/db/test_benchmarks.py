@@ -9,7 +9,9 @@ from benchmarks.__main__ import WORKLOADS, main
 
 def test_every_workload_ends_in_a_report() -> None:
     """Each workload, as small as it gets, checks what it measured and says what came of it."""
-    done = CliRunner().invoke(main, ["--rounds", "2", "--cities", "300"], catch_exceptions=False)
+    done = CliRunner().invoke(
+        main, ["--rounds", "2", "--cities", "300", "--place", "local", "--place", "distant"], catch_exceptions=False
+    )
     assert done.exit_code == 0, done.output
     for name in WORKLOADS:
         assert f"\n## {name}\n" in done.stdout

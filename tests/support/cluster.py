@@ -56,9 +56,13 @@ class Cluster:
 
     Args:
         binaries: where the programs of a Postgres are; those of the embedded wheel unless said otherwise.
+        port: where it listens on loopback, too.
+        settings: of the server.
     """
 
-    def __init__(self, binaries: Path | None = None) -> None:
+    def __init__(
+        self, binaries: Path | None = None, *, port: int | None = None, settings: tuple[str, ...] = ()
+    ) -> None:
         self.home = Path(tempfile.mkdtemp(prefix="provenance-cluster-"))
         self._process: subprocess.Popen[bytes] | None = None
         try:
@@ -69,10 +73,11 @@ class Cluster:
         self._command = [
             str(binaries / "postgres"),
             *("-D", str(self.home), "-k", str(self.home)),
-            *("-c", "listen_addresses=", "-c", "fsync=on", "-c", "shared_buffers=64MB"),
+            *("-c", f"listen_addresses={'127.0.0.1' if port else ''}", "-p", str(port or 5432)),
+            *("-c", "fsync=on", "-c", "shared_buffers=64MB"),
         ]
-        self._settings: tuple[str, ...] = ()
-        self.conninfo = conninfo.make_conninfo(host=str(self.home), user="postgres", dbname="postgres")
+        self._settings = settings
+        self.conninfo = conninfo.make_conninfo(host=str(self.home), port=port, user="postgres", dbname="postgres")
 
     def start(self) -> None:
         """Start the server and wait until it takes connections."""
