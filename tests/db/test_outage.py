@@ -563,15 +563,34 @@ with trail.track_action("parent meanwhile", concept="work") as action:
     action.connection.execute("SELECT 1")
     children.append(inside)
     assert [os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) for child in children] == [0] * 4
+for how in ("exits", "returns", "raises"):
+    for detached in (False, True):
+        parent = os.getpid()
+        try:
+            with trail.track_action(f"parent of one that {how}", concept="work", transaction=not detached) as action:
+                child = os.fork()
+                if child == 0 and how == "exits":
+                    sys.exit(0)
+                if child == 0 and how == "raises":
+                    raise MemoryError
+                if child:
+                    assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
+                    if not detached:
+                        action.connection.execute("INSERT INTO work VALUES (%s)", (len(how),))
+        except (SystemExit, MemoryError):
+            assert os.getpid() != parent
+        if os.getpid() != parent:
+            trail.close()
+            os._exit(0)
 record("parent after")
 trail.close()
 """
 
 
 def test_processes_forked_from_one_that_has_recorded(
-    provenance_dsn: str, directory: Path, recorded_actions: RecordedActions
+    provenance_dsn: str, directory: Path, recorded_actions: RecordedActions, eye: psycopg.Connection[Any]
 ) -> None:
-    """Each has connections of its own, also one that is forked inside a block; nobody's are broken."""
+    """Each has connections of its own, also one that is forked inside a block, and leaves that; nobody's are broken."""
     run = subprocess.run(
         [sys.executable, "-W", "ignore", "-c", _FORKING, provenance_dsn, str(directory)],
         timeout=60,
@@ -590,7 +609,9 @@ def test_processes_forked_from_one_that_has_recorded(
             },
             "parent meanwhile": ["completed"],
             "child inside": ["completed"],
+            **{f"parent of one that {how}": ["completed", "completed"] for how in ("exits", "raises", "returns")},
         }.items()
         for status in statuses
     )
     assert "  child inside completed" in lines
+    assert databases.work(eye) == [5, 6, 7]

@@ -278,6 +278,11 @@ class Block(CurrentAction):
         return self.guard is not None and self.guard() is None
 
     @property
+    def of_the_parent(self) -> bool:
+        """Whether this process was forked inside the block: its parent is to end it, on a connection of its own."""
+        return self.owner[0] != os.getpid()
+
+    @property
     def stale(self) -> bool:
         """Whether the block is not around what runs here, though the context says so."""
         if self.abandoned:

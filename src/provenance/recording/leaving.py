@@ -36,12 +36,15 @@ _ENDED = "the block ended its own transaction; what became of its work cannot be
 def leave(block: Block, error: BaseException | None) -> Steps[None]:
     """Close the block and record its outcome.
 
-    With *error*, the body raised it: nothing is raised here, the caller lets it go on.
+    With *error*, the body raised it: nothing is raised here, the caller lets it go on. A process that was forked inside the
+    block leaves it without a word.
 
     Raises:
         NotCommitted: the body returned normally, but its work is not committed.
         psycopg.Error: the server refused the COMMIT.
     """
+    if block.of_the_parent:
+        return
     try:
         yield from _leave(block, error)
     except Exception as refusal:

@@ -287,7 +287,7 @@ class track_action:
         # An exception that a signal handler raises may hit between the end of the body and the first line of __exit__; then
         # nobody leaves the block any more. What is to be done about it is done later: this may run anywhere.
         run: _Run | None = vars(self).get("_run")
-        if run is not None and run.block.open:
+        if run is not None and run.block.open and not run.block.of_the_parent:
             run.block.open = False
             recording.cut_off(run.block)
             run.host.abandoned.append(run.block)
