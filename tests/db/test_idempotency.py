@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+import time
 from collections.abc import Callable
 from contextlib import suppress
 from datetime import timedelta
@@ -283,6 +284,63 @@ async def test_the_wait_is_bounded(
     assert work(eye) == [1, 2]
     for connection in (one, other):
         await done(connection.close())
+
+
+def test_one_deadline_is_enough_however_many_come_first(provenance_dsn: str, eye: psycopg.Connection[Any]) -> None:
+    """Who waits behind others that fail one after the other is told after the same time."""
+    eye.execute("ALTER FUNCTION provenance.claim_key SET lock_timeout = '400ms'")
+    told: list[str] = []
+    ready = threading.Barrier(5)
+
+    def attempt(trail: Trail) -> None:
+        ready.wait(PATIENCE)
+        with suppress(IdempotencyKeyBusy, Boom), trail.track_action("pay", concept="work", idempotency_key="k"):
+            told.append("its turn")
+            time.sleep(0.25)
+            raise Boom
+
+    with Trail(provenance_dsn, max_size=5) as trail:
+        threads = [threading.Thread(target=attempt, args=(trail,)) for _ in range(5)]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join(PATIENCE)
+    # With a deadline for each one that comes first, all would have had theirs.
+    assert 0 < len(told) < 4
+
+
+async def test_work_outside_does_not_wait_for_a_transaction(
+    colour: Blocking, recorded_actions: RecordedActions, provenance_dsn: str
+) -> None:
+    """It would keep a connection of the journal's; that the key is taken is no outage."""
+    connection = await colour.connect()
+    async with colour.track("pay", idempotency_key="k", connection=connection):
+        pass
+    for _ in range(3):
+        with pytest.raises(IdempotencyKeyBusy, match="is being used"):
+            async with colour.track("pay", idempotency_key="k", transaction=False):
+                pytest.fail("the body ran")
+    assert colour.trail.health().reachable
+    await done(connection.commit())
+    with pytest.raises(AlreadyDone):
+        async with colour.track("pay", idempotency_key="k", transaction=False):
+            pytest.fail("the body ran")
+    await done(connection.close())
+    assert paid(recorded_actions) == ["completed"]
+
+
+def test_a_key_tells_nothing_of_actions_of_others(provenance_dsn: str, eye: psycopg.Connection[Any]) -> None:
+    """Whoever claims one for an action that is there already is refused, by whatever way it gets there."""
+    with Trail(provenance_dsn) as trail:
+        with trail.track_action("pay", concept="work") as theirs:
+            theirs.result = "secret"
+        begun = trail.begin("pay", concept="work")
+        with suppress(Boom), trail.track_action("pay", concept="work", idempotency_key="k", transaction=False):
+            raise Boom
+    for action_id in (theirs.id, begun):
+        for key in ("k", "new"):
+            with pytest.raises(psycopg.errors.InvalidParameterValue, match="has begun already"):
+                eye.execute("SELECT provenance.claim_key('', 'pay', %s, '', %s, true)", (key, action_id))
 
 
 # --- Work outside the database ---------------------------------------------------------------------------------------

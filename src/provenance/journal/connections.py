@@ -29,7 +29,7 @@ from provenance.journal.outage import Outage, writing
 from provenance.journal.spool import Kind, Spool
 from provenance.statements import Statement, intents, recording
 from provenance.statements.intents import Evidence
-from provenance.statements.keys import Claim
+from provenance.statements.keys import TAKEN, Claim
 from provenance.statements.recording import ActionRow
 from provenance.translation import translated, unavailable
 
@@ -77,9 +77,9 @@ def _hang_up_after() -> float:
     return 1.2 * DEADLINE.total_seconds()
 
 
-def _lost(error: Exception) -> bool:
-    """Whether it was only this connection that broke, so that another may do."""
-    return isinstance(error, psycopg.OperationalError) and (error.sqlstate or "08").startswith(("08", "57P"))
+def _again(error: psycopg.OperationalError) -> bool:
+    """Whether it was only this connection that broke, or this attempt that was in the way of another one."""
+    return (error.sqlstate or "08").startswith(("08", "57P", "40"))
 
 
 def _declaring(evidence: Evidence, claim: Statement[Claim] | None) -> tuple[Statement[Any], ...]:
@@ -249,6 +249,8 @@ class Journal:
                     *answers, _ = self._run_twice(*_declaring(evidence, claim))
                     claimed = answers[0] if answers else None
             except (psycopg.OperationalError, TrailUnavailable) as error:
+                if claim is not None and isinstance(error, TAKEN):
+                    raise
                 keep(error)
         if evidence.leased and (claimed is None or claimed.claimed):
             self._heartbeat.begin(action)
@@ -307,7 +309,7 @@ class Journal:
         try:
             return self.run(*work)
         except psycopg.OperationalError as error:
-            if not _lost(error):
+            if not _again(error):
                 raise
             return self.run(*work)
 
@@ -395,6 +397,8 @@ class AsyncJournal:
                     *answers, _ = await self._run_twice(*_declaring(evidence, claim))
                     claimed = answers[0] if answers else None
             except (psycopg.OperationalError, TrailUnavailable) as error:
+                if claim is not None and isinstance(error, TAKEN):
+                    raise
                 await asyncio.to_thread(keep, error)
         if evidence.leased and (claimed is None or claimed.claimed):
             self._heartbeat.begin(action)
@@ -444,7 +448,7 @@ class AsyncJournal:
         try:
             return await self.run(*work)
         except psycopg.OperationalError as error:
-            if not _lost(error):
+            if not _again(error):
                 raise
             return await self.run(*work)
 

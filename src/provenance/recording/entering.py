@@ -11,15 +11,15 @@ from psycopg.pq import TransactionStatus
 
 from provenance import drivers
 from provenance.drivers import AnyConnection
-from provenance.errors import MisusedAction, TrailUnavailable, WrongColour
+from provenance.errors import MisusedAction, ProvenanceError, TrailUnavailable, WrongColour
 from provenance.models import Status
 from provenance.recording import keys
 from provenance.recording.blocks import Block, Colour, Unit, owner_here, units
-from provenance.recording.steps import Checkout, CheckSchema, Giveback, Intend, Run, Steps
+from provenance.recording.steps import Checkout, CheckSchema, Giveback, Intend, Journal, Run, Steps
 from provenance.statements import Statement
 from provenance.statements import recording as statements
 from provenance.statements.intents import CURRENT_TRANSACTION, Transaction
-from provenance.statements.keys import Claim
+from provenance.statements.keys import TAKEN, Claim
 from provenance.statements.keys import claim as claim_key
 from provenance.statements.recording import ActionRow, Settings
 
@@ -102,7 +102,16 @@ def _enter_detached(block: Block) -> Steps[None]:
     yield CheckSchema(None)
     if not block.intended:
         return
-    claim: Claim | None = yield Intend(block.evidence(None), block, *_claiming(block))
+    try:
+        # One that waited would keep a connection of the journal's from everybody else.
+        claim: Claim | None = yield Intend(block.evidence(None), block, *_claiming(block, may_wait=False))
+    except (psycopg.Error, ProvenanceError) as error:
+        _refuse(block, error)
+        raise
+    except BaseException as interruption:
+        # It may have been made durable, and the key be taken, for a body that will not run.
+        yield Journal((block.row(Status.FAILED, block.described(interruption)),))
+        raise
     if claim is not None:
         keys.check(block, claim)
 
@@ -111,13 +120,13 @@ def _current(block: Block) -> tuple[Statement[None], Statement[None]]:
     return statements.set_action(block.ref.id), statements.set_block(block.ref, block.tenant_id)
 
 
-def _claiming(block: Block) -> tuple[Statement[Claim], ...]:
-    return () if block.key is None else (claim_key(block.row(Status.PENDING), block.key),)
+def _claiming(block: Block, *, may_wait: bool) -> tuple[Statement[Claim], ...]:
+    return () if block.key is None else (claim_key(block.row(Status.PENDING), block.key, may_wait=may_wait),)
 
 
 def _last_words(block: Block) -> tuple[Statement[Any], ...]:
     """Claim the key, and ask which transaction this is, where that must be known."""
-    return *_claiming(block), *((CURRENT_TRANSACTION,) if block.intended else ())
+    return *_claiming(block, may_wait=True), *((CURRENT_TRANSACTION,) if block.intended else ())
 
 
 def _begun(block: Block, answers: list[Any], *, joined: bool, standing: Sequence[ActionRow] = ()) -> Steps[None]:
@@ -196,7 +205,7 @@ def _enter_joined(block: Block, connection: AnyConnection) -> Steps[None]:
 
 def _refuse(block: Block, error: BaseException) -> None:
     """Say in words of ours that the key is taken, or that the connection does not work; other errors go on as they are."""
-    if isinstance(error, psycopg.errors.LockNotAvailable) and block.key is not None:
+    if isinstance(error, TAKEN) and block.key is not None:
         raise keys.busy(block) from error
     if (getattr(error, "sqlstate", None) or "").startswith("40"):
         return  # callers retry on these

@@ -7,10 +7,14 @@ import json
 from uuid import UUID
 
 import attrs
+import psycopg
 
 from provenance.models import JSONValue, Status
 from provenance.statements import Rows, Statement
 from provenance.statements.recording import ActionRow
+
+TAKEN = (psycopg.errors.LockNotAvailable, psycopg.errors.QueryCanceled)
+"""What a claim ends with while the key is being used: at its own limit, or at one of the connection's."""
 
 
 @attrs.frozen(kw_only=True)
@@ -39,17 +43,25 @@ def _claim(rows: Rows) -> Claim:
     )
 
 
-def claim(row: ActionRow, key: str) -> Statement[Claim]:
-    """Claim *key* for an action. Waits for a transaction that is just claiming it, but not for ever."""
+def claim(row: ActionRow, key: str, *, may_wait: bool) -> Statement[Claim]:
+    """Claim *key* for an action.
+
+    Args:
+        row: the action.
+        key: the key.
+        may_wait: whether to wait for a transaction that has claimed it and not ended, 5 s at most; else that is an error.
+    """
     return Statement(
         """SELECT c.claimed, c.same_input, c.holder, c.status, c.result::text
-             FROM provenance.claim_key(%(tenant_id)s, %(action_type)s, %(key)s, %(input_digest)s, %(id)s) AS c""",
+             FROM provenance.claim_key(
+                  %(tenant_id)s, %(action_type)s, %(key)s, %(input_digest)s, %(id)s, %(may_wait)s) AS c""",
         {
             "tenant_id": row.tenant_id,
             "action_type": row.action_type,
             "key": key,
             "input_digest": input_digest(row),
             "id": row.id,
+            "may_wait": may_wait,
         },
         _claim,
     )

@@ -21,11 +21,12 @@ COMMENT ON TABLE provenance.idempotency_keys IS 'Which action was done under a k
 -- For whoever looks for keys that nobody will send again.
 CREATE INDEX idempotency_keys_claimed_at ON provenance.idempotency_keys (claimed_at);
 
--- Waits for whoever is just claiming the same key, but not for ever. The claim is part of the transaction: rolled back with the
--- work, it leaves the key to the next attempt. A claim that is there although its action failed, of work outside the database,
--- goes to the next attempt too. Where the key is taken, this tells its holder what came of it the first time.
+-- Waits, if it may, for whoever is just doing the work, and not for ever: in one queue, so that one deadline is enough however
+-- many come first. The claim is part of the transaction: rolled back with the work, it leaves the key to the next attempt. A
+-- claim that is there although its action failed, of work outside the database, goes to the next attempt too. Where the key is
+-- taken, this tells its holder what came of it the first time.
 CREATE FUNCTION provenance.claim_key(
-    tenant_id text, action_type text, key text, input_digest bytea, action_id uuid,
+    tenant_id text, action_type text, key text, input_digest bytea, action_id uuid, may_wait boolean,
     OUT claimed boolean, OUT same_input boolean, OUT holder uuid, OUT status text, OUT result jsonb
 )
     LANGUAGE plpgsql VOLATILE SECURITY DEFINER
@@ -34,22 +35,43 @@ CREATE FUNCTION provenance.claim_key(
     AS $$
 DECLARE
     it provenance.idempotency_keys;
+    queue CONSTANT bigint := hashtextextended(
+        format('provenance %L %L %L', claim_key.tenant_id, claim_key.action_type, claim_key.key), 0);
 BEGIN
-    LOOP
-        INSERT INTO provenance.idempotency_keys (tenant_id, action_type, key, input_digest, action_id)
-        VALUES (claim_key.tenant_id, claim_key.action_type, claim_key.key, claim_key.input_digest, claim_key.action_id)
-        ON CONFLICT DO NOTHING;
-        claimed := FOUND;
-        EXIT WHEN claimed;
-        SELECT k.* INTO it FROM provenance.idempotency_keys k
-         WHERE k.tenant_id = claim_key.tenant_id AND k.action_type = claim_key.action_type AND k.key = claim_key.key
-           FOR UPDATE;
-        -- Else it was taken back meanwhile.
-        EXIT WHEN FOUND;
-    END LOOP;
+    SELECT k.* INTO it FROM provenance.idempotency_keys k
+     WHERE k.tenant_id = claim_key.tenant_id AND k.action_type = claim_key.action_type AND k.key = claim_key.key;
+    -- Who claims a key for somebody else's action would be told the result of that.
+    IF it.action_id IS DISTINCT FROM claim_key.action_id
+       AND (EXISTS (SELECT FROM provenance.actions a WHERE a.id = claim_key.action_id)
+            OR EXISTS (SELECT FROM provenance.action_intents i WHERE i.id = claim_key.action_id)) THEN
+        RAISE EXCEPTION 'action % has begun already, and a key is claimed before', claim_key.action_id
+            USING ERRCODE = 'invalid_parameter_value';
+    END IF;
+    SELECT a.status, a.result INTO status, result FROM provenance.actions a WHERE a.id = it.action_id;
+    IF status IS DISTINCT FROM 'completed' THEN
+        IF may_wait THEN
+            PERFORM pg_advisory_xact_lock(queue);
+        ELSIF NOT pg_try_advisory_xact_lock(queue) THEN
+            RAISE EXCEPTION 'idempotency key % is being claimed', quote_literal(claim_key.key)
+                USING ERRCODE = 'lock_not_available';
+        END IF;
+        LOOP
+            INSERT INTO provenance.idempotency_keys (tenant_id, action_type, key, input_digest, action_id)
+            VALUES (claim_key.tenant_id, claim_key.action_type, claim_key.key, claim_key.input_digest, claim_key.action_id)
+            ON CONFLICT DO NOTHING;
+            claimed := FOUND;
+            SELECT k.* INTO it FROM provenance.idempotency_keys k
+             WHERE k.tenant_id = claim_key.tenant_id AND k.action_type = claim_key.action_type AND k.key = claim_key.key
+               FOR UPDATE;
+            -- Else somebody is tidying up.
+            EXIT WHEN FOUND;
+        END LOOP;
+    END IF;
     IF claimed THEN
         same_input := true;
         holder := claim_key.action_id;
+        status := NULL;
+        result := NULL;
         RETURN;
     END IF;
     -- Twice the same attempt, when the answer to the first was lost.
