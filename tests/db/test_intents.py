@@ -9,7 +9,7 @@ import subprocess
 import sys
 import threading
 from collections.abc import AsyncIterator, Awaitable, Callable
-from contextlib import suppress
+from contextlib import AsyncExitStack, ExitStack, suppress
 from pathlib import Path
 from typing import Any
 from uuid import UUID, uuid4
@@ -308,6 +308,73 @@ async def test_a_block_that_committed_by_itself_and_lived(
         "the block ended its own transaction; what became of its work cannot be known",
     )
     assert work(eye) == [1]
+
+
+@pytest.mark.parametrize("inner", [False, True])
+async def test_a_joined_block_that_commits_by_itself(
+    opened: Opened, recorded_actions: RecordedActions, eye: psycopg.Connection[Any], *, inner: bool
+) -> None:
+    """Nobody claims that it was rolled back: neither while it goes on, nor afterwards."""
+    colour = await opened()
+    connection = await colour.connect()
+    with pytest.raises(NotCommitted):
+        async with colour.track("outer", connection=connection), AsyncExitStack() as stack:
+            if inner:
+                await stack.enter_async_context(colour.track("inner"))
+            await done(connection.execute(INSERT, (1,)))
+            await done(connection.execute("COMMIT"))
+            assert await done(colour.trail.recover()) == Recovery(unknown=1 + inner)
+    assert await done(colour.trail.recover()) == Recovery(unknown=1 + inner)
+    assert (set(seen(recorded_actions).values()), work(eye)) == ({"unknown"}, [1])
+    await done(connection.close())
+    for action in recorded_actions.all():
+        await done(colour.trail.complete(action.id))
+    assert await done(colour.trail.recover()) == Recovery()
+
+
+async def test_an_outcome_in_an_open_transaction_keeps_nobody_waiting(
+    colour: Blocking, recorded_actions: RecordedActions
+) -> None:
+    """Recovery passes by what somebody is just settling."""
+    connection = await colour.connect()
+    for _ in range(3):
+        async with colour.track("undone", connection=connection, durability="intent"):
+            pass
+    _, second, _ = recorded_actions.all()
+    await done(connection.rollback())
+    await done(connection.execute("SELECT provenance.complete_action(%s, status => 'failed')", (second.id,)))
+    assert await done(colour.trail.recover()) == Recovery(pending=1, rolled_back=2)
+    assert await done(colour.trail.resolve(second.id)) == "pending"
+    await done(connection.commit())
+    assert await done(colour.trail.recover()) == Recovery()
+    assert [action.status.value for action in recorded_actions.all()] == ["rolled_back", "failed", "rolled_back"]
+    await done(connection.close())
+
+
+def test_doubts_and_sweepers_at_once(provenance_dsn: str, recorded_actions: RecordedActions) -> None:
+    """Blocks that end in the other order than they began, and recovery, which goes by their ids, never wait in a circle."""
+    over = threading.Event()
+    failures: list[BaseException] = []
+
+    def sweep() -> None:
+        try:
+            while not over.is_set():
+                trail.recover()
+        except BaseException as error:  # noqa: BLE001 - told in the end
+            failures.append(error)
+
+    with Trail(provenance_dsn) as trail:
+        sweeper = threading.Thread(target=sweep)
+        sweeper.start()
+        for _ in range(15):
+            with suppress(NotCommitted), trail.track_action("outer", concept="work") as outer, ExitStack() as stack:
+                for _ in range(20):
+                    stack.enter_context(trail.track_action("inner", concept="work", durability="intent"))
+                outer.connection.execute("COMMIT")
+        over.set()
+        sweeper.join()
+        assert (failures, trail.health().reachable, trail.health().lost) == ([], True, 0)
+    assert {action.status.value for action in recorded_actions.all()} == {"unknown"}
 
 
 async def test_work_outside_the_database_of_a_killed_process(

@@ -378,3 +378,32 @@ async def test_an_interrupted_entry_leaves_the_callers_connection_as_it_was(
     current = await done(cursor.fetchone())
     await done(connection.close())
     assert (before, (None,)) == (after, current)
+
+
+@pytest.mark.parametrize("colour", COLOURS, indirect=True)
+async def test_work_outside_that_is_interrupted_before_it_begins_keeps_no_key(
+    colour: InterruptedBlocking, recorded_actions: RecordedActions
+) -> None:
+    """Wherever entering it is interrupted: the next attempt does the work, and nothing is left in doubt."""
+
+    async def attempt(key: str, interruption: Interruption) -> None:
+        colour.interrupt(interruption)
+        # Here, because an event loop ends with a task that lets Ctrl-C through.
+        with suppress(KeyboardInterrupt):
+            async with colour.track("send", transaction=False, idempotency_key=key):
+                ran.append(key)
+
+    ran: list[str] = []
+    for number, when in enumerate(get_args(When)):
+        for step in itertools.count(1):
+            key, interruption = f"{number} {step}", Interruption(when, step)
+            with suppress(asyncio.CancelledError):
+                await asyncio.create_task(attempt(key, interruption))
+            colour.leave_alone()
+            if not interruption.happened:
+                break
+            if key not in ran:
+                async with colour.track("send", transaction=False, idempotency_key=key):
+                    ran.append(key)
+        assert step > 2
+    assert {found.status.value for found in recorded_actions.all()} == {"completed", "failed"}

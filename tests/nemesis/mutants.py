@@ -80,7 +80,7 @@ def recovery_by_time(patch: pytest.MonkeyPatch) -> None:
 def guessed_transaction(patch: pytest.MonkeyPatch) -> None:
     """The intent names the transaction id that would be next, before the work's transaction has one."""
     guess = "SELECT pg_snapshot_xmax(pg_current_snapshot())::text, provenance.system_identifier()"
-    patch.setattr(entering, "CURRENT_TRANSACTION", Statement(guess, None, entering.CURRENT_TRANSACTION.decode))
+    patch.setattr(intents, "CURRENT_TRANSACTION", Statement(guess, None, intents.CURRENT_TRANSACTION.decode))
 
 
 def intent_with_the_work(patch: pytest.MonkeyPatch) -> None:

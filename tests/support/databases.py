@@ -45,6 +45,7 @@ DELETE FROM provenance.actions;
 ALTER TABLE provenance.actions ENABLE ALWAYS TRIGGER refuse_change;
 DELETE FROM provenance.action_intents;
 DELETE FROM provenance.idempotency_keys;
+DELETE FROM provenance.open_blocks;
 DELETE FROM provenance.readers;
 DELETE FROM work;
 """

@@ -16,9 +16,9 @@ from provenance.models import Status
 from provenance.recording import keys
 from provenance.recording.blocks import Block, Colour, Unit, owner_here, units
 from provenance.recording.steps import Checkout, CheckSchema, Giveback, Intend, Journal, Run, Steps
-from provenance.statements import Statement
+from provenance.statements import Statement, intents
 from provenance.statements import recording as statements
-from provenance.statements.intents import CURRENT_TRANSACTION, Transaction
+from provenance.statements.intents import Transaction
 from provenance.statements.keys import TAKEN, Claim
 from provenance.statements.keys import claim as claim_key
 from provenance.statements.recording import ActionRow, Settings
@@ -124,9 +124,12 @@ def _claiming(block: Block, *, may_wait: bool) -> tuple[Statement[Claim], ...]:
     return () if block.key is None else (claim_key(block.row(Status.PENDING), block.key, may_wait=may_wait),)
 
 
-def _last_words(block: Block) -> tuple[Statement[Any], ...]:
+def _last_words(block: Block, *, joined: bool) -> tuple[Statement[Any], ...]:
     """Claim the key, and ask which transaction this is, where that must be known."""
-    return *_claiming(block, may_wait=True), *((CURRENT_TRANSACTION,) if block.intended else ())
+    claiming = _claiming(block, may_wait=True)
+    if not block.intended:
+        return claiming
+    return *((intents.open_block(block.ref.id),) if joined else ()), *claiming, intents.CURRENT_TRANSACTION
 
 
 def _begun(block: Block, answers: list[Any], *, joined: bool, standing: Sequence[ActionRow] = ()) -> Steps[None]:
@@ -164,7 +167,7 @@ def _enter_own(block: Block, connection: AnyConnection, *, pooled: bool) -> Step
     try:
         _refuse_bytes(block, connection)
         yield CheckSchema(connection)
-        answers = yield Run(connection, (begin, *_current(block), *_last_words(block)))
+        answers = yield Run(connection, (begin, *_current(block), *_last_words(block, joined=False)))
         yield from _begun(block, answers, joined=False)
     except BaseException as error:
         if drivers.transaction_status(connection) in (TransactionStatus.INTRANS, TransactionStatus.INERROR):
@@ -184,7 +187,12 @@ def _enter_joined(block: Block, connection: AnyConnection) -> Steps[None]:
             f"{block.label}: the transaction of the given connection is aborted by an earlier error; roll it back first"
         )
     block.savepoint = f"provenance_{block.ref.id.hex}"
-    opening = (statements.savepoint(block.savepoint), statements.READ_SETTINGS, *_current(block), *_last_words(block))
+    opening = (
+        statements.savepoint(block.savepoint),
+        statements.READ_SETTINGS,
+        *_current(block),
+        *_last_words(block, joined=True),
+    )
     try:
         _refuse_bytes(block, connection)
         answers = yield Run(connection, opening)
@@ -241,7 +249,7 @@ def _enter_nested(block: Block, enclosing: Block, *, savepoint: bool) -> Steps[N
             f"{block.label}: the transaction of the enclosing {enclosing.label} is not usable any more: an error aborted "
             "it or the body ended it; let the enclosing block end first"
         )
-    opening = [statements.READ_SETTINGS, *_current(block), *_last_words(block)]
+    opening = [statements.READ_SETTINGS, *_current(block), *_last_words(block, joined=unit.joined)]
     if savepoint:
         block.savepoint = f"provenance_{block.ref.id.hex}"
         opening.insert(1, statements.savepoint(block.savepoint))

@@ -332,10 +332,12 @@ def _leave_joined(block: Block, unit: Unit, verdict: _Verdict) -> Steps[None]:
     assert block.savepoint is not None  # noqa: S101 - a joined block always has one
     if verdict.failure is None:
         rows = (attrs.evolve(block.row(Status.COMPLETED), fenced=True), *unit.standing)
+        declared = intents.intended(rows)
         closing = (
             statements.insert(rows),
+            *intents.close_blocks(declared),
             # Comes back should the caller roll back. At the stricter levels it stays until it is recovered.
-            *intents.forget_all(intents.intended(rows)),
+            *intents.forget_all(declared),
             *_restored(block),
             # Last: whatever of this fails or is interrupted before, there is a savepoint to go back to.
             statements.release(block.savepoint),

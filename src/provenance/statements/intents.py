@@ -85,6 +85,7 @@ SELECT r.id, COALESCE(r.root_id, provenance.root_of(r.parent_action_id), r.paren
        payload jsonb, metadata jsonb, error_message text, started_at timestamptz,
        lease interval, work_xid xid8, system_identifier bigint, worker text, joined boolean, key text)
  WHERE r.key IS NULL OR provenance.holds_key(r.id, r.tenant_id, r.action_type, r.key)
+ ORDER BY r.id
 ON CONFLICT DO NOTHING"""
 
 
@@ -94,11 +95,16 @@ def insert(rows: Iterable[ActionRow | str]) -> Statement[None]:
 
 
 def insert_doubt(rows: Iterable[ActionRow | str]) -> tuple[Statement[None], Statement[None]]:
-    """Insert evidence of actions whose outcome nobody can know, or add to what there is; ``error_message`` says why."""
+    """Insert evidence of actions whose outcome nobody can know, or add to what there is; ``error_message`` says why.
+
+    In the order of their ids, as everybody who locks several: nobody waits in a circle.
+    """
     inserted = insert(rows)
     return inserted, Statement(
-        """SELECT provenance.doubt_intent(r.id, r.error_message)
-             FROM json_to_recordset(%(rows)s::json) AS r (id uuid, error_message text)""",
+        """SELECT provenance.doubt_intent(s.id, s.error_message)
+             FROM (SELECT r.id, r.error_message
+                     FROM json_to_recordset(%(rows)s::json) AS r (id uuid, error_message text)
+                    ORDER BY r.id OFFSET 0) AS s""",
         inserted.params,
         nothing,
     )
@@ -137,6 +143,17 @@ def intended(rows: Iterable[ActionRow | str]) -> list[UUID]:
 def forget_all(action_ids: Sequence[UUID]) -> tuple[Statement[bool], ...]:
     """Drop the evidence of actions, if there are any: no statement where there is none."""
     return (forget(action_ids),) if action_ids else ()
+
+
+def open_block(action_id: UUID) -> Statement[None]:
+    """Note, in the caller's transaction, that a block has begun there that is declared."""
+    return Statement("SELECT provenance.open_block(%(id)s)", {"id": action_id}, nothing)
+
+
+def close_blocks(action_ids: Sequence[UUID]) -> tuple[Statement[None], ...]:
+    """Note, in the caller's transaction, that blocks have ended there, if there are any."""
+    statement = Statement("SELECT provenance.close_blocks(%(ids)s)", {"ids": list(action_ids)}, nothing)
+    return (statement,) if action_ids else ()
 
 
 def extend(action_ids: Sequence[UUID]) -> Statement[None]:

@@ -240,11 +240,11 @@ BEGIN
     INSERT INTO provenance.actions (
         id, root_id, parent_action_id, action_type, concept, status, tenant_id, user_id, request_id, correlation_id,
         entity_type, entity_id, payload, result, metadata, error_type, error_code, error_message,
-        started_at, completed_at, duration_ms)
+        started_at, completed_at, duration_ms, erased_by_action_id)
     SELECT i.id, i.root_id, i.parent_action_id, i.action_type, i.concept, complete_action.status, i.tenant_id,
            i.user_id, i.request_id, i.correlation_id, i.entity_type, i.entity_id, i.payload, complete_action.result,
            i.metadata, complete_action.error_type, complete_action.error_code, complete_action.error_message,
-           i.started_at, ended, extract(epoch FROM ended - i.started_at) * 1000
+           i.started_at, ended, extract(epoch FROM ended - i.started_at) * 1000, i.erased_by_action_id
       FROM provenance.action_intents i
      WHERE i.id = action_id;
     IF NOT FOUND THEN

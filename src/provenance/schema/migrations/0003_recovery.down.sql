@@ -3,7 +3,10 @@ DROP FUNCTION
     provenance.resolve(uuid),
     provenance.doubt_intent,
     provenance.extend_intents,
-    provenance.system_identifier();
+    provenance.system_identifier(),
+    provenance.open_block,
+    provenance.close_blocks;
+DROP TABLE provenance.open_blocks;
 CREATE OR REPLACE FUNCTION provenance.forget_intent(action_id uuid) RETURNS void
     LANGUAGE sql VOLATILE STRICT SECURITY DEFINER
     SET search_path = pg_catalog, pg_temp

@@ -9,6 +9,30 @@ ALTER TABLE provenance.action_intents ADD COLUMN joined boolean NOT NULL DEFAULT
 COMMENT ON COLUMN provenance.action_intents.work_xid IS 'The top-level transaction of the work, assigned before this row was committed.';
 COMMENT ON COLUMN provenance.action_intents.joined IS 'The work is a savepoint in a transaction of the caller''s, which may be committed without it.';
 
+-- Blocks that are open in a transaction of a caller's, each of them a row in that very transaction and under its savepoint. So
+-- there is one to be seen only where the body of a block has ended that transaction behind everybody's back; what is undone
+-- with the savepoint leaves none.
+CREATE TABLE provenance.open_blocks (
+    action_id uuid NOT NULL,
+    CONSTRAINT open_blocks_pkey PRIMARY KEY (action_id)
+);
+
+COMMENT ON TABLE provenance.open_blocks IS 'Declared actions that were under way when the transaction around them was committed.';
+
+CREATE FUNCTION provenance.open_block(action_id uuid) RETURNS void
+    LANGUAGE sql VOLATILE STRICT SECURITY DEFINER
+    SET search_path = pg_catalog, pg_temp
+    AS 'INSERT INTO provenance.open_blocks (action_id) VALUES (open_block.action_id)';
+
+COMMENT ON FUNCTION provenance.open_block(uuid) IS 'Note that a block has begun in this transaction, which is not its own.';
+
+CREATE FUNCTION provenance.close_blocks(action_ids uuid[]) RETURNS void
+    LANGUAGE sql VOLATILE STRICT SECURITY DEFINER
+    SET search_path = pg_catalog, pg_temp
+    AS 'DELETE FROM provenance.open_blocks b WHERE b.action_id = ANY (action_ids)';
+
+COMMENT ON FUNCTION provenance.close_blocks(uuid[]) IS 'Note that blocks have ended in this transaction, before it.';
+
 -- A transaction id means nothing in another cluster. Writers may not be allowed to read the control data themselves.
 CREATE FUNCTION provenance.system_identifier() RETURNS bigint
     LANGUAGE sql STABLE SECURITY DEFINER
@@ -62,7 +86,11 @@ BEGIN
             current_setting('transaction_isolation')
             USING ERRCODE = 'invalid_transaction_state', HINT = 'Call it in a transaction of its own, at READ COMMITTED.';
     END IF;
-    SELECT i.* INTO it FROM provenance.action_intents i WHERE i.id = action_id;
+    SELECT i.* INTO it FROM provenance.action_intents i WHERE i.id = action_id FOR UPDATE SKIP LOCKED;
+    IF it.id IS NULL AND EXISTS (SELECT FROM provenance.action_intents i WHERE i.id = action_id) THEN
+        -- Somebody is settling it. To wait for that would keep recovery from all those behind it.
+        RETURN COALESCE(provenance.outcome(action_id), 'pending');
+    END IF;
     IF it.work_xid IS NOT NULL AND it.system_identifier = provenance.system_identifier() THEN
         BEGIN
             xact_status := pg_xact_status(it.work_xid);
@@ -75,22 +103,27 @@ BEGIN
     IF it.id IS NULL THEN
         RETURN outcome;
     END IF;
-    IF outcome IS NULL AND it.doubt IS NULL AND (xact_status = 'aborted' OR (xact_status = 'committed' AND it.joined)) THEN
+    IF outcome IS NULL AND it.doubt IS NULL
+       AND (xact_status = 'aborted'
+            OR (xact_status = 'committed' AND it.joined
+                AND NOT EXISTS (SELECT FROM provenance.open_blocks b WHERE b.action_id = it.id))) THEN
         INSERT INTO provenance.actions (
             id, root_id, parent_action_id, action_type, concept, status, tenant_id, user_id, request_id, correlation_id,
-            entity_type, entity_id, payload, metadata, error_message, started_at, completed_at, duration_ms)
+            entity_type, entity_id, payload, metadata, error_message, started_at, completed_at, duration_ms,
+            erased_by_action_id)
         SELECT it.id, it.root_id, it.parent_action_id, it.action_type, it.concept, 'rolled_back', it.tenant_id, it.user_id,
                it.request_id, it.correlation_id, it.entity_type, it.entity_id, it.payload, it.metadata,
                CASE xact_status
                     WHEN 'aborted' THEN 'its transaction was rolled back without an outcome; found by recovery'
                     ELSE 'its savepoint was rolled back without an outcome; found by recovery' END,
-               it.started_at, ended.at, extract(epoch FROM ended.at - it.started_at) * 1000
+               it.started_at, ended.at, extract(epoch FROM ended.at - it.started_at) * 1000, it.erased_by_action_id
           FROM GREATEST(it.started_at, clock_timestamp()) AS ended (at)
         ON CONFLICT DO NOTHING;
         outcome := provenance.outcome(action_id);
     END IF;
     IF outcome IS NOT NULL THEN
         DELETE FROM provenance.action_intents i WHERE i.id = action_id;
+        DELETE FROM provenance.open_blocks b WHERE b.action_id = it.id;
         RETURN outcome;
     END IF;
     IF it.work_xid IS NOT NULL AND it.doubt IS NULL AND xact_status IS DISTINCT FROM 'in progress' THEN
@@ -150,7 +183,8 @@ BEGIN
         'provenance.set_context(uuid), provenance.outcome(uuid), provenance.root_of(uuid), provenance.record_action, '
         'provenance.complete_action, provenance.pending_action(uuid), provenance.forget_intent(uuid), '
         'provenance.system_identifier(), provenance.extend_intents, provenance.doubt_intent, provenance.resolve(uuid), '
-        'provenance.recover, provenance.refresh_view, provenance.view_to_refresh, provenance.view_function, '
+        'provenance.recover, provenance.open_block, provenance.close_blocks, provenance.refresh_view, '
+        'provenance.view_to_refresh, provenance.view_function, '
         'provenance.below_view, provenance.qualified_name TO %I', role_name);
 END
 $$;

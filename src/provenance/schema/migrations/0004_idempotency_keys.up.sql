@@ -124,7 +124,8 @@ BEGIN
         'provenance.set_context(uuid), provenance.outcome(uuid), provenance.root_of(uuid), provenance.record_action, '
         'provenance.complete_action, provenance.pending_action(uuid), provenance.forget_intent(uuid), '
         'provenance.system_identifier(), provenance.extend_intents, provenance.doubt_intent, provenance.resolve(uuid), '
-        'provenance.recover, provenance.claim_key, provenance.holds_key, provenance.refresh_view, provenance.view_to_refresh, provenance.view_function, '
+        'provenance.recover, provenance.open_block, provenance.close_blocks, '
+        'provenance.claim_key, provenance.holds_key, provenance.refresh_view, provenance.view_to_refresh, provenance.view_function, '
         'provenance.below_view, provenance.qualified_name TO %I', role_name);
 END
 $$;

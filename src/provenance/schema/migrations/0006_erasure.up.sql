@@ -43,6 +43,9 @@ BEGIN
         ELSIF before - '{payload,result,metadata,error_message,erased_by_action_id}'::text[]
               = after - '{payload,result,metadata,error_message,erased_by_action_id}'::text[]
               AND num_nonnulls(NEW.payload, NEW.result, NEW.metadata, NEW.error_message) = 0
+              AND num_nonnulls(OLD.payload, OLD.result, OLD.metadata, OLD.error_message) > 0
+              -- Why something was erased is not to be erased.
+              AND NOT (OLD.action_type = 'erase' AND OLD.concept = 'trail')
               AND NEW.erased_by_action_id = provenance.erasing_action_id()
         THEN
             RETURN NEW;
@@ -112,6 +115,8 @@ CREATE FUNCTION provenance.erase(
 #variable_conflict use_column
 DECLARE
     by_action CONSTANT uuid := provenance.erasing_action_id();
+    -- That there is doubt must stay; an error message may be part of why.
+    erased_doubt CONSTANT text := 'nobody can know its outcome; why is erased';
     subjects uuid[];
     tables integer[];
     row_keys text[];
@@ -139,12 +144,15 @@ BEGIN
 
     UPDATE provenance.actions a
        SET payload = NULL, result = NULL, metadata = NULL, error_message = NULL, erased_by_action_id = by_action
-     WHERE a.id = ANY (subjects) AND a.erased_by_action_id IS NULL
+     WHERE a.id = ANY (subjects)
        AND num_nonnulls(a.payload, a.result, a.metadata, a.error_message) > 0;
     GET DIAGNOSTICS actions = ROW_COUNT;
 
-    UPDATE provenance.action_intents i SET payload = NULL, metadata = NULL, erased_by_action_id = by_action
-     WHERE i.id = ANY (subjects) AND num_nonnulls(i.payload, i.metadata) > 0;
+    UPDATE provenance.action_intents i
+       SET payload = NULL, metadata = NULL, doubt = CASE WHEN i.doubt IS NOT NULL THEN erased_doubt END,
+           erased_by_action_id = by_action
+     WHERE i.id = ANY (subjects)
+       AND (num_nonnulls(i.payload, i.metadata) > 0 OR i.doubt <> erased_doubt);
     GET DIAGNOSTICS pending = ROW_COUNT;
 
     -- The first row of each statement tells where its other rows are.
