@@ -8,9 +8,10 @@ from contextlib import contextmanager, nullcontext
 
 import attrs
 import psycopg
+from psycopg import IsolationLevel
 
 from provenance import drivers, tracking
-from provenance.errors import InvalidAction, NotCaptured
+from provenance.errors import InvalidAction, MisusedAction, NotCaptured
 from provenance.models import Erasure
 from provenance.statements.erasing import Erased, Subject
 from provenance.statements.erasing import erase as statement
@@ -48,6 +49,11 @@ def _erasing(table: str | None) -> Generator[None]:
                 yield
         except psycopg.errors.UndefinedObject as error:
             raise NotCaptured(sentence(error)) from error
+        except psycopg.errors.ObjectNotInPrerequisiteState as error:
+            raise MisusedAction(
+                "erase: the transaction around it is at an isolation level that does not see what is committed meanwhile; "
+                "call it outside of that block, or at READ COMMITTED"
+            ) from error
         except psycopg.errors.InvalidParameterValue as error:
             raise InvalidAction(f"row: {sentence(error)}") from error
 
@@ -67,7 +73,8 @@ class _Erasing:
             entity_id=subject.entity_id or subject.user_id or f"{subject.table} {' '.join(subject.key or ())}",
             payload={"reason": reason, **{what: value for what, value in about.items() if value is not None}},
             durability="intent",
-        )
+            # It could not see the declaration otherwise, which is committed after its transaction has begun.
+        ).at(IsolationLevel.READ_COMMITTED)
 
     def _note_erasure(self, action: TrackedAction | AsyncTrackedAction, erased: Erased) -> Erasure:
         counts = attrs.asdict(erased)

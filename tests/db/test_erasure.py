@@ -9,13 +9,13 @@ from typing import Any
 
 import psycopg
 import pytest
-from psycopg import conninfo, errors, sql
+from psycopg import IsolationLevel, conninfo, errors, sql
 
 from provenance import Trail, schema
-from provenance.errors import InvalidAction, NotCaptured, SchemaNotReady, TableRefused
+from provenance.errors import InvalidAction, MisusedAction, NotCaptured, SchemaNotReady, TableRefused
 from provenance.testing import RecordedActions
 from tests.support import colours, databases
-from tests.support.colours import Blocking, done
+from tests.support.colours import Awaiting, Blocking, done
 
 recycler = databases.recycler
 provenance_dsn = databases.provenance_dsn
@@ -121,6 +121,62 @@ async def test_twice_is_once(colour: Blocking, eye: Connection) -> None:
     assert reasons == [("because",)] * 3
 
 
+async def test_what_is_in_doubt(colour: Blocking, recorded_actions: RecordedActions, eye: Connection) -> None:
+    """Why nobody can know may quote an error: it goes, and that nobody can know stays."""
+    with pytest.raises(LookupError):
+        async with colour.track("act", user_id="ada") as action:
+            await done(action.connection.execute("COMMIT"))
+            raise LookupError(f"no such person: {NAME}")
+    (before,) = recorded_actions.all()
+    assert NAME in (before.error_message or "")
+    assert (await done(colour.trail.erase(user_id="ada", reason="because"))).pending == 1
+    after, _ = recorded_actions.all()
+    assert (after.status, after.error_message) == ("unknown", "nobody can know its outcome; why is erased")
+    assert NAME not in kept(eye)
+    assert (await done(colour.trail.erase(user_id="ada", reason="because"))).pending == 0
+
+
+async def test_what_ends_after_it_was_erased(
+    colour: Blocking, recorded_actions: RecordedActions, eye: Connection
+) -> None:
+    """The row says by which action its beginning was erased, and what came later can be erased, too."""
+    begun = [await done(colour.trail.begin("act", concept="work", user_id="ada", payload=NAME)) for _ in range(2)]
+    erased = await done(colour.trail.erase(user_id="ada", reason="because"))
+    await done(colour.trail.complete(begun[0], {"of": NAME}))
+    await done(colour.trail.complete(begun[1]))
+    first, second, _ = recorded_actions.all()
+    assert [(found.payload, found.erased_by_action_id) for found in (first, second)] == [(None, erased.action_id)] * 2
+    again = await done(colour.trail.erase(user_id="ada", reason="because"))
+    first, second, *_ = recorded_actions.all()
+    assert (again.actions, first.erased_by_action_id, second.erased_by_action_id) == (
+        1,
+        again.action_id,
+        erased.action_id,
+    )
+    assert NAME not in kept(eye)
+
+
+@pytest.mark.parametrize("level", [IsolationLevel.REPEATABLE_READ, IsolationLevel.SERIALIZABLE])
+async def test_at_the_stricter_levels(
+    colour: Blocking, recorded_actions: RecordedActions, level: IsolationLevel
+) -> None:
+    """A pool of such connections makes no difference; a transaction that is open at such a level says so."""
+    if isinstance(colour, Awaiting):
+        async with colour.pool.connection() as connection:
+            await connection.set_isolation_level(level)
+    else:
+        with colour.pool.connection() as connection:
+            connection.isolation_level = level
+    async with colour.track("act", user_id="ada", payload=NAME):
+        pass
+    with pytest.raises(MisusedAction, match=r"erase: .* call it outside of that block"):
+        async with colour.track("around"):
+            await done(colour.trail.erase(user_id="ada", reason="because"))
+    assert (await done(colour.trail.erase(user_id="ada", reason="because"))).actions == 1
+    assert connection.isolation_level == level
+    assert recorded_actions.all()[-1].status == "completed"
+
+
 @pytest.mark.usefixtures("people")
 async def test_an_entity_within_a_tenant(colour: Blocking, recorded_actions: RecordedActions) -> None:
     """What others did to it, in this tenant only; another entity is not touched."""
@@ -196,6 +252,10 @@ def erasing(eye: Connection, provenance_dsn: str) -> Iterator[Connection]:
         for number in (1, 2):
             with trail.track_action("act", concept="work", payload=1, user_id="ada") as action:
                 action.connection.execute("INSERT INTO people VALUES (%s, 'x')", (number,))
+        trail.erase(user_id="bob", reason="because")
+        with trail.track_action("said", concept="work", payload=1, user_id="bob"):
+            pass
+        trail.erase(user_id="bob", reason="because")
         with trail.track_action("erase", concept="trail", durability="intent") as action:
             yield action.connection
 
@@ -212,6 +272,11 @@ def erasing(eye: Connection, provenance_dsn: str) -> Iterator[Connection]:
         "UPDATE provenance.actions SET payload = NULL, recorded_at = now(), erased_by_action_id = {it}",
         "UPDATE provenance.actions SET payload = NULL, erased_by_action_id = id",
         "UPDATE provenance.actions SET error_message = 'x', payload = NULL, erased_by_action_id = {it}",
+        (
+            "UPDATE provenance.actions SET payload = NULL, result = NULL, erased_by_action_id = {it} "
+            "WHERE action_type = 'erase'"
+        ),
+        "UPDATE provenance.actions SET erased_by_action_id = {it} WHERE action_type = 'said'",
         "UPDATE provenance.row_changes SET new_row = '()'",
         "UPDATE provenance.row_changes SET new_row = NULL",
         "UPDATE provenance.row_changes SET new_row = '(1,y)', shape_id = provenance.erased_shape(shape_id)",

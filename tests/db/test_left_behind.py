@@ -153,6 +153,17 @@ def test_a_joined_block_that_nobody_can_leave(
     """)
 
 
+@pytest.mark.parametrize("end", ["commit", "rollback", "close"])
+def test_the_callers_transaction_is_the_callers_again(
+    trail: Trail, provenance_dsn: str, eye: psycopg.Connection[Any], end: str
+) -> None:
+    """It can be ended at once, and not only when the next block begins."""
+    with psycopg.connect(provenance_dsn) as connection:
+        interrupted_at_the_end(trail, connection=connection)
+        getattr(connection, end)()
+    assert present(eye) == ([99] if end == "commit" else [])
+
+
 def test_a_joined_block_that_nobody_can_leave_with_blocks_inside_it(
     trail: Trail, provenance_dsn: str, recorded_actions: RecordedActions, eye: psycopg.Connection[Any]
 ) -> None:

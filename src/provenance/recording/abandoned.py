@@ -18,10 +18,15 @@ _ABANDONED = "an interruption hit the end of the block before anything could be 
 
 
 def cut_off(block: Block) -> None:
-    """Make sure that the work of a block nobody can leave any more is not committed by anybody. No I/O that waits."""
+    """Make sure that the work of a block nobody can leave any more is not committed behind its owner's back.
+
+    No I/O that waits. A transaction of the caller's is the caller's again, to end as it likes.
+    """
     unit = block.unit
-    if unit is not None and block.enclosing is None and not unit.joined and not unit.ended:
-        drivers.cut(unit.connection)
+    if unit is not None and block.enclosing is None and not unit.ended:
+        drivers.release(unit.connection)
+        if not unit.joined:
+            drivers.cut(unit.connection)
 
 
 def bury(block: Block) -> Steps[None]:

@@ -15,6 +15,7 @@ from uuid import UUID
 from weakref import ReferenceType, WeakKeyDictionary
 
 import attrs
+from psycopg import IsolationLevel
 from psycopg.pq import TransactionStatus
 
 from provenance import drivers, ids
@@ -153,6 +154,7 @@ class Block(CurrentAction):
         "intended",
         "interruption",
         "key",
+        "level",
         "metadata",
         "owner",
         "parent_id",
@@ -197,6 +199,8 @@ class Block(CurrentAction):
         """There is evidence that the action was begun, from before its body ran."""
         self.key = key
         """Of several actions with the same one, one is done."""
+        self.level: IsolationLevel | None = None
+        """At which level a transaction of its own must be, whatever that of its connection."""
         self.resumed = False
         self.host = host
         self.colour = colour

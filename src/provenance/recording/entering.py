@@ -163,7 +163,7 @@ def _open_unit(block: Block, connection: AnyConnection, *, joined: bool, pooled:
 
 
 def _enter_own(block: Block, connection: AnyConnection, *, pooled: bool) -> Steps[None]:
-    begin = statements.begin(connection.isolation_level, connection.read_only, connection.deferrable)
+    begin = statements.begin(block.level or connection.isolation_level, connection.read_only, connection.deferrable)
     try:
         _refuse_bytes(block, connection)
         yield CheckSchema(connection)

@@ -14,6 +14,7 @@ from typing import Any, ClassVar, ParamSpec, TypeVar, cast, get_args
 from uuid import UUID
 
 import psycopg
+from psycopg import IsolationLevel
 
 from provenance import ids, recording
 from provenance.context import current_frame, innermost_action, live_frame, set_innermost_action
@@ -145,6 +146,7 @@ class track_action:
     """
 
     _host: ClassVar[Any] = None
+    _level: IsolationLevel | None = None
 
     def __init__(
         self,
@@ -261,7 +263,13 @@ class track_action:
             key=self._key,
         )
         block.enclosing = enclosing
+        block.level = self._level
         return block
+
+    def at(self, level: IsolationLevel) -> track_action:
+        """Have a transaction of the block's own be at *level*, whatever the connection is set to; return the block."""
+        self._level = level
+        return self
 
     def _marked_metadata(self) -> Mapping[str, object] | None:
         frame = current_frame()
