@@ -473,6 +473,29 @@ async def test_another_connection_when_one_breaks(
     assert ("mail completed", True, 0) == (recorded_actions.outline(), health(colour).reachable, health(colour).kept)
 
 
+def test_connections_that_nobody_gives_back(
+    provenance_dsn: str, directory: Path, recorded_actions: RecordedActions
+) -> None:
+    """As when exceptions out of signal handlers strike where they were taken: the journal takes others."""
+    with Trail(provenance_dsn, spool=directory) as trail:
+        for number in range(3):
+            with trail.track_action("mail", concept="work", transaction=False, entity_id=number):
+                pass
+            if number == 0:
+                pool = trail._journal._pool
+                lost = [pool.getconn(), pool.getconn()]
+        deadline = time.monotonic() + PATIENCE
+        while not (trail.health().reachable and trail.health().replayed):
+            assert time.monotonic() < deadline
+            time.sleep(0.005)
+        with trail.track_action("mail", concept="work", transaction=False, entity_id=3):
+            pass
+        assert (trail.health().kept, trail.health().lost) == (2, 0)
+    for connection in lost:
+        connection.close()
+    assert sorted(row.entity_id or "" for row in recorded_actions.all()) == ["0", "1", "2", "3"]
+
+
 async def test_a_server_that_does_not_answer_is_not_waited_for(
     opened: Opened, directory: Path, line: Proxy, recorded_actions: RecordedActions
 ) -> None:

@@ -167,7 +167,7 @@ class Journal:
 
     def __init__(self, conninfo: Any, *, kwargs: Any = None, spool: Spool | None = None) -> None:
         self._where = (conninfo, kwargs)
-        self.outage = Outage(spool, self.run)
+        self.outage = Outage(spool, self._attempt)
         self._heartbeat = Heartbeat(self.run)
         self._pool = self._make_pool()
         renew_in_children(self)
@@ -203,7 +203,10 @@ class Journal:
             TrailUnavailable: no connection can be had, or the server does not answer.
             psycopg.Error: the server refused a statement.
         """
-        pool = self._pool
+        return self._run_on(self._pool, *work)
+
+    @staticmethod
+    def _run_on(pool: ConnectionPool[drivers.SyncConnection], *work: Statement[Any]) -> list[Any]:
         try:
             pool.open()
             connection = pool.getconn()
@@ -219,6 +222,24 @@ class Journal:
         finally:
             pool.putconn(connection)
         return answers[-1 - len(work) : -1]
+
+    def _attempt(self, *work: Statement[Any]) -> list[Any]:
+        """Run statements, with another pool if nobody gives the connections of this one back.
+
+        An exception out of a signal handler may strike where one has just been taken.
+        """
+        pool = self._pool
+        try:
+            return self._run_on(pool, *work)
+        except TrailUnavailable:
+            stats = pool.get_stats()
+            if stats["pool_size"] < _SIZE or stats["pool_available"]:
+                raise
+        with self._make_pool() as another:
+            answers = self._run_on(another, *work)
+        self._pool = self._make_pool()
+        pool.close(timeout=0)
+        return answers
 
     def intend(
         self, evidence: Evidence, action: CurrentAction, claim: Statement[Claim] | None, *, may_wait: bool
