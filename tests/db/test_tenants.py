@@ -101,6 +101,19 @@ def test_a_reader_sees_the_tenants_it_is_bound_to(
 
 
 @pytest.mark.usefixtures("tenants")
+def test_another_role_of_the_same_name_inherits_nothing(eye: Connection, provenance_dsn: str) -> None:
+    """The tenants that a role was bound to are not those of one that is made when it is gone."""
+    name = f"provenance_role_{secrets.token_hex(8)}"
+    role = sql.Identifier(name)
+    for tenant in ("ada", "bob"):
+        eye.execute(sql.SQL("CREATE ROLE {} LOGIN").format(role))
+        eye.execute("SELECT provenance.grant_tenant_reader(%s, %s)", (name, tenant))
+        with psycopg.connect(provenance_dsn, user=name, autocommit=True) as connection:
+            assert seen(connection) == rows(tenant)
+        eye.execute(sql.SQL("DROP OWNED BY {0}; DROP ROLE {0}").format(role))
+
+
+@pytest.mark.usefixtures("tenants")
 def test_no_setting_makes_a_difference(log_in: Callable[..., Connection]) -> None:
     """Whoever can read can set one."""
     reader = log_in(ONE)

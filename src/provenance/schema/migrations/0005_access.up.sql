@@ -66,6 +66,10 @@ CREATE FUNCTION provenance.grant_tenant_reader(role_name name, tenant_id text) R
     SET search_path = pg_catalog, pg_temp
     AS $$
 BEGIN
+    -- A role that may read nothing and yet is bound is another one, of the same name as one that was dropped.
+    IF NOT has_table_privilege(role_name, 'provenance.actions', 'SELECT') THEN
+        DELETE FROM provenance.readers r WHERE r.role_name = grant_tenant_reader.role_name;
+    END IF;
     EXECUTE format('GRANT USAGE ON SCHEMA provenance TO %I', role_name);
     EXECUTE format(
         'GRANT SELECT ON provenance.actions, provenance.action_intents, provenance.action_log, provenance.row_changes, '
