@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import threading
 import weakref
 from collections.abc import Generator, Iterator, Mapping
@@ -11,10 +12,11 @@ from typing import Any
 
 import psycopg
 import pytest
+from psycopg.pq import TransactionStatus
 from psycopg.types.json import set_json_loads
 from psycopg_pool import ConnectionPool
 
-from provenance import NoCurrentAction, Trail, current_action
+from provenance import NoCurrentAction, Trail, current_action, drivers
 from provenance.context import set_innermost_action
 from provenance.errors import MisusedAction, NotCommitted
 from provenance.testing import RecordedActions
@@ -151,6 +153,22 @@ def test_a_joined_block_that_nobody_can_leave(
         lost unknown
         add completed
     """)
+
+
+def test_a_process_that_was_forked_inside_a_block_leaves_it_without_a_word(
+    trail: Trail, recorded_actions: RecordedActions, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Nothing is sent on the connection, which is the parent's, and no row is written; see the processes in test_outage."""
+    block = trail.track_action("add", concept="work")
+    connection = block.__enter__().connection
+    with monkeypatch.context() as child:
+        child.setattr(os, "getpid", lambda: -1)
+        block.__exit__(None, None, None)
+    assert connection.info.transaction_status == TransactionStatus.INTRANS
+    drivers.release(connection)
+    connection.close()
+    trail.pool.putconn(connection)
+    assert recorded_actions.all() == []
 
 
 @pytest.mark.parametrize("end", ["commit", "rollback", "close"])

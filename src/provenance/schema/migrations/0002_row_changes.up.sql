@@ -631,7 +631,7 @@ CREATE FUNCTION provenance.capture_table(
     relation regclass, excluded text[] DEFAULT '{}', masked text[] DEFAULT '{}', kept text[] DEFAULT '{}',
     max_bytes integer DEFAULT 32768,
     suspicious text DEFAULT
-        'accesskey|accountkey|aeskey|apikey|auth|authcode|authkey|authorization|backupcode|bearer|cardnumber|'
+        'accesskey|accountkey|aeskey|apikey|auth|authcode|authkey|authorization|backupcode|bearer|cardnumber|codeverifier|'
         'cookie|credential|creditcard|csrf|cvc|cvv|debitcard|encryptionkey|hmackey|jwt|masterkey|mfacode|otp|'
         'pass|passcode|passphrase|passwd|password|passwordhash|pin|privatekey|pwd|recoverycode|secret|'
         'secretkey|securitycode|seedphrase|sessid|sessionid|sessionkey|sharedkey|signingkey|socialsecurity|'
