@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import selectors
 import socket
 import struct
@@ -147,10 +148,7 @@ class Proxy:
                         if not data:
                             return
                         if source is line.client:
-                            # One by one, so that the line can be cut between two that come together.
-                            for kind, body, message in line.messages(data):
-                                self._watch(line, kind, body)
-                                line.server.sendall(message)
+                            self._forward(line, data)
                         else:
                             if self.after_answer is not None:
                                 self.after_answer(line, data)
@@ -159,6 +157,21 @@ class Proxy:
                 return
             finally:
                 line.close()
+
+    def _forward(self, line: Line, data: bytes) -> None:
+        """Pass messages on one by one, so that the line can be cut between two that come together.
+
+        But not a flush (H) apart from the sync before it, after which psycopg always sends one: when the answer to the sync
+        was quicker, PgBouncer would take it for the beginning of something, and keep a server connection for the client.
+        """
+        messages = line.messages(data)
+        held = b""
+        for (kind, body, message), following in itertools.zip_longest(messages, messages[1:]):
+            self._watch(line, kind, body)
+            held += message
+            if following is None or following[0] != b"H":
+                line.server.sendall(held)
+                held = b""
 
     def _watch(self, line: Line, kind: bytes, body: bytes) -> None:
         if kind in (b"Q", b"S"):
