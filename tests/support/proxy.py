@@ -104,7 +104,8 @@ class Proxy:
     def go_down(self) -> None:
         """Cut every line, and let nobody through until ``down`` is false again."""
         self.down = True
-        for line in self.lines:
+        # Those there are: whoever waits for the first to be cut may have raised the proxy again before the last one is.
+        for line in tuple(self.lines):
             line.cut()
 
     def _connect(self) -> socket.socket:
@@ -131,6 +132,8 @@ class Proxy:
             client.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
             line = Line(client, server)
             self.lines.append(line)
+            if self.down:  # since it was looked at
+                line.cut()
             thread = threading.Thread(target=self._pump, args=(line,), daemon=True)
             self._threads.append(thread)
             thread.start()
