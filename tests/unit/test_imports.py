@@ -57,7 +57,7 @@ LAYERS = [
         "recording",
     ],
     ["tracking.handles", "tracking.driving", "tracking.hosts", "tracking.block", "tracking", "repository"],
-    ["journal.spool", "journal.heartbeat", "journal.outage", "journal.connections", "journal"],
+    ["journal.spool", "journal.heartbeat", "journal.limits", "journal.outage", "journal.connections", "journal"],
     ["changes", "capture", "refreshing", "outliving", "recovery", "erasure"],
     ["trail"],
     ["configuration"],

@@ -9,9 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-import threading
-from collections.abc import AsyncGenerator, Generator, Sequence
-from contextlib import asynccontextmanager, contextmanager
+from collections.abc import Sequence
 from datetime import timedelta
 from functools import partial
 from typing import Any, TypedDict
@@ -25,6 +23,7 @@ from provenance.context import CurrentAction
 from provenance.errors import TrailUnavailable
 from provenance.forking import leave_to_parent, renew_in_children
 from provenance.journal.heartbeat import Heartbeat
+from provenance.journal.limits import alimited, limited
 from provenance.journal.outage import Outage, writing
 from provenance.journal.spool import Kind, Spool
 from provenance.statements import Statement, intents, recording
@@ -92,68 +91,11 @@ def _not_dropped(action_ids: Sequence[UUID], error: Exception) -> None:
     logger.info("provenance: evidence of %d action(s) could not be dropped (%s)", len(action_ids), type(error).__name__)
 
 
-def _silent(seconds: float) -> TrailUnavailable:
-    return TrailUnavailable(f"the database has not answered within {seconds:g} s; the connection to it is given up")
-
-
 def _standby(error: psycopg.NotSupportedError) -> TrailUnavailable:
     return TrailUnavailable(
         f"the journal's server takes no writes ({error.diag.message_primary}); if it has become a standby, let the address "
         "of the journal name every server that may be the primary, with target_session_attrs=read-write"
     )
-
-
-@contextmanager
-def _limited(connection: drivers.SyncConnection, seconds: float) -> Generator[None]:
-    """Hang up when the server, or the network, has not answered in time.
-
-    Raises:
-        TrailUnavailable: it has not.
-    """
-    lock = threading.Lock()
-    over = struck = False
-
-    def strike() -> None:
-        nonlocal struck
-        with lock:
-            if not over:  # pragma: no branch - else the answer has come just as the time was up
-                struck = True
-                drivers.hang_up(connection)
-
-    timer = threading.Timer(seconds, strike)
-    timer.daemon = True
-    timer.start()
-    try:
-        yield
-    except psycopg.OperationalError as error:
-        if struck:
-            raise _silent(seconds) from error
-        raise
-    finally:
-        with lock:
-            over = True
-        timer.cancel()
-
-
-@asynccontextmanager
-async def _alimited(connection: drivers.AsyncConnection, seconds: float) -> AsyncGenerator[None]:
-    """Hang up in time; see :func:`_limited`."""
-    struck = False
-
-    def strike() -> None:
-        nonlocal struck
-        struck = True
-        drivers.hang_up(connection)
-
-    timer = asyncio.get_running_loop().call_later(seconds, strike)
-    try:
-        yield
-    except psycopg.OperationalError as error:
-        if struck:
-            raise _silent(seconds) from error
-        raise
-    finally:
-        timer.cancel()
 
 
 class Journal:
@@ -193,7 +135,7 @@ class Journal:
 
     @staticmethod
     def _check(connection: drivers.SyncConnection) -> None:
-        with _limited(connection, _hang_up_after()):
+        with limited(connection, _hang_up_after()):
             connection.execute("")
 
     def run(self, *work: Statement[Any]) -> list[Any]:
@@ -213,7 +155,7 @@ class Journal:
         except psycopg.OperationalError as error:
             raise unavailable(error, "the journal") from error
         try:
-            with _limited(connection, _hang_up_after()):
+            with limited(connection, _hang_up_after()):
                 answers = drivers.run_together(connection, _transaction(*work))
         except psycopg.NotSupportedError as error:
             # That it cannot READ WRITE during recovery. Another connection may lead to the server that has taken over.
@@ -371,7 +313,7 @@ class AsyncJournal:
 
     @staticmethod
     async def _check(connection: drivers.AsyncConnection) -> None:
-        async with _alimited(connection, _hang_up_after()):
+        async with alimited(connection, _hang_up_after()):
             await connection.execute("")
 
     async def run(self, *work: Statement[Any]) -> list[Any]:
@@ -386,7 +328,7 @@ class AsyncJournal:
         except psycopg.OperationalError as error:
             raise unavailable(error, "the journal") from error
         try:
-            async with _alimited(connection, _hang_up_after()):
+            async with alimited(connection, _hang_up_after()):
                 answers = await drivers.arun_together(connection, _transaction(*work))
         except psycopg.NotSupportedError as error:
             await connection.close()
