@@ -60,10 +60,9 @@ def _pinned() -> Generator[None]:
 
 @contextmanager
 def _running(place: Place) -> Generator[str]:
-    with Cluster(port=_free_port(), settings=() if place.durable else _LOSSY) as cluster:
-        yield (
-            make_conninfo(cluster.conninfo, host="127.0.0.1", sslmode="disable") if place.over_tcp else cluster.conninfo
-        )
+    port = _free_port() if place.over_tcp else None
+    with Cluster(port=port, settings=() if place.durable else _LOSSY) as cluster:
+        yield cluster.conninfo if port is None else make_conninfo(cluster.conninfo, host="127.0.0.1", sslmode="disable")
 
 
 @contextmanager

@@ -24,6 +24,7 @@ from provenance.models import Recovery
 from provenance.trail import Trail
 from tests.support import outages
 from tests.support.cluster import Cluster, until
+from tests.support.outages import settled
 
 hurried = outages.hurried
 pytestmark = [
@@ -46,7 +47,7 @@ class Disk:
     def fill(self) -> None:
         """Leave no room."""
         with self._ballast.open("wb", buffering=0) as ballast, suppress(OSError):
-            while ballast.write(b"\\0" * 4096):
+            while ballast.write(b"\0" * 4096):
                 pass
 
     def make_room(self) -> None:
@@ -135,16 +136,6 @@ def install(address: str) -> None:
         connection.execute("CREATE TABLE ledger (action_id uuid NOT NULL, text text NOT NULL)")
 
 
-def settled(trail: Trail) -> None:
-    """Wait until everything that was kept is in the database."""
-
-    def over() -> bool:
-        health = trail.health()
-        return health.reachable and health.spool is not None and not health.spool.waiting
-
-    until(over, "the spool to be replayed")
-
-
 def test_the_disk_of_the_trail_is_full(disk: Disk, tmp_path: Path) -> None:
     """What cannot be completed is undone and fails; that it failed is kept, and written when there is room."""
     with Cluster() as cluster, cluster.connect() as owner:
@@ -164,7 +155,7 @@ def test_the_disk_of_the_trail_is_full(disk: Disk, tmp_path: Path) -> None:
             disk.fill()
             until(lambda: application.act() or trail.health().kept >= 10, "the disk to be full")
             disk.make_room()
-            settled(trail)
+            settled(trail, patience=60)
             application.act()
             ends = application.judge(eye)
             assert trail.health().lost == trail.health().refused == 0
@@ -196,7 +187,7 @@ def test_the_disk_of_the_write_ahead_log_is_full(disk: Disk, tmp_path: Path) -> 
             application.act()
             disk.make_room()
             cluster.start()
-            settled(trail)
+            settled(trail, patience=60)
             until(lambda: trail.recover() == Recovery(), "everything to be found out")
             application.act()
             with cluster.connect() as eye:

@@ -224,16 +224,30 @@ async def test_at_stricter_levels(colour: Blocking, level: IsolationLevel, eye: 
 # --- At once ---------------------------------------------------------------------------------------------------------
 
 
+def at_once(number: int, dsn: str, attempt: Callable[[Trail], None]) -> None:
+    """Have so many threads do something with one trail at the same moment, and wait for them."""
+    ready = threading.Barrier(number)
+
+    def run() -> None:
+        ready.wait(PATIENCE)
+        attempt(trail)
+
+    with Trail(dsn, max_size=number) as trail:
+        threads = [threading.Thread(target=run) for _ in range(number)]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join(PATIENCE)
+
+
 @pytest.mark.parametrize("mode", ["own", "detached"])
 def test_of_many_at_once_one_is_done(
     mode: str, provenance_dsn: str, recorded_actions: RecordedActions, eye: psycopg.Connection[Any]
 ) -> None:
     """The others wait for its end and learn of it, or hear at once that it is at work."""
     told: list[str] = []
-    ready = threading.Barrier(12)
 
-    def run(trail: Trail) -> None:
-        ready.wait(PATIENCE)
+    def attempt(trail: Trail) -> None:
         try:
             with trail.track_action(
                 "pay", concept="work", idempotency_key="k", payload={"n": 1}, transaction=mode == "own"
@@ -244,12 +258,7 @@ def test_of_many_at_once_one_is_done(
         except (AlreadyDone, IdempotencyKeyBusy) as error:
             told.append(type(error).__name__)
 
-    with Trail(provenance_dsn, max_size=12) as trail:
-        threads = [threading.Thread(target=run, args=(trail,)) for _ in range(12)]
-        for thread in threads:
-            thread.start()
-        for thread in threads:
-            thread.join(PATIENCE)
+    at_once(12, provenance_dsn, attempt)
     assert (told.count("done"), len(told)) == (1, 12)
     assert mode == "detached" or told.count("AlreadyDone") == 11
     assert paid(recorded_actions) == ["completed"]
@@ -290,21 +299,14 @@ def test_one_deadline_is_enough_however_many_come_first(provenance_dsn: str, eye
     """Who waits behind others that fail one after the other is told after the same time."""
     eye.execute("ALTER FUNCTION provenance.claim_key SET lock_timeout = '400ms'")
     told: list[str] = []
-    ready = threading.Barrier(5)
 
     def attempt(trail: Trail) -> None:
-        ready.wait(PATIENCE)
         with suppress(IdempotencyKeyBusy, Boom), trail.track_action("pay", concept="work", idempotency_key="k"):
             told.append("its turn")
             time.sleep(0.25)
             raise Boom
 
-    with Trail(provenance_dsn, max_size=5) as trail:
-        threads = [threading.Thread(target=attempt, args=(trail,)) for _ in range(5)]
-        for thread in threads:
-            thread.start()
-        for thread in threads:
-            thread.join(PATIENCE)
+    at_once(5, provenance_dsn, attempt)
     # With a deadline for each one that comes first, all would have had theirs.
     assert 0 < len(told) < 4
 

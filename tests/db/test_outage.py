@@ -28,7 +28,7 @@ from provenance.testing import RecordedActions
 from provenance.trail import Trail
 from tests.support import databases, outages
 from tests.support.colours import Awaiting, Blocking, done
-from tests.support.outages import until
+from tests.support.outages import settled, until
 from tests.support.proxy import Line, Proxy
 from tests.support.rows import action_row
 
@@ -400,10 +400,7 @@ def test_more_than_the_journal_can_take(
         with ThreadPoolExecutor(32) as threads:
             list(threads.map(send_one, range(100)))
         line.after_answer = None
-        deadline = time.monotonic() + PATIENCE
-        while not ((found := trail.health()).reachable and found.spool and not found.spool.waiting):
-            assert time.monotonic() < deadline
-            time.sleep(0.005)
+        found = settled(trail)
     logged = re.findall(r'"entity_id":"(\d+)"', " ".join(said(caplog, logging.ERROR)))
     written = [row.entity_id or "" for row in recorded_actions.all()]
     assert sorted(written + logged, key=int) == [str(number) for number in range(100)]
@@ -484,10 +481,7 @@ def test_connections_that_nobody_gives_back(
             if number == 0:
                 pool = trail._journal._pool
                 lost = [pool.getconn(), pool.getconn()]
-        deadline = time.monotonic() + PATIENCE
-        while not (trail.health().reachable and trail.health().replayed):
-            assert time.monotonic() < deadline
-            time.sleep(0.005)
+        settled(trail)
         with trail.track_action("mail", concept="work", transaction=False, entity_id=3):
             pass
         assert (trail.health().kept, trail.health().lost) == (2, 0)

@@ -8,12 +8,12 @@ from typing import Any
 
 import psycopg
 import pytest
-from psycopg import sql
 
 from provenance import AsyncTrail, Redactor, Trail
 from provenance.testing import RecordedActions
 from tests.strategies import CANARY
 from tests.support import databases
+from tests.support.rows import stored
 
 recycler = databases.recycler
 provenance_dsn = databases.provenance_dsn
@@ -30,15 +30,6 @@ def redacting(provenance_dsn: str) -> Any:
     """A trail with keys, patterns and a capture list of its own."""
     with Trail(provenance_dsn, redactor=REDACTOR) as trail:
         yield trail
-
-
-def stored(eye: psycopg.Connection[Any]) -> str:
-    """Return everything that any table of the schema holds, as text."""
-    tables = eye.execute(
-        "SELECT relname FROM pg_class WHERE relnamespace = 'provenance'::regnamespace AND relkind = 'r'"
-    ).fetchall()
-    query = sql.SQL("SELECT t::text FROM {} AS t")
-    return "".join(str(eye.execute(query.format(sql.Identifier("provenance", name))).fetchall()) for (name,) in tables)
 
 
 def test_secrets_in_texts_are_stored_nowhere(

@@ -8,7 +8,9 @@ from datetime import timedelta
 import anyio
 import pytest
 
-from provenance.journal import connections, outage
+from provenance.journal import JournalHealth, connections, outage
+from provenance.trail import Trail
+from tests.support import cluster
 from tests.support.proxy import Proxy
 
 PATIENCE = 10.0
@@ -27,6 +29,19 @@ def hurried(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(connections, "DEADLINE", timedelta(milliseconds=300))
     monkeypatch.setattr(outage, "_FIRST_PAUSE", 0.02)
     monkeypatch.setattr(outage, "_LONGEST_PAUSE", 0.05)
+
+
+def settled(trail: Trail, patience: float = PATIENCE) -> JournalHealth:
+    """Wait, with a deadline, until an outage is over and everything that was kept is in the database; return how it went."""
+    health = trail.health()
+
+    def over() -> bool:
+        nonlocal health
+        health = trail.health()
+        return health.reachable and health.spool is not None and not health.spool.waiting
+
+    cluster.until(over, "the spool to be replayed", patience)
+    return health
 
 
 async def until(condition: Callable[[], bool]) -> None:

@@ -5,6 +5,8 @@ from __future__ import annotations
 from typing import Any
 
 import attrs
+import psycopg
+from psycopg import sql
 
 from provenance import ids
 from provenance.statements.recording import ActionRow
@@ -29,3 +31,12 @@ def action_row(**changed: Any) -> ActionRow:
         "fenced": False,
     }
     return ActionRow(**{**empty, **needed, **changed})
+
+
+def stored(eye: psycopg.Connection[Any]) -> str:
+    """Return everything that any table of the schema holds, as text."""
+    tables = eye.execute(
+        "SELECT relname FROM pg_class WHERE relnamespace = 'provenance'::regnamespace AND relkind = 'r'"
+    ).fetchall()
+    query = sql.SQL("SELECT t::text FROM {} AS t")
+    return "".join(str(eye.execute(query.format(sql.Identifier("provenance", name))).fetchall()) for (name,) in tables)
