@@ -726,3 +726,20 @@ def test_spools_too(owner: Connection, tmp_path: Path) -> None:
     (finding,) = diagnose(owner, [tmp_path / "gone"], skip=SERVER)
     assert ("spool", str(tmp_path / "gone")) == (finding.check, finding.subject)
     assert [] == diagnose(owner, [tmp_path / "gone"], skip=(*SERVER, "spool"))
+
+
+@pytest.mark.parametrize("encoding", ["SQL_ASCII", "LATIN1"])
+def test_a_database_that_cannot_hold_every_text(provenance_server: str, encoding: str) -> None:
+    """A dump can be restored into one; it says how the right one is made."""
+    name = f"provenance_narrow_{secrets.token_hex(8)}"
+    with psycopg.connect(provenance_server, autocommit=True) as admin:
+        admin.execute(f"CREATE DATABASE {name} ENCODING '{encoding}' LOCALE 'C' TEMPLATE template0".encode())
+        address = conninfo.make_conninfo(provenance_server, dbname=name)
+        with psycopg.connect(address, autocommit=True, client_encoding="utf8") as connection:
+            (finding,) = [
+                one for one in diagnose(connection) if one.subject == "this database" and one.check == "durability"
+            ]
+        admin.execute(f"DROP DATABASE {name} WITH (FORCE)".encode())
+    assert finding.severity is Severity.ERROR
+    assert encoding in finding.problem
+    assert "ENCODING 'UTF8'" in finding.remedy

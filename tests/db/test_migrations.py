@@ -793,3 +793,36 @@ def test_a_lost_connection_is_a_migration_error(connection: Connection, empty_ds
         with pytest.raises(MigrationError, match=r"^the ledger of migrations cannot be read: "):
             schema.status(own)
     assert not schema_exists(connection)
+
+
+@pytest.fixture(params=["SQL_ASCII", "LATIN1"])
+def narrow_dsn(provenance_server: str, request: pytest.FixtureRequest) -> Iterator[tuple[str, str]]:
+    """Yield an encoding other than UTF8, and the address of a database that has it."""
+    name = sql.Identifier(f"provenance_narrow_{secrets.token_hex(8)}")
+    with psycopg.connect(provenance_server, autocommit=True) as admin:
+        made = sql.SQL("CREATE DATABASE {} ENCODING {} LOCALE 'C' TEMPLATE template0")
+        admin.execute(made.format(name, sql.Literal(request.param)))
+        yield request.param, conninfo.make_conninfo(provenance_server, dbname=name.as_string(None).strip('"'))
+        admin.execute(sql.SQL("DROP DATABASE {} WITH (FORCE)").format(name))
+
+
+@pytest.mark.parametrize("client", [None, "utf8"])
+def test_a_database_that_cannot_hold_every_text_is_refused(narrow_dsn: tuple[str, str], client: str | None) -> None:
+    """Before anything is made, with how to make one that can."""
+    encoding, address = narrow_dsn
+    with psycopg.connect(address, autocommit=True, client_encoding=client) as connection:
+        with pytest.raises(MigrationError, match=rf"encoding is {encoding}, .* ENCODING 'UTF8' TEMPLATE template0"):
+            schema.up(connection)
+        assert connection.execute("SELECT to_regnamespace('provenance')").fetchone() in {(None,)}
+
+
+@pytest.mark.parametrize("use", [schema.up, schema.status, lambda connection: schema.down(connection, to=0)])
+def test_a_connection_without_encoding_is_refused(empty_dsn: str, use: Callable[[Connection], object]) -> None:
+    """What the ledger says would come as bytes, and look like migrations of somebody else's."""
+    with psycopg.connect(empty_dsn, autocommit=True) as connection:
+        schema.up(connection)
+    with (
+        psycopg.connect(empty_dsn, autocommit=True, client_encoding="sql_ascii") as connection,
+        pytest.raises(MigrationError, match="connect with client_encoding=utf8"),
+    ):
+        use(connection)

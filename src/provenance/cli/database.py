@@ -20,7 +20,7 @@ from provenance.trail import Trail
 from provenance.translation import address_parts
 
 # A person is waiting, or a deploy that can try again.
-_DEFAULTS = {"connect_timeout": "10", "fallback_application_name": "provenance"}
+_DEFAULTS = {"connect_timeout": "10", "fallback_application_name": "provenance", "client_encoding": "utf8"}
 
 
 def address(dsn: str | None) -> str:

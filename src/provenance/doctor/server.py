@@ -50,8 +50,25 @@ _NOT_WAITED_FOR = Statement(
 )
 
 
+def _encoding(connection: SyncConnection) -> list[Finding]:
+    encoding = connection.info.parameter_status("server_encoding")
+    if encoding in ("UTF8", None):
+        return []
+    return [
+        _durability(
+            severity=Severity.ERROR,
+            subject="this database",
+            problem=f"its encoding is {encoding}: text that has no form in it is refused, and with it the work that the "
+            "text is part of",
+            remedy="-- dump it, and restore it into one that is made with\n"
+            "-- CREATE DATABASE ... ENCODING 'UTF8' TEMPLATE template0;",
+        )
+    ]
+
+
 def _kept(connection: SyncConnection, _: Limits) -> list[Finding]:
     return [
+        *_encoding(connection),
         *(
             _durability(
                 severity=Severity.ERROR,

@@ -99,6 +99,24 @@ def _problem(applied: Applied, known: Migration | None) -> str | None:
     return None
 
 
+def _refuse_bytes(connection: Connection) -> None:
+    if connection.info.encoding == "ascii":
+        raise MigrationError(
+            "the connection's client_encoding is SQL_ASCII, so that no text can be read from it; connect with "
+            "client_encoding=utf8"
+        )
+
+
+def _refuse_encoding(connection: Connection) -> None:
+    """Refuse a database in which not every text can be stored: it would undo the work that a row tells of."""
+    encoding = connection.info.parameter_status("server_encoding")
+    if encoding not in ("UTF8", None):
+        raise MigrationError(
+            f"this database's encoding is {encoding}, and the trail needs UTF8, to hold whatever text an application works "
+            "with; make the database with CREATE DATABASE ... ENCODING 'UTF8' TEMPLATE template0"
+        )
+
+
 @contextmanager
 def _reading_the_ledger(kind: type[psycopg.Error]) -> Generator[None]:
     try:
@@ -113,8 +131,9 @@ def status(connection: Connection) -> list[MigrationState]:
     """Return every migration that is known or applied, in order. Reads only.
 
     Raises:
-        MigrationError: the role may not read the ledger, or the connection is not usable.
+        MigrationError: the role may not read the ledger, the connection is not usable, or its encoding does not do.
     """
+    _refuse_bytes(connection)
     with _reading_the_ledger(psycopg.Error), connection.transaction():
         ledger = _ledger(connection)
     known = {migration.version: migration for migration in known_migrations()}
@@ -153,6 +172,7 @@ def _locked_step(connection: Connection, what: str, before_it: str = "") -> Gene
     """A transaction that holds the migration lock, with the ledger as it is under that lock."""
     if connection.info.transaction_status != psycopg.pq.TransactionStatus.IDLE:
         raise MigrationError("migrations need a connection with no transaction open; commit or roll back first")
+    _refuse_bytes(connection)
     ledger: dict[int, Applied] = {}
     try:
         with connection.transaction():
@@ -215,9 +235,10 @@ def up(connection: Connection, *, to: int | None = None) -> list[Migration]:
         The migrations this call applied; another deploy may have applied some meanwhile.
 
     Raises:
-        MigrationError: the ledger does not fit this version of the library, or a statement failed. Migrations before
-            the failing one stay applied.
+        MigrationError: the encoding of the database or of the connection does not do, the ledger does not fit this version
+            of the library, or a statement failed. Migrations before the failing one stay applied.
     """
+    _refuse_encoding(connection)
     done: list[Migration] = []
     oldest_first = [migration for migration in known_migrations() if to is None or migration.version <= to]
     waiting = oldest_first
