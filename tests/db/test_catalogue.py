@@ -241,13 +241,13 @@ DRIFT: list[tuple[str, set[str]]] = [
     ("ALTER TABLE provenance.actions DISABLE ROW LEVEL SECURITY", {"relation actions"}),
     ("ALTER TABLE provenance.{month} DISABLE ROW LEVEL SECURITY", {"relation {month}"}),
     ("ALTER TABLE provenance.action_intents FORCE ROW LEVEL SECURITY", {"relation action_intents"}),
-    ("CREATE POLICY none ON provenance.actions USING (false) WITH CHECK (true)", {"policy actions.none"}),
+    ("CREATE POLICY none ON provenance.actions USING (false) WITH CHECK (true)", {'policy actions."none"'}),
     ("CREATE POLICY hidden ON provenance.actions FOR INSERT WITH CHECK (tenant_id <> '')", {"policy actions.hidden"}),
     ("ALTER TABLE provenance.row_changes DISABLE ROW LEVEL SECURITY", {"relation row_changes"}),
     ("ALTER POLICY tenants ON provenance.actions USING (true)", {"policy actions.tenants"}),
     ("ALTER POLICY tenants ON provenance.row_changes TO pg_monitor", {"policy row_changes.tenants"}),
     ("DROP POLICY own_bindings ON provenance.readers", {"policy readers.own_bindings"}),
-    ("CREATE POLICY none ON provenance.row_changes USING (false)", {"policy row_changes.none"}),
+    ("CREATE POLICY none ON provenance.row_changes USING (false)", {'policy row_changes."none"'}),
     # Partitions.
     (
         "ALTER TABLE provenance.actions DETACH PARTITION provenance.{month}",

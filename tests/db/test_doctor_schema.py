@@ -206,6 +206,64 @@ CURABLE = {
         "relation should not be there",
         "mine",
     ),
+    "a trigger with a name that is SQL": (
+        """CREATE TRIGGER "x on provenance.actions; DROP TABLE provenance.readers; --" BEFORE INSERT ON provenance.actions
+               FOR EACH ROW EXECUTE FUNCTION provenance.refuse_change()""",
+        "trigger should not be there",
+        'actions."x on provenance.actions; DROP TABLE provenance.readers; --"',
+    ),
+    "a column with an odd name": (
+        'ALTER TABLE provenance.readers ADD COLUMN "a.b on ""c""" integer',
+        "column should not be there",
+        'readers."a.b on ""c"""',
+    ),
+    "a policy with an odd name": (
+        'CREATE POLICY "Odd Name" ON provenance.actions FOR SELECT USING (true)',
+        "policy should not be there",
+        'actions."Odd Name"',
+    ),
+    "a table with an odd name": (
+        'CREATE TABLE provenance."Odd.Name on x" ()',
+        "relation should not be there",
+        '"Odd.Name on x"',
+    ),
+    "an index with an odd name": (
+        'CREATE INDEX "Odd Name" ON provenance.readers (tenant_id)',
+        "index should not be there",
+        '"Odd Name"',
+    ),
+    "a role with an odd name": (
+        """CREATE ROLE "provenance x on y";
+           GRANT UPDATE (status), DELETE ON provenance.actions TO "provenance x on y" """,
+        "has a right that nobody should have",
+        '"provenance x on y" on actions.status',
+    ),
+    "somebody's procedure": (
+        """CREATE PROCEDURE provenance.mine() LANGUAGE sql AS 'SELECT 1';
+           REVOKE ALL ON PROCEDURE provenance.mine FROM PUBLIC""",
+        "function should not be there",
+        "mine()",
+    ),
+    "somebody owns the schema": (
+        "ALTER SCHEMA provenance OWNER TO provenance_somebody",
+        "schema is owned by provenance_somebody",
+        "provenance",
+    ),
+    "a primary key is missing": (
+        "ALTER TABLE provenance.idempotency_keys DROP CONSTRAINT idempotency_keys_pkey",
+        "constraint is missing",
+        "idempotency_keys.idempotency_keys_pkey",
+    ),
+    "a primary key is missing everywhere": (
+        "ALTER TABLE provenance.actions DROP CONSTRAINT actions_pkey",
+        "constraint is missing",
+        "actions.actions_pkey",
+    ),
+    "times are not checked": (
+        "ALTER TABLE provenance.actions DROP CONSTRAINT actions_times_check",
+        "constraint is missing",
+        "actions.actions_times_check",
+    ),
     "an index is invalid": (
         """UPDATE pg_index SET indisvalid = false WHERE indexrelid = 'provenance.action_intents_root'::regclass""",
         "index is invalid",
@@ -261,6 +319,11 @@ def test_each_deviation_is_named_and_cured(connection: Connection, deviation: st
             "provenance capture TABLE",
         ),
         (
+            "ALTER SEQUENCE provenance.row_changes_number MAXVALUE 500 CYCLE",
+            "row_changes_number",
+            "make it again as 0002_row_changes.up.sql does",
+        ),
+        (
             "ALTER VIEW provenance.action_log SET (security_invoker = false)",
             "action_log",
             "make it again as 0001_actions.up.sql does",
@@ -272,6 +335,52 @@ def test_what_no_single_statement_mends(connection: Connection, plant: str, subj
     connection.execute(plant.encode())
     found = [finding for finding in wrong(connection) if subject in finding.subject]
     assert [True] == [remedy in finding.remedy for finding in found]
+
+
+@pytest.mark.parametrize(
+    "setting",
+    [
+        "intervalstyle = 'iso_8601'",
+        "intervalstyle = 'sql_standard'",
+        "quote_all_identifiers = on",
+        "standard_conforming_strings = off",
+        "datestyle = 'German, DMY'",
+        "timezone = 'Asia/Kolkata'",
+        "search_path = provenance, public",
+        "bytea_output = 'escape'",
+        "client_encoding = 'SQL_ASCII'",
+        "default_transaction_isolation = 'serializable'",
+    ],
+)
+def test_how_the_session_prints_things_changes_nothing(connection: Connection, setting: str) -> None:
+    """Definitions are printed alike, and times are read, whatever its role or its database has set."""
+    connection.execute(f"SET LOCAL {setting}".encode())
+    assert [] == diagnose(connection, skip=SERVER)
+
+
+def test_a_dump_without_comments_costs_a_capture_its_mark(connection: Connection) -> None:
+    """That is no accusation: the function may be what was made. To capture the table again puts it right."""
+    connection.execute("CREATE TABLE mine (id integer PRIMARY KEY); SELECT provenance.capture_table('mine')")
+    [(name,)] = connection.execute(
+        "SELECT p.proname FROM pg_proc p WHERE p.pronamespace = 'provenance'::regnamespace AND p.proname ~ '^capture_[0-9]'"
+    ).fetchall()
+    connection.execute(sql.SQL("COMMENT ON FUNCTION provenance.{} IS NULL").format(sql.Identifier(name)))
+    (finding,) = wrong(connection)
+    assert (f"{name}()", Severity.WARNING) == (finding.subject, finding.severity)
+    assert "lost its mark, as in a dump without comments" in finding.problem
+    connection.execute("SELECT provenance.capture_table('mine')")
+    assert [] == wrong(connection)
+
+
+def test_every_constraint_survives_being_dumped_and_restored(connection: Connection) -> None:
+    """Each is still what it was once it is made anew as it is printed, which is what a dump does."""
+    for table, name, definition in connection.execute(
+        """SELECT k.conrelid::regclass::text, quote_ident(k.conname), pg_get_constraintdef(k.oid)
+             FROM pg_constraint k JOIN pg_class c ON c.oid = k.conrelid
+            WHERE k.connamespace = 'provenance'::regnamespace AND k.contype = 'c' AND NOT c.relispartition"""
+    ).fetchall():
+        connection.execute(f"ALTER TABLE {table} DROP CONSTRAINT {name}, ADD CONSTRAINT {name} {definition}".encode())
+    assert [] == wrong(connection)
 
 
 def test_fifty_differences_stay_readable(connection: Connection) -> None:

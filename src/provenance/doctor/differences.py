@@ -6,15 +6,17 @@ import re
 from collections.abc import Iterable
 
 from provenance.doctor.findings import Finding, Severity
+from provenance.doctor.names import divided, granted
 from provenance.doctor.restoring import Explained, explained
 from provenance.schema.catalogue import Difference
 from provenance.schema.runner import listed
 
 # The name that a column, a trigger and the like begin with is that of their table.
 _PARTITION = re.compile(r"(?:actions|row_changes)_\d{4}_\d{2}")
-_AS_PARTITION = re.compile(r"^(actions|row_changes)_(?:\d{4}_\d{2}|default)\b")
+_AS_PARTITION = re.compile(r"^(actions|row_changes)_(?:\d{4}_\d{2}|default)(?![a-z0-9])")
 
 _WHY = {
+    "schema": "whoever owns it can take it away, or give it to others",
     "relation": "the trail cannot be written or read as it should be",
     "column": "what is recorded is not what the library means",
     "constraint": "rows may be stored that nobody can read, or none at all",
@@ -37,10 +39,14 @@ def grouped(differences: Iterable[Difference], owner: str) -> list[Finding]:
     apart = {difference.name for difference in found if difference.kind == "relation" and _is_apart(difference)}
     traits = {trait for difference in found for trait in _traits(difference)}
     groups: dict[tuple[str, str, Severity], list[Explained]] = {}
+    keys = {_own_name(difference) for difference in found if difference.kind == "constraint"}
     for difference in found:
+        if difference.kind == "index" and difference.name in keys:
+            # It comes and goes with its constraint.
+            continue
         if _table(difference) in apart and (difference.kind != "relation" or _is_detached(difference)):
             continue
-        inherited = {(kind, _AS_PARTITION.sub(r"\1", name, count=1), side) for kind, name, side in _traits(difference)}
+        inherited = {(kind, _as_of_table(name), side) for kind, name, side in _traits(difference)}
         if inherited and inherited <= traits - _traits(difference):
             continue
         for one in explained(difference, owner):
@@ -57,6 +63,11 @@ def grouped(differences: Iterable[Difference], owner: str) -> list[Finding]:
     ]
 
 
+def _as_of_table(name: str) -> str:
+    """Return the name that what a partition has from its table has there; its keys are named after it."""
+    return ".".join(_AS_PARTITION.sub(r"\1", part, count=1) for part in name.split("."))
+
+
 def _is_apart(difference: Difference) -> bool:
     return difference.expected is None or difference.found is None or _is_detached(difference)
 
@@ -70,7 +81,12 @@ def _table(difference: Difference) -> str:
     """Return the table that a difference is about, or is on."""
     if difference.kind == "index":
         return _indexed(difference.found or difference.expected or "").partition(" ")[0]
-    return difference.name.rpartition(" on ")[2].partition(".")[0]
+    name = granted(difference.name)[1] if difference.kind == "grant" else difference.name
+    return divided(name)[0]
+
+
+def _own_name(difference: Difference) -> str:
+    return divided(difference.name)[1]
 
 
 def _indexed(definition: str) -> str:

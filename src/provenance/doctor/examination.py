@@ -41,7 +41,9 @@ CHECKS = (*dict.fromkeys(check.name for check in _CHECKS), "spool")
 # Nothing is written, nobody is waited for, and whatever takes long is given up. Names come out qualified.
 _CAREFULLY = command(
     "SET LOCAL transaction_read_only = on; SET LOCAL statement_timeout = '10s'; SET LOCAL lock_timeout = '1s'; "
-    "SET LOCAL timezone = 'UTC'; SET LOCAL search_path = pg_catalog, pg_temp"
+    "SET LOCAL timezone = 'UTC'; SET LOCAL datestyle = 'ISO'; SET LOCAL intervalstyle = 'postgres'; "
+    "SET LOCAL quote_all_identifiers = off; SET LOCAL standard_conforming_strings = on; "
+    "SET LOCAL client_encoding = 'UTF8'; SET LOCAL search_path = pg_catalog, pg_temp"
 )
 
 _SEES_ALL = Statement(

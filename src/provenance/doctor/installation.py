@@ -66,8 +66,12 @@ def _owner(rows: Rows) -> str:
     return str(rows[0][0])
 
 
+# Whoever owns most of it, as for the comparison.
 _OWNER = Statement(
-    "SELECT quote_ident(pg_get_userbyid(n.nspowner)) FROM pg_namespace n WHERE n.nspname = 'provenance'", None, _owner
+    """SELECT quote_ident(pg_get_userbyid(mode() WITHIN GROUP (ORDER BY c.relowner)))
+         FROM pg_class c WHERE c.relnamespace = to_regnamespace('provenance')""",
+    None,
+    _owner,
 )
 
 

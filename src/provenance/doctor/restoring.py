@@ -8,6 +8,7 @@ from collections.abc import Iterator
 import attrs
 
 from provenance.doctor.findings import Severity
+from provenance.doctor.names import divided, granted
 from provenance.schema import known_migrations
 from provenance.schema.catalogue import Difference
 
@@ -31,7 +32,7 @@ def explained(difference: Difference, owner: str) -> Iterator[Explained]:
     match difference.kind:
         case "grant":
             yield Explained("has a right that nobody should have", name, _revoke(name, found or ""))
-        case "relation" | "function" if found is not None and expected is not None:
+        case "schema" | "relation" | "function" if found is not None and expected is not None:
             yield from _altered(difference, owner)
         case "trigger":
             yield _trigger(name, expected, found)
@@ -46,19 +47,19 @@ def explained(difference: Difference, owner: str) -> Iterator[Explained]:
 
 
 def _revoke(name: str, privileges: str) -> str:
-    role, _, object_name = name.partition(" on ")
+    role, object_name = granted(name)
     if object_name == "schema provenance":
         return f"REVOKE {privileges} ON SCHEMA provenance FROM {role};"
-    if "(" in object_name:
+    if object_name.endswith(")"):
         return f"REVOKE {privileges} ON FUNCTION {object_name} FROM {role};"
-    table, _, column = object_name.partition(".")
+    table, column = divided(object_name)
     of_column = f" ({column})" if column else ""
     rights = ", ".join(f"{privilege}{of_column}" for privilege in dict.fromkeys(privileges.split(", ")))
     return f"REVOKE {rights} ON provenance.{table} FROM {role};"
 
 
 def _trigger(name: str, expected: str | None, found: str | None) -> Explained:
-    table, _, trigger = name.partition(".")
+    table, trigger = divided(name)
     drop = f"DROP TRIGGER {trigger} ON provenance.{table};"
     if expected is None:
         return Explained("trigger should not be there", name, drop)
@@ -88,13 +89,18 @@ def _index(name: str, expected: str | None, found: str | None) -> Explained:
     )
 
 
+# "ALTER TABLE" does for views and sequences too.
+_ALTERED = {"function": "FUNCTION", "relation": "TABLE"}
+_OPTION = r"[\w.]+=[\w.]+"
+
+
 def _altered(difference: Difference, owner: str) -> Iterator[Explained]:
     """Take apart what may differ of a table, view or function, and is put right by one ALTER each."""
     kind, name = difference.kind, difference.name
     expected, found = difference.expected or "", difference.found or ""
-    alter = f"ALTER {'FUNCTION' if kind == 'function' else 'TABLE'} provenance.{name}"
-    options = re.search(r" with (\S+)", found)
-    known = re.search(r" with (\S+)", expected)
+    alter = "ALTER SCHEMA provenance" if kind == "schema" else f"ALTER {_ALTERED[kind]} provenance.{name}"
+    options = re.search(rf" with ({_OPTION}(?:,{_OPTION})*)", found)
+    known = re.search(r" with ", expected)
     rest = found
     if its := re.search(r' owned by ("(?:[^"]|"")+"|\S+)', found):
         yield Explained(f"{kind} is owned by {its[1]}, and not by {owner}", name, f"{alter} OWNER TO {owner};")
@@ -112,7 +118,11 @@ def _altered(difference: Difference, owner: str) -> Iterator[Explained]:
     if " forced" in found:
         yield Explained("row level security binds the owner too", name, f"{alter} NO FORCE ROW LEVEL SECURITY;")
         rest = rest.replace(" forced", "")
-    if rest != expected:
+    if rest == expected.replace(" body as captured", " body without its mark") != expected:
+        yield Explained(
+            "function has lost its mark, as in a dump without comments", name, _made_again(difference), Severity.WARNING
+        )
+    elif rest != expected:
         yield Explained(f"{kind} was changed", name, _made_again(difference))
 
 
@@ -127,14 +137,14 @@ _ARTICLE: dict[str, str] = {"column": "COLUMN", "constraint": "CONSTRAINT"}
 
 def _removed(difference: Difference) -> str:
     kind, name = difference.kind, difference.name
-    table, _, part = name.partition(".")
+    table, part = divided(name)
     match kind:
         case "relation":
             # Nobody knows what is in it.
             what = "VIEW" if (difference.found or "").startswith("view") else "TABLE"
             return f"ALTER {what} provenance.{name} SET SCHEMA public;"
         case "function":
-            return f"DROP FUNCTION provenance.{name};"
+            return f"DROP ROUTINE provenance.{name};"
         case "rule" | "policy":
             return f"DROP {kind.upper()} {part} ON provenance.{table};"
         case _:
@@ -143,7 +153,7 @@ def _removed(difference: Difference) -> str:
 
 def _made_again(difference: Difference) -> str:
     kind, name = difference.kind, difference.name
-    table, _, part = name.partition(".")
+    table, part = divided(name)
     if _CAPTURE.fullmatch(name):
         return "capture its table again, with the settings that it has: provenance coverage; provenance capture TABLE"
     if kind == "constraint":

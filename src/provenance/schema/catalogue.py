@@ -35,50 +35,57 @@ _CAPTURE_MODEL = (
 )
 
 _QUERIES: dict[str, LiteralString] = {
-    # An object of another owner than the schema's could be changed by somebody who was given the schema to use.
+    # An object of another owner than the rest could be changed by somebody who was given the schema to use.
+    "schema": """
+        SELECT n.nspname, 'schema' || CASE WHEN n.nspowner <> {owner} THEN ' owned by ' || n.nspowner::regrole::text ELSE '' END
+          FROM pg_namespace n WHERE n.nspname = 'provenance'""",
     "relation": r"""
-        SELECT c.relname,
+        SELECT quote_ident(c.relname),
                CASE c.relkind WHEN 'r' THEN 'table' WHEN 'p' THEN 'partitioned table' WHEN 'v' THEN 'view'
                     WHEN 'm' THEN 'materialized view' WHEN 'f' THEN 'foreign table' WHEN 'S' THEN 'sequence' END
                || CASE c.relpersistence WHEN 'u' THEN ' unlogged' ELSE '' END
                || COALESCE(' by ' || pg_get_partkeydef(c.oid), '')
                || COALESCE(' of ' || (SELECT string_agg(h.inhparent::regclass::text, ', ')
                                         FROM pg_inherits h WHERE h.inhrelid = c.oid), '')
+               -- Used again, a number would be that of another change.
+               || COALESCE((SELECT format(' by %s from %s to %s%s', q.seqincrement, q.seqmin, q.seqmax,
+                                          CASE WHEN q.seqcycle THEN ' cycle' END)
+                              FROM pg_sequence q WHERE q.seqrelid = c.oid), '')
                || COALESCE(' with ' || array_to_string(c.reloptions, ','), '')
                || CASE WHEN c.relrowsecurity THEN ' row level security' ELSE '' END
                || CASE WHEN c.relforcerowsecurity THEN ' forced' ELSE '' END
-               || CASE WHEN c.relowner <> n.nspowner THEN ' owned by ' || c.relowner::regrole::text ELSE '' END
+               || CASE WHEN c.relowner <> {owner} THEN ' owned by ' || c.relowner::regrole::text ELSE '' END
                -- Servers differ in layout and in where they repeat the one-letter names of the tables.
                || CASE WHEN c.relkind IN ('v', 'm')
                        THEN ' as ' || md5(regexp_replace(pg_get_viewdef(c.oid), '\s|\m[a-z]\.', '', 'g')) ELSE '' END
           FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace
          WHERE n.nspname = 'provenance' AND c.relkind IN ('r', 'p', 'v', 'm', 'f', 'S')""",
     "column": """
-        SELECT c.relname || '.' || a.attname, format_type(a.atttypid, a.atttypmod)
+        SELECT quote_ident(c.relname) || '.' || quote_ident(a.attname), format_type(a.atttypid, a.atttypmod)
             || CASE WHEN a.attnotnull THEN ' not null' ELSE '' END
             || COALESCE(' default ' || pg_get_expr(d.adbin, d.adrelid), '')
           FROM pg_class c JOIN pg_attribute a ON a.attrelid = c.oid AND a.attnum > 0 AND NOT a.attisdropped
           LEFT JOIN pg_attrdef d ON d.adrelid = c.oid AND d.adnum = a.attnum
          WHERE c.relnamespace = to_regnamespace('provenance') AND c.relkind IN ('r', 'p', 'v')""",
     "constraint": """
-        SELECT c.relname || '.' || k.conname, pg_get_constraintdef(k.oid)
+        SELECT quote_ident(c.relname) || '.' || quote_ident(k.conname), pg_get_constraintdef(k.oid)
           FROM pg_constraint k JOIN pg_class c ON c.oid = k.conrelid
          WHERE c.relnamespace = to_regnamespace('provenance') AND k.contype <> 'n'""",
     "index": """
-        SELECT i.relname, pg_get_indexdef(i.oid) || CASE WHEN x.indisvalid THEN '' ELSE ' INVALID' END
+        SELECT quote_ident(i.relname), pg_get_indexdef(i.oid) || CASE WHEN x.indisvalid THEN '' ELSE ' INVALID' END
           FROM pg_index x JOIN pg_class i ON i.oid = x.indexrelid JOIN pg_class c ON c.oid = x.indrelid
          WHERE c.relnamespace = to_regnamespace('provenance')""",
     "trigger": """
-        SELECT c.relname || '.' || t.tgname, pg_get_triggerdef(t.oid) || ' enabled ' || t.tgenabled::text
+        SELECT quote_ident(c.relname) || '.' || quote_ident(t.tgname), pg_get_triggerdef(t.oid) || ' enabled ' || t.tgenabled::text
           FROM pg_trigger t JOIN pg_class c ON c.oid = t.tgrelid
          WHERE c.relnamespace = to_regnamespace('provenance') AND NOT t.tgisinternal""",
     "rule": """
-        SELECT c.relname || '.' || r.rulename, pg_get_ruledef(r.oid)
+        SELECT quote_ident(c.relname) || '.' || quote_ident(r.rulename), pg_get_ruledef(r.oid)
           FROM pg_rewrite r JOIN pg_class c ON c.oid = r.ev_class
          WHERE c.relnamespace = to_regnamespace('provenance') AND r.rulename <> '_RETURN'""",
     # One that restricts, or holds for somebody only, hides rows or lets through what others refuse.
     "policy": r"""
-        SELECT c.relname || '.' || p.polname,
+        SELECT quote_ident(c.relname) || '.' || quote_ident(p.polname),
                CASE p.polcmd WHEN 'r' THEN 'select' WHEN 'a' THEN 'insert' WHEN 'w' THEN 'update' WHEN 'd' THEN 'delete'
                     ELSE 'all' END
                || CASE WHEN p.polpermissive THEN '' ELSE ' restrictive' END
@@ -89,18 +96,20 @@ _QUERIES: dict[str, LiteralString] = {
           FROM pg_policy p JOIN pg_class c ON c.oid = p.polrelid
          WHERE c.relnamespace = to_regnamespace('provenance')""",
     "function": """
-        SELECT p.proname || '(' || pg_get_function_identity_arguments(p.oid) || ')',
+        SELECT quote_ident(p.proname) || '(' || pg_get_function_identity_arguments(p.oid) || ')',
                l.lanname || ' ' || p.provolatile::text || ' parallel ' || p.proparallel::text
                || CASE WHEN p.proisstrict THEN ' strict' ELSE '' END
                || CASE WHEN p.prosecdef THEN ' security definer' ELSE '' END
                || COALESCE(' returns ' || pg_get_function_result(p.oid), '')
                || COALESCE(' set ' || array_to_string(p.proconfig, ';'), '')
-               || CASE WHEN p.proowner <> n.nspowner THEN ' owned by ' || p.proowner::regrole::text ELSE '' END
+               || CASE WHEN p.proowner <> {owner} THEN ' owned by ' || p.proowner::regrole::text ELSE '' END
                || ' arguments ' || md5(pg_get_function_arguments(p.oid))
                || ' body '
                || CASE WHEN p.proname ~ '^capture_[0-9]+$' AND obj_description(p.oid, 'pg_proc')
                             = 'sha256:' || encode(sha256(convert_to(p.prosrc, 'UTF8')), 'hex')
-                       THEN 'as captured' ELSE md5(COALESCE(pg_get_function_sqlbody(p.oid), p.prosrc)) END
+                       THEN 'as captured'
+                    WHEN p.proname ~ '^capture_[0-9]+$' AND obj_description(p.oid, 'pg_proc') IS NULL
+                       THEN 'without its mark' ELSE md5(COALESCE(pg_get_function_sqlbody(p.oid), p.prosrc)) END
           FROM pg_proc p JOIN pg_language l ON l.oid = p.prolang JOIN pg_namespace n ON n.oid = p.pronamespace
          WHERE n.nspname = 'provenance'""",
     # What everybody may do: nothing. Grants to named roles are the operator's choice, except rights to change the past: to
@@ -115,11 +124,11 @@ _QUERIES: dict[str, LiteralString] = {
               FROM pg_proc p CROSS JOIN aclexplode(COALESCE(p.proacl, acldefault('f', p.proowner))) g
              WHERE p.pronamespace = to_regnamespace('provenance')
             UNION ALL
-            SELECT g.grantee, c.relowner, c.relname, g.privilege_type, NULL
+            SELECT g.grantee, c.relowner, quote_ident(c.relname), g.privilege_type, NULL
               FROM pg_class c CROSS JOIN aclexplode(c.relacl) g
              WHERE c.relnamespace = to_regnamespace('provenance')
             UNION ALL
-            SELECT g.grantee, c.relowner, c.relname || '.' || a.attname, g.privilege_type, a.attname
+            SELECT g.grantee, c.relowner, quote_ident(c.relname) || '.' || quote_ident(a.attname), g.privilege_type, a.attname
               FROM pg_class c JOIN pg_attribute a ON a.attrelid = c.oid CROSS JOIN aclexplode(a.attacl) g
              WHERE c.relnamespace = to_regnamespace('provenance'))
         SELECT CASE WHEN grantee = 0 THEN 'PUBLIC' ELSE grantee::regrole::text END || ' on ' || object,
@@ -132,6 +141,17 @@ _QUERIES: dict[str, LiteralString] = {
                    AND COALESCE(column_name IN ('recorded_at', 'xid', 'db_user', 'erased_by_action_id'), true))
          GROUP BY 1""",
 }
+
+
+# Whoever owns most of it, whatever one object was given to.
+_OWNER: LiteralString = """(SELECT mode() WITHIN GROUP (ORDER BY o.relowner) FROM pg_class o
+                             WHERE o.relnamespace = to_regnamespace('provenance'))"""
+
+# Definitions are printed relative to these. With an empty search_path all names come out qualified.
+_PRINTED_ALIKE: LiteralString = (
+    "SET LOCAL search_path = ''; SET LOCAL timezone = 'UTC'; SET LOCAL datestyle = 'ISO'; SET LOCAL intervalstyle = 'postgres'; "
+    "SET LOCAL quote_all_identifiers = off; SET LOCAL standard_conforming_strings = on; SET LOCAL client_encoding = 'UTF8'"
+)
 
 
 @attrs.frozen(kw_only=True)
@@ -156,10 +176,9 @@ def read_catalogue(connection: Connection) -> Catalogue:
     found: Catalogue = {}
     # Rolled back, so that the settings do not outlive this in a transaction of the caller's.
     with connection.transaction(force_rollback=True), connection.cursor(row_factory=tuple_row) as cursor:
-        # Definitions are printed relative to these. With an empty search_path all names come out qualified.
-        cursor.execute("SET LOCAL search_path = ''; SET LOCAL timezone = 'UTC'; SET LOCAL datestyle = 'ISO'")
+        cursor.execute(_PRINTED_ALIKE)
         for kind, query in _QUERIES.items():
-            found[kind] = dict(sorted(cursor.execute(query).fetchall()))
+            found[kind] = dict(sorted(cursor.execute(query.replace("{owner}", _OWNER)).fetchall()))
     return found
 
 

@@ -34,10 +34,11 @@ CREATE TABLE provenance.actions (
     erased_by_action_id uuid,
     CONSTRAINT actions_pkey PRIMARY KEY (id),
     CONSTRAINT actions_status_check CHECK (status IN ('completed', 'failed', 'rolled_back')),
-    -- An infinite time, or one of the year 12000, would make every listing it is in unreadable to most clients.
+    -- An infinite time, or one of the year 12000, would make every listing it is in unreadable to most clients. Not BETWEEN:
+    -- of several, a dump that is restored loses parentheses, and the constraint would look changed.
     CONSTRAINT actions_times_check CHECK (
-        started_at BETWEEN '1970-01-01 00:00Z' AND '9000-01-01 00:00Z'
-        AND completed_at BETWEEN '1970-01-01 00:00Z' AND '9000-01-01 00:00Z')
+        started_at >= '1970-01-01 00:00Z' AND started_at <= '9000-01-01 00:00Z'
+        AND completed_at >= '1970-01-01 00:00Z' AND completed_at <= '9000-01-01 00:00Z')
 ) PARTITION BY RANGE (id);
 
 COMMENT ON TABLE provenance.actions IS 'What was done: one insert-only row per ended action, partitioned by month of its UUIDv7.';
@@ -85,8 +86,8 @@ CREATE TABLE provenance.action_intents (
     -- What would not fit an index of provenance.actions is refused when the action is begun, and not for ever after when
     -- it is to be completed. The library cuts to the same lengths.
     CONSTRAINT action_intents_names_check CHECK (
-        length(action_type) BETWEEN 1 AND 100 AND length(concept) BETWEEN 1 AND 100
-        AND length(entity_type) BETWEEN 1 AND 100),
+        length(action_type) >= 1 AND length(action_type) <= 100 AND length(concept) >= 1 AND length(concept) <= 100
+        AND length(entity_type) >= 1 AND length(entity_type) <= 100),
     CONSTRAINT action_intents_ids_check CHECK (
         length(tenant_id) <= 256 AND length(user_id) <= 256 AND length(correlation_id) <= 256
         AND length(entity_id) <= 256),
