@@ -197,6 +197,48 @@ def test_a_partition_that_is_being_detached(owner: Connection) -> None:
 
 
 @pytest.mark.parametrize(
+    ("parent", "bounds"),
+    [
+        ("actions", "FROM (provenance.uuid_floor('2035-01-01')) TO (provenance.uuid_floor('2036-01-01'))"),
+        ("row_changes", "FROM ('2035-01-01 03:00') TO ('2035-02-01')"),
+    ],
+)
+def test_a_partition_of_another_month_than_its_name_says(owner: Connection, parent: str, bounds: str) -> None:
+    """Rows of the month that it is named after go to the default partition, and no partition can be made for them."""
+    name = f"{parent}_{month(1)}"
+    owner.execute(
+        f"ALTER TABLE provenance.{parent} DETACH PARTITION provenance.{name};"
+        f"ALTER TABLE provenance.{parent} ATTACH PARTITION provenance.{name} FOR VALUES {bounds}".encode()
+    )
+    finding = only(owner, "partitions")
+    assert (f"provenance.{name}", Severity.ERROR) == (finding.subject, finding.severity)
+    assert "does not hold the rows of the month in its name, but those FROM ('" in finding.problem
+    cure(owner, finding)
+    assert [] == wrong(owner)
+
+
+@pytest.mark.parametrize(
+    ("made", "parent"),
+    [
+        (
+            """CREATE TABLE public."Else Where" PARTITION OF provenance.actions
+                   FOR VALUES FROM (provenance.uuid_floor('2035-01-01')) TO (provenance.uuid_floor('2036-01-01'))""",
+            "provenance.actions",
+        ),
+        ('CREATE TABLE public."Else Where" () INHERITS (provenance.action_intents)', "provenance.action_intents"),
+    ],
+)
+def test_a_part_of_the_trail_in_another_schema(owner: Connection, made: str, parent: str) -> None:
+    """Whoever owns it can do to its rows what he likes, and they are taken for the trail's."""
+    owner.execute(made.encode())
+    finding = only(owner, "partitions")
+    assert ('public."Else Where"', Severity.ERROR) == (finding.subject, finding.severity)
+    assert f"is a part of {parent} and not in its schema" in finding.problem
+    cure(owner, finding)
+    assert [] == wrong(owner)
+
+
+@pytest.mark.parametrize(
     ("option", "what"), [("SUPERUSER", "is a superuser"), ("BYPASSRLS", "passes by row-level security")]
 )
 def test_a_writer_with_more_power_than_it_should_have(
@@ -233,6 +275,50 @@ def test_a_writer_that_is_a_member_of_the_owner(owner: Connection, role: Callabl
             owner.execute(sql.SQL("DROP OWNED BY {0}; DROP ROLE {0}").format(sql.Identifier(name)))
 
 
+@pytest.mark.parametrize("by", ["itself", "a group"])
+@pytest.mark.parametrize("mighty", ["pg_write_all_data", "pg_write_server_files", "pg_execute_server_program"])
+def test_a_writer_of_everything(owner: Connection, role: Callable[..., str], mighty: str, by: str) -> None:
+    """It can forge what the database says of a row, or take over the server; through a group as well."""
+    member, group = role(), role("NOLOGIN")
+    owner.execute("SELECT provenance.grant_writer(%s)", (member,))
+    assert [] == wrong(owner)
+    # It holds in every database of the cluster, others of which may be examined just now.
+    with owner.transaction(force_rollback=True):
+        if by == "itself":
+            owner.execute(f"GRANT {mighty} TO {member}".encode())
+        else:
+            owner.execute(f"GRANT {mighty} TO {group}; GRANT {group} TO {member}".encode())
+        finding = only(owner, "roles")
+        assert (f"role {member}", Severity.ERROR) == (finding.subject, finding.severity)
+        assert f"may record, and is a member of {mighty}" in finding.problem
+        cure(owner, finding)
+        assert [] == wrong(owner)
+
+
+def test_a_writer_that_may_give_out_the_owner(owner: Connection, role: Callable[..., str]) -> None:
+    """It is one statement away from being the owner. Who made both roles, and may give out both, is no writer by that."""
+    if owner.info.server_version < 160_000:
+        pytest.skip("a membership cannot be held without being used before Postgres 16")
+    prefix = role()
+    names = [name for (name,) in owner.execute("SELECT provenance.make_roles(%s)", (prefix,)).fetchall()]
+    try:
+        member, maker = role(), role("LOGIN", "CREATEROLE")
+        owner.execute(f"GRANT {prefix}_writer TO {member}".encode())
+        owner.execute(
+            f"GRANT {prefix}_owner, {prefix}_writer TO {maker} WITH ADMIN TRUE, INHERIT FALSE, SET FALSE".encode()
+        )
+        assert [] == wrong(owner)
+        owner.execute(f"GRANT {prefix}_owner TO {member} WITH ADMIN TRUE, INHERIT FALSE, SET FALSE".encode())
+        finding = only(owner, "roles")
+        assert (f"role {member}", True) == (finding.subject, "is a member of its owner" in finding.problem)
+        cure(owner, finding)
+        assert [] == wrong(owner)
+    finally:
+        owner.execute(f"REASSIGN OWNED BY {prefix}_owner TO CURRENT_USER".encode())
+        for name in names:
+            owner.execute(sql.SQL("DROP OWNED BY {0}; DROP ROLE {0}").format(sql.Identifier(name)))
+
+
 def test_a_writer_that_owns_the_trail(owner: Connection, role: Callable[..., str]) -> None:
     """It was granted what it has anyhow, which tells that an application uses it."""
     name = role()
@@ -248,6 +334,45 @@ def test_a_writer_that_owns_the_trail(owner: Connection, role: Callable[..., str
         owner.execute(f"REASSIGN OWNED BY {prefix}_owner TO CURRENT_USER".encode())
         for made in names:
             owner.execute(sql.SQL("DROP OWNED BY {0}; DROP ROLE {0}").format(sql.Identifier(made)))
+
+
+@pytest.mark.parametrize(
+    ("take", "lacks"),
+    [
+        ("USAGE ON SCHEMA provenance", "USAGE on the schema"),
+        ("INSERT (status) ON provenance.actions", "INSERT on actions"),
+        ("INSERT (payload) ON provenance.action_intents", "INSERT on action_intents"),
+        ("EXECUTE ON FUNCTION provenance.outcome(uuid)", "EXECUTE on outcome"),
+        ("EXECUTE ON FUNCTION provenance.resolve(uuid)", "EXECUTE on resolve"),
+    ],
+)
+def test_a_writer_that_lacks_a_right(owner: Connection, role: Callable[..., str], take: str, lacks: str) -> None:
+    """It cannot record, or not all; it is to be granted anew."""
+    name = role()
+    owner.execute("SELECT provenance.grant_writer(%s)", (name,))
+    assert [] == wrong(owner)
+    owner.execute(f"REVOKE {take} FROM {name}".encode())
+    finding = only(owner, "roles")
+    assert (f"role {name}", Severity.ERROR) == (finding.subject, finding.severity)
+    assert f"may record, and lacks {lacks}: " in finding.problem
+    cure(owner, finding)
+    assert [] == wrong(owner)
+
+
+@pytest.mark.parametrize("where", ["IN SCHEMA provenance ", ""])
+def test_rights_that_new_partitions_would_be_born_with(owner: Connection, role: Callable[..., str], where: str) -> None:
+    """Granted by default, in the schema or everywhere."""
+    name = role()
+    with owner.transaction(force_rollback=True):
+        owner.execute(
+            f"ALTER DEFAULT PRIVILEGES {where}GRANT SELECT, UPDATE, DELETE ON TABLES TO {name};"
+            f"ALTER DEFAULT PRIVILEGES {where}GRANT EXECUTE ON FUNCTIONS TO {name}".encode()
+        )
+        finding = only(owner, "roles")
+        assert (f"role {name}", Severity.ERROR) == (finding.subject, finding.severity)
+        assert "would be given DELETE, UPDATE on every new partition" in finding.problem
+        cure(owner, finding)
+        assert [] == wrong(owner)
 
 
 def test_a_role_that_may_read_and_is_no_reader(owner: Connection, role: Callable[..., str]) -> None:
@@ -325,6 +450,32 @@ def tables(owner: Connection, trail: Trail) -> Trail:
             "DROP TRIGGER provenance_stamp_insert ON told",
             "public.told",
             "provenance_stamp_insert is missing on public.told",
+        ),
+        (
+            """CREATE FUNCTION idle() RETURNS trigger LANGUAGE plpgsql AS 'BEGIN RETURN NULL; END';
+               CREATE OR REPLACE TRIGGER provenance_capture_delete AFTER DELETE ON told
+                   FOR EACH STATEMENT EXECUTE FUNCTION idle();
+               ALTER TABLE told ENABLE ALWAYS TRIGGER provenance_capture_delete""",
+            "public.told",
+            "provenance_capture_delete is not what was made on public.told",
+        ),
+        (
+            """CREATE OR REPLACE TRIGGER provenance_stamp_update BEFORE UPDATE ON told
+                   FOR EACH ROW WHEN (false) EXECUTE FUNCTION provenance.stamp_update()""",
+            "public.told",
+            "provenance_stamp_update is not what was made on public.told",
+        ),
+        (
+            """CREATE OR REPLACE TRIGGER provenance_require_action BEFORE INSERT ON told
+                   FOR EACH STATEMENT EXECUTE FUNCTION provenance.require_action()""",
+            "public.told",
+            "provenance_require_action is not what was made on public.told",
+        ),
+        (
+            """CREATE OR REPLACE TRIGGER provenance_stamp_update BEFORE UPDATE OF id ON told
+                   FOR EACH ROW EXECUTE FUNCTION provenance.stamp_update()""",
+            "public.told",
+            "provenance_stamp_update is not what was made on public.told",
         ),
         (
             "CREATE TABLE split_b PARTITION OF split FOR VALUES FROM (10) TO (20)",
@@ -569,12 +720,16 @@ def test_a_server_that_forgets(owner: Connection) -> None:
     assert wanted == {one.subject: one.remedy.partition(";")[0] for one in found}
 
 
-def test_synchronous_commit_of_a_database_and_of_a_role(owner: Connection, role: Callable[..., str]) -> None:
-    """Off by default for some; the remedies take that back."""
+SPELLED = ["off", "false", "no", "0", "OFF"]
+
+
+@pytest.mark.parametrize("off", SPELLED)
+def test_synchronous_commit_of_a_database_and_of_a_role(owner: Connection, role: Callable[..., str], off: str) -> None:
+    """Off by default for some, however that is spelled; the remedies take that back."""
     name, database = role(), owner.info.dbname
-    owner.execute(f"ALTER DATABASE {database} SET synchronous_commit = off".encode())
-    owner.execute(f"ALTER ROLE {name} SET synchronous_commit = off".encode())
-    owner.execute(f"ALTER ROLE {name} IN DATABASE {database} SET synchronous_commit = off".encode())
+    owner.execute(f"ALTER DATABASE {database} SET synchronous_commit = '{off}'".encode())
+    owner.execute(f"ALTER ROLE {name} SET synchronous_commit = '{off}'".encode())
+    owner.execute(f"ALTER ROLE {name} IN DATABASE {database} SET synchronous_commit = '{off}'".encode())
     skip = tuple(check for check in CHECKS if check != "durability")
     found = [one for one in wrong(owner, skip=skip) if name in one.subject or database in one.subject]
     assert {
@@ -585,6 +740,45 @@ def test_synchronous_commit_of_a_database_and_of_a_role(owner: Connection, role:
     for finding in found:
         cure(owner, finding)
     assert [] == [one for one in wrong(owner, skip=skip) if name in one.subject or database in one.subject]
+
+
+def test_synchronous_commit_of_all_roles(owner: Connection) -> None:
+    """Neither of a role nor of a database."""
+    skip = tuple(check for check in CHECKS if check != "durability")
+    # It holds in every database of the cluster, others of which may be examined just now.
+    with owner.transaction(force_rollback=True):
+        owner.execute("ALTER ROLE ALL SET synchronous_commit = off")
+        (finding,) = [one for one in wrong(owner, skip=skip) if one.subject == "synchronous_commit of all roles"]
+        cure(owner, finding)
+        assert [] == [one for one in wrong(owner, skip=skip) if one.subject == finding.subject]
+
+
+@pytest.mark.parametrize(
+    ("setting", "problem"),
+    [
+        *((f"row_security = '{off}'", "gets an error instead of recording") for off in SPELLED),
+        ("default_transaction_read_only = yes", "nothing can be recorded"),
+        ("session_replication_role = Replica", "are passed by"),
+    ],
+)
+def test_settings_that_keep_a_writer_from_recording(
+    owner: Connection, role: Callable[..., str], setting: str, problem: str
+) -> None:
+    """Of the role, of the database, and of the role in the database. Those of a role that records nothing are its own."""
+    name, other, database = role(), role(), owner.info.dbname
+    owner.execute("SELECT provenance.grant_writer(%s)", (name,))
+    owner.execute(f"ALTER ROLE {other} SET {setting}".encode())
+    assert [] == wrong(owner)
+    whose = [f"role {name}", f"database {database}", f"role {name} in database {database}"]
+    for who in ("ROLE " + name, "DATABASE " + database, f"ROLE {name} IN DATABASE {database}"):
+        owner.execute(f"ALTER {who} SET {setting}".encode())
+    found = wrong(owner)
+    assert {f"{setting.partition(' ')[0]} of {who}" for who in whose} == {one.subject for one in found}
+    assert {("roles", Severity.ERROR)} == {(one.check, one.severity) for one in found}
+    for finding in found:
+        assert problem in finding.problem
+        cure(owner, finding)
+    assert [] == wrong(owner)
 
 
 def test_transactions_that_are_open_for_long(owner: Connection, provenance_dsn: str) -> None:

@@ -56,7 +56,7 @@ def grouped(differences: Iterable[Difference], owner: str) -> list[Finding]:
             check="schema",
             severity=severity,
             subject=listed([one.name for one in its]),
-            problem=f"{what}: {_WHY[kind]}",
+            problem=f"{what}: {its[0].why or _WHY[kind]}",
             remedy="\n".join(dict.fromkeys(one.remedy for one in its)),
         )
         for (kind, what, severity), its in groups.items()

@@ -9,7 +9,20 @@ from pathlib import Path
 import psycopg
 from psycopg import errors
 
-from provenance.doctor import clocks, indexes, installation, intents, keys, orphans, partitions, roles, server, tables
+from provenance.doctor import (
+    clocks,
+    indexes,
+    installation,
+    intents,
+    keys,
+    orphans,
+    partitions,
+    rights,
+    roles,
+    server,
+    settings,
+    tables,
+)
 from provenance.doctor import spools as spool_checks
 from provenance.doctor.findings import Check, Finding, Limits, NotSeen, unchecked
 from provenance.drivers import SyncConnection, run
@@ -20,8 +33,11 @@ _CHECKS = (
     installation.DIFFERENCES,
     partitions.MISPLACED,
     partitions.MISSING,
+    partitions.OUT_OF_PLACE,
     roles.POWERFUL,
     roles.READING,
+    rights.RIGHTS,
+    settings.HINDERING,
     tables.BROKEN,
     tables.UNTRACKED,
     tables.UNSTAMPED,
@@ -31,6 +47,7 @@ _CHECKS = (
     clocks.CLOCKS,
     indexes.INDEXES,
     server.DURABILITY,
+    settings.WAITING,
     server.TRANSACTIONS,
     server.VACUUM,
 )

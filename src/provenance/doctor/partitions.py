@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from datetime import date
+from datetime import UTC, date, datetime
 from functools import partial
+from uuid import UUID
 
 import attrs
 from psycopg import sql
@@ -11,7 +12,7 @@ from psycopg import sql
 from provenance.doctor.findings import READER, Check, Finding, Limits, Severity
 from provenance.drivers import SyncConnection, run
 from provenance.errors import AS_OWNER
-from provenance.statements import Rows, Statement
+from provenance.statements import Rows, Statement, as_they_are
 
 _NAME = "partitions"
 _finding = partial(Finding, check=_NAME)
@@ -73,11 +74,16 @@ _PARENTS = Statement(
 )
 
 
-def _bounds(partition: str, *, by_id: bool) -> tuple[str, str]:
-    """Return in SQL from where to where the rows of a partition are."""
+def _span(partition: str) -> tuple[date, date]:
+    """Return the first days of the month that a partition is named after, and of the next."""
     year, number = (int(part) for part in partition.rsplit("_", 2)[1:])
     begins = date(year, number, 1)
-    first, last = (f"'{day} 00:00Z'" for day in (begins, month(begins, 1)))
+    return begins, month(begins, 1)
+
+
+def _bounds(partition: str, *, by_id: bool) -> tuple[str, str]:
+    """Return in SQL from where to where the rows of a partition are."""
+    first, last = (f"'{day} 00:00Z'" for day in _span(partition))
     return (f"provenance.uuid_floor({first})", f"provenance.uuid_floor({last})") if by_id else (first, last)
 
 
@@ -122,6 +128,73 @@ def _missing(connection: SyncConnection, _: Limits) -> list[Finding]:
             for name in parent.detaching
         ]
     return found
+
+
+def _strays(rows: Rows) -> list[tuple[str, str, str]]:
+    return [(parent, child, detach) for parent, child, detach in rows]
+
+
+# Its guards and its rights are nobody's business but its own, and its rows are in every answer.
+_ELSEWHERE = Statement(
+    """SELECT i.inhparent::regclass::text, i.inhrelid::regclass::text,
+              format(CASE WHEN c.relispartition THEN 'ALTER TABLE %1$s DETACH PARTITION %2$s;'
+                          ELSE 'ALTER TABLE %2$s NO INHERIT %1$s;' END, i.inhparent::regclass, i.inhrelid::regclass)
+         FROM pg_inherits i JOIN pg_class p ON p.oid = i.inhparent JOIN pg_class c ON c.oid = i.inhrelid
+        WHERE p.relnamespace = to_regnamespace('provenance') AND p.relkind IN ('r', 'p') AND c.relkind IN ('r', 'p', 'f')
+          AND c.relnamespace <> p.relnamespace ORDER BY 1, 2""",
+    None,
+    _strays,
+)
+
+_BOUNDS = Statement(
+    r"""SELECT p.relname::text, c.relname::text, a.atttypid = 'uuid'::regtype, pg_get_expr(c.relpartbound, c.oid)
+          FROM pg_inherits i JOIN pg_class p ON p.oid = i.inhparent JOIN pg_class c ON c.oid = i.inhrelid
+          JOIN pg_partitioned_table t ON t.partrelid = p.oid
+          JOIN pg_attribute a ON a.attrelid = p.oid AND a.attnum = t.partattrs[0]
+         WHERE p.relnamespace = to_regnamespace('provenance') AND c.relname ~ ('^' || p.relname || '_\d{4}_\d{2}$')
+         ORDER BY 1, 2""",
+    None,
+    as_they_are,
+)
+
+
+def _expected_bounds(partition: str, *, by_id: bool) -> str:
+    """Return the bounds of a partition as the server prints them."""
+    days = _span(partition)
+    if by_id:
+        # As provenance.uuid_floor() says: nothing but the milliseconds.
+        moments = (datetime(day.year, day.month, 1, tzinfo=UTC).timestamp() for day in days)
+        first, last = (str(UUID(int=int(moment) * 1000 << 80)) for moment in moments)
+    else:
+        first, last = (f"{day} 00:00:00+00" for day in days)
+    return f"FOR VALUES FROM ('{first}') TO ('{last}')"
+
+
+def _out_of_place(connection: SyncConnection, _: Limits) -> list[Finding]:
+    return [
+        *(
+            _finding(
+                severity=Severity.ERROR,
+                subject=f"provenance.{name}",
+                problem=f"does not hold the rows of the month in its name, but those {bounds.removeprefix('FOR VALUES ')}: "
+                "the rows of that month go elsewhere",
+                remedy=f"BEGIN;\nALTER TABLE provenance.{parent} DETACH PARTITION provenance.{name};\n"
+                f"{_attached(parent, name, by_id=by_id)}\nCOMMIT;",
+            )
+            for parent, name, by_id, bounds in run(connection, _BOUNDS)
+            if bounds != _expected_bounds(name, by_id=by_id)
+        ),
+        *(
+            _finding(
+                severity=Severity.ERROR,
+                subject=child,
+                problem=f"is a part of {parent} and not in its schema: nothing guards the rows in it, and they are in every "
+                "answer",
+                remedy=detach,
+            )
+            for parent, child, detach in run(connection, _ELSEWHERE)
+        ),
+    ]
 
 
 def _months(rows: Rows) -> list[tuple[str, int]]:
@@ -179,4 +252,5 @@ def _misplaced(connection: SyncConnection, limits: Limits) -> list[Finding]:
 
 
 MISPLACED = Check(name=_NAME, what="whether rows are in the default partitions", needs=AS_OWNER, look=_misplaced)
+OUT_OF_PLACE = Check(name=_NAME, what="whether partitions are what their names say", needs=READER, look=_out_of_place)
 MISSING = Check(name=_NAME, what="whether the coming months have partitions", needs=READER, look=_missing)

@@ -24,6 +24,8 @@ class Explained:
     name: str
     remedy: str
     severity: Severity = Severity.ERROR
+    why: str | None = None
+    """What follows from it, where that is not what follows from any such difference."""
 
 
 def explained(difference: Difference, owner: str) -> Iterator[Explained]:
@@ -120,7 +122,11 @@ def _altered(difference: Difference, owner: str) -> Iterator[Explained]:
         rest = rest.replace(" forced", "")
     if rest == expected.replace(" body as captured", " body without its mark") != expected:
         yield Explained(
-            "function has lost its mark, as in a dump without comments", name, _made_again(difference), Severity.WARNING
+            "function has lost its mark, as in a dump without comments",
+            name,
+            _made_again(difference),
+            Severity.WARNING,
+            "whether it does what it was made for cannot be told",
         )
     elif rest != expected:
         yield Explained(f"{kind} was changed", name, _made_again(difference))

@@ -17,35 +17,55 @@ def _texts(rows: Rows) -> list[tuple[str, ...]]:
     return [tuple(row) for row in rows]
 
 
-# A membership that gives neither the rights nor the role, as whoever creates a role gets one, is none. Servers before 16
-# have one kind only, and no columns that tell them apart.
+# A membership that gives neither the rights nor the role, as whoever creates a role gets one, makes no writer. But whoever
+# may give out the owner can have it. Servers before 16 have one kind only, and no columns that tell them apart.
 _POWERFUL = Statement(
-    """WITH RECURSIVE membership (member, role) AS (
-           SELECT m.member, m.roleid FROM pg_auth_members m
-            WHERE COALESCE((to_jsonb(m) ->> 'inherit_option')::boolean OR (to_jsonb(m) ->> 'set_option')::boolean, true)),
-       owner (role) AS (
+    """WITH RECURSIVE membership (member, role, in_use, admin) AS (
+           SELECT m.member, m.roleid,
+                  COALESCE((to_jsonb(m) ->> 'inherit_option')::boolean OR (to_jsonb(m) ->> 'set_option')::boolean, true),
+                  m.admin_option
+             FROM pg_auth_members m),
+       top (owner) AS (
            SELECT c.relowner FROM pg_class c
-            WHERE c.relnamespace = to_regnamespace('provenance') AND c.relname = 'actions'
-            UNION SELECT m.member FROM owner o JOIN membership m ON m.role = o.role),
+            WHERE c.relnamespace = to_regnamespace('provenance') AND c.relname = 'actions'),
+       owner (role) AS (
+           SELECT t.owner FROM top t
+            UNION SELECT n.nspowner FROM pg_namespace n WHERE n.nspname = 'provenance'
+            UNION SELECT m.member FROM owner o JOIN membership m ON m.role = o.role AND (m.in_use OR m.admin)),
+       mighty (role) AS (
+           SELECT r.oid FROM pg_roles r
+            WHERE r.rolname IN ('pg_write_all_data', 'pg_write_server_files', 'pg_execute_server_program')),
        writer (role) AS (
            SELECT g.grantee
              FROM pg_class c JOIN pg_attribute a ON a.attrelid = c.oid
             CROSS JOIN LATERAL (SELECT f.* FROM aclexplode(a.attacl) f
                                 UNION ALL SELECT f.* FROM aclexplode(c.relacl) f WHERE f.grantee <> c.relowner) g
             WHERE c.relnamespace = to_regnamespace('provenance') AND c.relname = 'actions' AND g.privilege_type = 'INSERT'
-            UNION SELECT m.member FROM writer w JOIN membership m ON m.role = w.role)
-       SELECT quote_ident(r.rolname), f.how, format(f.remedy, r.rolname, pg_get_userbyid(top.relowner))
-         FROM writer w JOIN pg_roles r ON r.oid = w.role
-         JOIN pg_class top ON top.relnamespace = to_regnamespace('provenance') AND top.relname = 'actions'
+            UNION SELECT r.oid FROM pg_roles r WHERE r.rolname = 'pg_write_all_data'
+            UNION SELECT m.member FROM writer w JOIN membership m ON m.role = w.role AND m.in_use)
+       SELECT quote_ident(r.rolname), f.how, f.remedy
+         FROM writer w JOIN pg_roles r ON r.oid = w.role CROSS JOIN top
         CROSS JOIN LATERAL (
-              SELECT 'is a superuser', 'ALTER ROLE %1$I NOSUPERUSER;' WHERE r.rolsuper
+              SELECT 'is a superuser', format('ALTER ROLE %I NOSUPERUSER;', r.rolname) WHERE r.rolsuper
                UNION ALL
-              SELECT 'passes by row-level security', 'ALTER ROLE %1$I NOBYPASSRLS;' WHERE r.rolbypassrls AND NOT r.rolsuper
+              SELECT 'passes by row-level security', format('ALTER ROLE %I NOBYPASSRLS;', r.rolname)
+               WHERE r.rolbypassrls AND NOT r.rolsuper
                UNION ALL
-              SELECT 'owns the trail', 'SELECT provenance.make_roles();' WHERE r.oid = top.relowner
+              SELECT 'owns the trail', 'SELECT provenance.make_roles();' WHERE r.oid = top.owner
                UNION ALL
-              SELECT 'is a member of its owner', 'REVOKE %2$I FROM %1$I;'
-               WHERE r.oid IN (SELECT o.role FROM owner o) AND r.oid <> top.relowner) f (how, remedy)
+              SELECT 'is a member of its owner', string_agg(format('REVOKE %I FROM %I;', g.rolname, r.rolname), E'\n')
+                FROM membership m JOIN pg_roles g ON g.oid = m.role
+               WHERE m.member = r.oid AND (m.in_use OR m.admin) AND m.role IN (SELECT o.role FROM owner o)
+                 AND r.oid <> top.owner
+              HAVING count(*) > 0
+               UNION ALL
+              SELECT 'is a member of ' || string_agg(DISTINCT p.rolname, ', '),
+                     string_agg(DISTINCT format('REVOKE %I FROM %I;', g.rolname, r.rolname), E'\n')
+                FROM mighty y JOIN pg_roles p ON p.oid = y.role
+                JOIN membership m ON m.member = r.oid AND m.in_use AND pg_has_role(m.role, p.oid, 'MEMBER')
+                JOIN pg_roles g ON g.oid = m.role
+               WHERE NOT r.rolsuper
+              HAVING count(*) > 0) f (how, remedy)
         WHERE r.rolcanlogin ORDER BY 1, 2""",
     None,
     _texts,

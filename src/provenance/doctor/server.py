@@ -28,27 +28,6 @@ _OFF = Statement(
     _names,
 )
 
-# What this session has set itself does not count; what its role has by default is listed with that.
-_NOT_WAITED_FOR = Statement(
-    """SELECT 'this server', 'ALTER SYSTEM SET synchronous_commit = on; SELECT pg_reload_conf();'
-         FROM pg_settings s
-        WHERE s.name = 'synchronous_commit' AND s.reset_val = 'off' AND s.source NOT IN ('database', 'user', 'database user')
-          AND s.boot_val <> s.reset_val
-        UNION ALL
-       SELECT concat_ws(' in ', 'role ' || quote_ident(r.rolname), 'database ' || quote_ident(d.datname)),
-              CASE WHEN r.oid IS NULL THEN format('ALTER DATABASE %I RESET synchronous_commit;', d.datname)
-                   ELSE format('ALTER ROLE %I%s RESET synchronous_commit;', r.rolname,
-                               ' IN DATABASE ' || quote_ident(d.datname))
-                   END
-         FROM pg_db_role_setting g
-         LEFT JOIN pg_roles r ON r.oid = g.setrole
-         LEFT JOIN pg_database d ON d.oid = g.setdatabase
-        WHERE 'synchronous_commit=off' = ANY (g.setconfig) AND (g.setdatabase = 0 OR d.datname = current_database())
-        ORDER BY 1""",
-    None,
-    as_they_are,
-)
-
 
 def _encoding(connection: SyncConnection) -> list[Finding]:
     encoding = connection.info.parameter_status("server_encoding")
@@ -78,15 +57,6 @@ def _kept(connection: SyncConnection, _: Limits) -> list[Finding]:
             )
             for name in run(connection, _OFF)
             if name in {"fsync", "full_page_writes"}
-        ),
-        *(
-            _durability(
-                severity=Severity.WARNING,
-                subject=f"synchronous_commit of {where}",
-                problem="is off: a crash may take back work, with its action, that was said to be committed",
-                remedy=remedy,
-            )
-            for where, remedy in run(connection, _NOT_WAITED_FOR)
         ),
     ]
 

@@ -28,24 +28,35 @@ _GAPS = Statement(
        gap AS (
            SELECT w.relation, m.member, w.kind, 'provenance_' || n.name AS name,
                   CASE WHEN t.oid IS NULL THEN 'missing'
+                       WHEN t.tgqual IS NOT NULL OR cardinality(t.tgattr::int2[]) > 0
+                            OR t.tgtype <> (CASE WHEN w.by_row THEN n.by_row_type ELSE n.type END)
+                            OR p.pronamespace <> to_regnamespace('provenance') OR p.proname !~ n.function
+                            THEN 'not what was made'
                        WHEN t.tgenabled = 'D' THEN 'disabled'
                        WHEN w.kind = 'capture' AND t.tgenabled <> 'A' THEN 'not enabled always'
                        WHEN t.tgenabled = 'R' THEN 'enabled in replica sessions only' END AS what
              FROM watched w
-             JOIN (VALUES ('stamp', 'stamp_insert', true), ('stamp', 'stamp_update', true),
-                          ('require_action', 'require_action', true), ('require_action', 'require_action_truncate', true),
-                          ('capture', 'capture_insert', true), ('capture', 'capture_truncate', true),
-                          ('capture', 'capture_update', false), ('capture', 'capture_delete', false)
-                  ) AS n (kind, name, also_by_row) ON n.kind = w.kind AND (n.also_by_row OR NOT w.by_row)
+             -- The types are those of pg_trigger.h: row 1, before 2, insert 4, delete 8, update 16, truncate 32.
+             JOIN (VALUES ('stamp', 'stamp_insert', '^stamp_insert$', 7, 7),
+                          ('stamp', 'stamp_update', '^stamp_update$', 19, 19),
+                          ('require_action', 'require_action', '^require_action$', 30, 31),
+                          ('require_action', 'require_action_truncate', '^require_action$', 34, 34),
+                          ('capture', 'capture_insert', '^capture_[0-9]+$', 4, 29),
+                          ('capture', 'capture_truncate', '^capture_[0-9]+$', 34, 34),
+                          ('capture', 'capture_update', '^capture_[0-9]+$', 16, NULL),
+                          ('capture', 'capture_delete', '^capture_[0-9]+$', 8, NULL)
+                  ) AS n (kind, name, function, type, by_row_type)
+               ON n.kind = w.kind AND (n.by_row_type IS NOT NULL OR NOT w.by_row)
             CROSS JOIN LATERAL (
                   SELECT w.relation UNION SELECT p.relid FROM pg_partition_tree(w.relation) p WHERE p.isleaf
                   ) AS m (member)
-             LEFT JOIN pg_trigger t ON t.tgrelid = m.member AND t.tgname = 'provenance_' || n.name)
+             LEFT JOIN (pg_trigger t JOIN pg_proc p ON p.oid = t.tgfoid)
+               ON t.tgrelid = m.member AND t.tgname = 'provenance_' || n.name)
        SELECT g.relation::regclass::text,
               string_agg(format('%s is %s on %s', g.name, g.what, g.member::regclass), '; '
                          ORDER BY g.member::regclass::text, g.name),
               string_agg(DISTINCT CASE
-                  WHEN g.what <> 'missing'
+                  WHEN g.what NOT IN ('missing', 'not what was made')
                   THEN format('ALTER TABLE %s ENABLE %sTRIGGER %I;', g.member::regclass,
                               CASE WHEN g.kind = 'capture' THEN 'ALWAYS ' ELSE '' END, g.name)
                   WHEN g.kind = 'capture'

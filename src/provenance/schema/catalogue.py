@@ -37,7 +37,8 @@ _CAPTURE_MODEL = (
 _QUERIES: dict[str, LiteralString] = {
     # An object of another owner than the rest could be changed by somebody who was given the schema to use.
     "schema": """
-        SELECT n.nspname, 'schema' || CASE WHEN n.nspowner <> {owner} THEN ' owned by ' || n.nspowner::regrole::text ELSE '' END
+        SELECT n.nspname,
+               'schema' || CASE WHEN n.nspowner <> {owner} THEN ' owned by ' || n.nspowner::regrole::text ELSE '' END
           FROM pg_namespace n WHERE n.nspname = 'provenance'""",
     "relation": r"""
         SELECT quote_ident(c.relname),
@@ -76,7 +77,8 @@ _QUERIES: dict[str, LiteralString] = {
           FROM pg_index x JOIN pg_class i ON i.oid = x.indexrelid JOIN pg_class c ON c.oid = x.indrelid
          WHERE c.relnamespace = to_regnamespace('provenance')""",
     "trigger": """
-        SELECT quote_ident(c.relname) || '.' || quote_ident(t.tgname), pg_get_triggerdef(t.oid) || ' enabled ' || t.tgenabled::text
+        SELECT quote_ident(c.relname) || '.' || quote_ident(t.tgname),
+               pg_get_triggerdef(t.oid) || ' enabled ' || t.tgenabled::text
           FROM pg_trigger t JOIN pg_class c ON c.oid = t.tgrelid
          WHERE c.relnamespace = to_regnamespace('provenance') AND NOT t.tgisinternal""",
     "rule": """
@@ -128,7 +130,8 @@ _QUERIES: dict[str, LiteralString] = {
               FROM pg_class c CROSS JOIN aclexplode(c.relacl) g
              WHERE c.relnamespace = to_regnamespace('provenance')
             UNION ALL
-            SELECT g.grantee, c.relowner, quote_ident(c.relname) || '.' || quote_ident(a.attname), g.privilege_type, a.attname
+            SELECT g.grantee, c.relowner, quote_ident(c.relname) || '.' || quote_ident(a.attname), g.privilege_type,
+                   a.attname
               FROM pg_class c JOIN pg_attribute a ON a.attrelid = c.oid CROSS JOIN aclexplode(a.attacl) g
              WHERE c.relnamespace = to_regnamespace('provenance'))
         SELECT CASE WHEN grantee = 0 THEN 'PUBLIC' ELSE grantee::regrole::text END || ' on ' || object,
@@ -149,8 +152,9 @@ _OWNER: LiteralString = """(SELECT mode() WITHIN GROUP (ORDER BY o.relowner) FRO
 
 # Definitions are printed relative to these. With an empty search_path all names come out qualified.
 _PRINTED_ALIKE: LiteralString = (
-    "SET LOCAL search_path = ''; SET LOCAL timezone = 'UTC'; SET LOCAL datestyle = 'ISO'; SET LOCAL intervalstyle = 'postgres'; "
-    "SET LOCAL quote_all_identifiers = off; SET LOCAL standard_conforming_strings = on; SET LOCAL client_encoding = 'UTF8'"
+    "SET LOCAL search_path = ''; SET LOCAL timezone = 'UTC'; SET LOCAL datestyle = 'ISO'; "
+    "SET LOCAL intervalstyle = 'postgres'; SET LOCAL quote_all_identifiers = off; "
+    "SET LOCAL standard_conforming_strings = on; SET LOCAL client_encoding = 'UTF8'"
 )
 
 
