@@ -749,6 +749,7 @@ def test_synchronous_commit_of_all_roles(owner: Connection) -> None:
     with owner.transaction(force_rollback=True):
         owner.execute("ALTER ROLE ALL SET synchronous_commit = off")
         (finding,) = [one for one in wrong(owner, skip=skip) if one.subject == "synchronous_commit of all roles"]
+        assert finding.remedy == "ALTER ROLE ALL RESET synchronous_commit;"
         cure(owner, finding)
         assert [] == [one for one in wrong(owner, skip=skip) if one.subject == finding.subject]
 

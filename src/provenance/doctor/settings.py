@@ -10,7 +10,7 @@ from provenance.statements import Statement, as_they_are
 _OF_SERVER = """
 SELECT s.name, 'this server', format('ALTER SYSTEM SET %%I = %%s; SELECT pg_reload_conf();', s.name, s.boot_val)
   FROM pg_settings s JOIN harmful h ON h.name = s.name AND lower(s.reset_val) ~ h.value
- WHERE s.source NOT IN ('database', 'user', 'database user', 'client', 'session') AND s.boot_val <> s.reset_val"""
+ WHERE s.source NOT IN ('global', 'database', 'user', 'database user', 'client', 'session') AND s.boot_val <> s.reset_val"""
 _OF_SOME = """
 SELECT h.name,
        CASE WHEN g.setrole = 0 AND g.setdatabase = 0 THEN 'all roles'
