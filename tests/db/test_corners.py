@@ -93,7 +93,7 @@ def test_the_trails_own_pools_prepare_nothing_behind_a_pooler(
     provenance_dsn: str, monkeypatch: pytest.MonkeyPatch, answering: str, threshold: int | None
 ) -> None:
     """It is there when another process answers than the one that has greeted the client."""
-    monkeypatch.setattr("provenance.drivers._BACKEND", answering)
+    monkeypatch.setattr("provenance.drivers.pooler._BACKEND", answering)
 
     async def main() -> int | None:
         async with AsyncTrail(provenance_dsn) as trail, trail.connection() as connection:
@@ -302,6 +302,8 @@ def interrupted(trail: Trail, monkeypatch: pytest.MonkeyPatch, text: str) -> Non
 
 
 def _text(query: Any) -> str:
+    if isinstance(query, bytes):
+        return query.decode()
     return query if isinstance(query, str) else str(query.as_string(None))
 
 

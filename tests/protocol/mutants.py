@@ -31,13 +31,12 @@ def no_done_marker(patch: pytest.MonkeyPatch) -> None:
 
 def no_guard_on_the_terminal_insert(patch: pytest.MonkeyPatch) -> None:
     """The completed row is inserted in whatever transaction there is at the end."""
-    original = leaving.attrs.evolve
+    original = Block.row
 
-    def evolve(instance: Any, **changes: Any) -> Any:
-        changes.pop("fenced", None)
-        return original(instance, **changes)
+    def row(self: Block, *args: Any, **kwargs: Any) -> ActionRow:
+        return original(self, *args, **{**kwargs, "fenced": False})
 
-    patch.setattr(leaving.attrs, "evolve", evolve)
+    patch.setattr(Block, "row", row)
 
 
 def failure_written_on_the_aborted_connection(patch: pytest.MonkeyPatch) -> None:

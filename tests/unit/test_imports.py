@@ -46,7 +46,7 @@ LAYERS = [
         "statements.erasing",
         "statements.version",
     ],
-    ["drivers"],
+    ["drivers.connections", "drivers.pooler", "drivers.trips", "drivers.running", "drivers"],
     [
         "recording.steps",
         "recording.blocks",

@@ -6,7 +6,7 @@ import json
 import re
 from collections.abc import Mapping
 from datetime import UTC, datetime, timedelta, timezone
-from typing import Any
+from typing import Any, cast
 from uuid import UUID
 
 import attrs
@@ -33,6 +33,8 @@ AT = datetime(2026, 3, 1, 12, 30, 15, 250_000, tzinfo=UTC)
 def text(statement: Statement[Any]) -> str:
     """Return the statement's SQL."""
     query = statement.query
+    if isinstance(query, bytes):
+        return query.decode()
     return query.as_string(None) if isinstance(query, sql.Composed) else query
 
 
@@ -76,21 +78,35 @@ def test_begin_says_what_the_connection_says(
 
 def test_settings_end_with_the_transaction() -> None:
     """The current action is set with SET LOCAL, and cleared by the empty text."""
-    assert text(recording.set_action(ID)) == f'SET LOCAL "provenance"."action_id" = \'{ID}\''
+    assert text(recording.set_action(ID)) == f"SET LOCAL provenance.action_id = '{ID}'"
     ref = ActionRef(ID, ROOT)
-    assert text(recording.set_block(ref)) == f'SET LOCAL "provenance"."block" = \'{ID} {ROOT} \''
-    assert text(recording.set_block(ref, "a 'b'")) == f"SET LOCAL \"provenance\".\"block\" = '{ID} {ROOT} a ''b'''"
-    assert text(recording.set_block(None)) == 'SET LOCAL "provenance"."block" = \'\''
-    assert text(recording.set_block(None, "t")) == 'SET LOCAL "provenance"."block" = \'\''
-    assert text(recording.set_action(None)) == 'SET LOCAL "provenance"."action_id" = \'\''
-    assert text(recording.set_done(12)) == 'SET LOCAL "provenance"."done" = \'12\''
+    assert text(recording.set_block(ref)) == f"SET LOCAL provenance.block = '{ID} {ROOT} '"
+    assert text(recording.set_block(None)) == "SET LOCAL provenance.block = ''"
+    assert text(recording.set_block(None, "t")) == "SET LOCAL provenance.block = ''"
+    assert text(recording.set_action(None)) == "SET LOCAL provenance.action_id = ''"
+    assert text(recording.set_done(12)) == "SET LOCAL provenance.done = '12'"
 
 
-def test_savepoint_names_are_quoted() -> None:
-    """A name cannot end the command it is in."""
-    assert text(recording.savepoint('a"; DROP')) == 'SAVEPOINT "a""; DROP"'
-    assert text(recording.release("a b")) == 'RELEASE SAVEPOINT "a b"'
-    assert text(recording.rollback_to("a")) == 'ROLLBACK TO SAVEPOINT "a"'
+@pytest.mark.parametrize("tenant", ["a 'b'", "\\", "'; DROP TABLE t; --", "\n", "\N{LATIN SMALL LETTER E WITH ACUTE}"])
+def test_a_setting_that_needs_quoting_is_quoted(tenant: str) -> None:
+    """What could end the literal goes in as psycopg quotes it, and so does all else that is not plain."""
+    quoted = sql.Literal(f"{ID} {ROOT} {tenant}").as_string(None)
+    assert text(recording.set_block(ActionRef(ID, ROOT), tenant)) == f"SET LOCAL provenance.block = {quoted}"
+
+
+def test_a_reference_made_of_hostile_text_is_quoted() -> None:
+    """Whatever its type says: a caller can make a reference himself."""
+    root = "'; DROP TABLE t; --"
+    quoted = sql.Literal(f"{ID} {root} ").as_string(None)
+    assert text(recording.set_block(ActionRef(ID, cast("UUID", root)))) == f"SET LOCAL provenance.block = {quoted}"
+
+
+def test_savepoints_are_named_after_their_action() -> None:
+    """Nothing but the digits of an id is in a name."""
+    name = f"provenance_{ID.hex}"
+    assert text(recording.savepoint(ID)) == f"SAVEPOINT {name}"
+    assert text(recording.release(ID)) == f"RELEASE SAVEPOINT {name}"
+    assert text(recording.rollback_to(ID)) == f"ROLLBACK TO SAVEPOINT {name}"
 
 
 @pytest.mark.parametrize(

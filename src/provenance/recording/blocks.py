@@ -224,7 +224,8 @@ class Block(CurrentAction):
         self.xid: str | None = None
         """The transaction, where its receipt may be somebody else's: of actions there is evidence of."""
         self.enclosing: Block | None = None
-        self.savepoint: str | None = None
+        self.savepoint: UUID | None = None
+        """What the savepoint around it is named after, where it has one."""
         self.before: Settings | None = None
         """The transaction's settings when the block was entered."""
         self.height = 0
@@ -299,7 +300,9 @@ class Block(CurrentAction):
     def label(self) -> str:
         return f"track_action({self.spec.action_type!r})"
 
-    def row(self, status: Status, failure: Failure | None = None, *, ordinal: int | None = None) -> ActionRow:
+    def row(
+        self, status: Status, failure: Failure | None = None, *, ordinal: int | None = None, fenced: bool = False
+    ) -> ActionRow:
         """Return the block's row as of now."""
         elapsed_ns = time.monotonic_ns() - self.started_ns
         return ActionRow(
@@ -325,6 +328,7 @@ class Block(CurrentAction):
             completed_at=(self.started_at + timedelta(microseconds=elapsed_ns // 1000)).isoformat(),
             duration_ms=elapsed_ns / 1_000_000,
             ordinal=ordinal,
+            fenced=fenced,
             intended=self.intended,
         )
 

@@ -186,7 +186,7 @@ def _enter_joined(block: Block, connection: AnyConnection) -> Steps[None]:
         raise MisusedAction(
             f"{block.label}: the transaction of the given connection is aborted by an earlier error; roll it back first"
         )
-    block.savepoint = f"provenance_{block.ref.id.hex}"
+    block.savepoint = block.ref.id
     opening = (
         statements.savepoint(block.savepoint),
         statements.READ_SETTINGS,
@@ -251,7 +251,7 @@ def _enter_nested(block: Block, enclosing: Block, *, savepoint: bool) -> Steps[N
         )
     opening = [statements.READ_SETTINGS, *_current(block), *_last_words(block, joined=unit.joined)]
     if savepoint:
-        block.savepoint = f"provenance_{block.ref.id.hex}"
+        block.savepoint = block.ref.id
         opening.insert(1, statements.savepoint(block.savepoint))
     try:
         answers = yield Run(unit.connection, tuple(opening))

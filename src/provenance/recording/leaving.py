@@ -249,7 +249,7 @@ def _forget_later(evidence: list[UUID], answers: list[Any]) -> Steps[None]:
 
 
 def _commit(block: Block, unit: Unit) -> Steps[None]:
-    row = attrs.evolve(block.row(Status.COMPLETED), fenced=True)
+    row = block.row(Status.COMPLETED, fenced=True)
     rows = (row, *unit.standing, *unit.settled)
     evidence = intents.intended(rows)
     try:
@@ -331,7 +331,7 @@ def _settle(block: Block, unit: Unit, error: BaseException, failure: Failure) ->
 def _leave_joined(block: Block, unit: Unit, verdict: _Verdict) -> Steps[None]:
     assert block.savepoint is not None  # noqa: S101 - a joined block always has one
     if verdict.failure is None:
-        rows = (attrs.evolve(block.row(Status.COMPLETED), fenced=True), *unit.standing)
+        rows = (block.row(Status.COMPLETED, fenced=True), *unit.standing)
         declared = intents.intended(rows)
         closing = (
             statements.insert(rows),

@@ -10,6 +10,7 @@ from typing import Any, Generic, LiteralString, TypeVar
 
 import attrs
 from psycopg import sql
+from psycopg.abc import AdaptContext
 
 T_co = TypeVar("T_co", covariant=True)
 
@@ -35,13 +36,21 @@ def as_they_are(rows: Rows) -> list[Row]:
 class Statement(Generic[T_co]):
     """A query, its parameters, and what its rows mean."""
 
-    query: LiteralString | sql.Composed
+    query: LiteralString | bytes | sql.Composed
     params: Mapping[str, object] | None
     decode: Callable[[Rows], T_co]
     prepare: bool | None = None
     """Whether the server shall keep it for the next time; ``None`` leaves that to psycopg."""
 
 
-def command(query: LiteralString | sql.Composed) -> Statement[None]:
+def text(statement: Statement[Any], context: AdaptContext) -> bytes:
+    """Return the SQL of a statement as it is sent."""
+    query = statement.query
+    if isinstance(query, bytes):
+        return query
+    return query.as_bytes(context) if isinstance(query, sql.Composed) else query.encode()
+
+
+def command(query: LiteralString | bytes | sql.Composed) -> Statement[None]:
     """Return a statement without parameters and without an answer: transaction control, settings."""
     return Statement(query, None, nothing)

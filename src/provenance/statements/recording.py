@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Iterable, Mapping
 from datetime import timedelta
+from functools import cache
 from json.encoder import encode_basestring_ascii
 from typing import LiteralString
 from uuid import UUID
@@ -29,11 +31,23 @@ _ISOLATION: dict[IsolationLevel, LiteralString] = {
 # The transaction-local settings. action_id is what triggers and column defaults read, and SQL may change it: a function may
 # begin an action of its own. block is ours: the id, the root and the tenant of the innermost tracked block. done is the
 # number of the last inner block that finished and has not been undone since.
-_ACTION = sql.Identifier("provenance", "action_id")
-_BLOCK = sql.Identifier("provenance", "block")
-_DONE = sql.Identifier("provenance", "done")
+_ACTION: LiteralString = "provenance.action_id"
+_BLOCK: LiteralString = "provenance.block"
+_DONE: LiteralString = "provenance.done"
+
+# Nothing in it ends a literal, and an empty one is one.
+_NEEDS_NO_QUOTING = re.compile(r"[A-Za-z0-9_.:@+ -]*", re.ASCII).fullmatch
 
 
+def _setting(name: LiteralString, value: str) -> Statement[None]:
+    """Set something until the transaction, or the savepoint around this, ends. SET takes no parameters."""
+    if _NEEDS_NO_QUOTING(value):
+        # Composing takes psycopg ten times as long.
+        return command(f"SET LOCAL {name} = '{value}'".encode())
+    return command(sql.SQL("SET LOCAL {} = {}").format(sql.SQL(name), sql.Literal(value)))
+
+
+@cache
 def begin(isolation: IsolationLevel | None, read_only: bool | None, deferrable: bool | None) -> Statement[None]:
     """Open a transaction as the connection's attributes say; ``None`` leaves a choice to the server."""
     words: list[LiteralString] = ["BEGIN"]
@@ -48,31 +62,36 @@ def begin(isolation: IsolationLevel | None, read_only: bool | None, deferrable: 
 
 def set_action(action_id: UUID | None) -> Statement[None]:
     """Make an action the current one until the transaction, or the savepoint around this, ends."""
-    value = sql.Literal("" if action_id is None else str(action_id))
-    return command(sql.SQL("SET LOCAL {} = {}").format(_ACTION, value))
+    return _setting(_ACTION, "" if action_id is None else str(action_id))
 
 
 def set_block(ref: ActionRef | None, tenant_id: str = "") -> Statement[None]:
     """Make a tracked block the innermost one of the transaction."""
-    value = sql.Literal("" if ref is None else f"{ref.id} {ref.root_id} {tenant_id}")
-    return command(sql.SQL("SET LOCAL {} = {}").format(_BLOCK, value))
+    return _setting(_BLOCK, "" if ref is None else f"{ref.id} {ref.root_id} {tenant_id}")
 
 
 def set_done(ordinal: int) -> Statement[None]:
     """Note that the inner block with this number has finished."""
-    return command(sql.SQL("SET LOCAL {} = {}").format(_DONE, sql.Literal(str(ordinal))))
+    return _setting(_DONE, str(ordinal))
 
 
-def savepoint(name: str) -> Statement[None]:
-    return command(sql.SQL("SAVEPOINT {}").format(sql.Identifier(name)))
+def _at_savepoint(words: LiteralString, action_id: UUID) -> Statement[None]:
+    return command(f"{words} provenance_{action_id.hex}".encode())
 
 
-def release(name: str) -> Statement[None]:
-    return command(sql.SQL("RELEASE SAVEPOINT {}").format(sql.Identifier(name)))
+def savepoint(action_id: UUID) -> Statement[None]:
+    """Set the savepoint of an action."""
+    return _at_savepoint("SAVEPOINT", action_id)
 
 
-def rollback_to(name: str) -> Statement[None]:
-    return command(sql.SQL("ROLLBACK TO SAVEPOINT {}").format(sql.Identifier(name)))
+def release(action_id: UUID) -> Statement[None]:
+    """Keep what has been done since the savepoint of an action."""
+    return _at_savepoint("RELEASE SAVEPOINT", action_id)
+
+
+def rollback_to(action_id: UUID) -> Statement[None]:
+    """Undo what has been done since the savepoint of an action."""
+    return _at_savepoint("ROLLBACK TO SAVEPOINT", action_id)
 
 
 @attrs.frozen
@@ -139,25 +158,26 @@ class ActionRow:
     """There may be evidence that it was begun, which its outcome makes superfluous."""
 
 
-_FIELDS = tuple(field.name for field in attrs.fields(ActionRow))
 _BODIES = frozenset({"payload", "result", "metadata"})
+_FIELDS = tuple((field.name, f'"{field.name}":', field.name in _BODIES) for field in attrs.fields(ActionRow))
 
 
 def row_json(row: ActionRow) -> str:
     """Return the row as a JSON object; bodies go in as the JSON they are."""
     fields: list[str] = []
-    for name in _FIELDS:
-        value = getattr(row, name)
+    for name, key, body in _FIELDS:
+        value: object = getattr(row, name)
         if value is None or value is False:
             continue
-        if name in _BODIES:
-            text = value
-        elif isinstance(value, (str, UUID)):
-            text = encode_basestring_ascii(str(value))
+        if body:
+            fields.append(f"{key}{value}")
+        elif isinstance(value, str):
+            fields.append(key + encode_basestring_ascii(value))
+        elif isinstance(value, UUID):
+            fields.append(f'{key}"{value}"')
         else:
-            text = json.dumps(value)
-        fields.append(f'"{name}":{text}')
-    return "{" + ",".join(fields) + "}"
+            fields.append(key + json.dumps(value))
+    return f"{{{','.join(fields)}}}"
 
 
 def rows_param(rows: Iterable[ActionRow | str]) -> Mapping[str, object]:
@@ -208,15 +228,16 @@ def insert_missing(rows: Iterable[ActionRow | str]) -> Statement[None]:
     return Statement(f"{_INSERT}\n ORDER BY r.id\nON CONFLICT DO NOTHING", rows_param(rows), nothing)
 
 
-def journal_settings(timeout: timedelta) -> list[Statement[None]]:
+@cache
+def journal_settings(timeout: timedelta) -> tuple[Statement[None], ...]:
     """Make one small transaction durable and bounded in time, without leaving anything behind on the connection."""
     milliseconds = max(1, int(timeout.total_seconds() * 1000))
     limit = sql.Literal(f"{milliseconds}ms")
-    return [
+    return (
         command("SET LOCAL synchronous_commit = on"),
         command(sql.SQL("SET LOCAL lock_timeout = {}").format(limit)),
         command(sql.SQL("SET LOCAL statement_timeout = {}").format(limit)),
-    ]
+    )
 
 
 def _optional_text(rows: Rows) -> str | None:

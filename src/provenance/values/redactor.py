@@ -3,20 +3,25 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
+from functools import lru_cache
 
 import attrs
 
 from provenance.values import cards, documents, keys, pairs, tokens
-from provenance.values.texts import REDACTED, name
+from provenance.values.texts import REDACTED, escaped, name
+
+_LONGEST_CACHED_KEY = 128
+_CACHED_KEYS = 4096
 
 Captured = Mapping[str, "Captured | None"]
 """Which members of an object are kept, and which of theirs; ``None``: whole."""
 
 # How many times a text may be encoded: JSON inside JSON, an address inside an address.
 _DEEPEST = 3
-# A name that is shorter than any secret that can be told by its form. It has no separator either, so nothing is looked for.
-_LONGEST_WORD = 14
+# A word or a number, shorter than any secret that can be told by its form, and without anything that could stand between a
+# key and its value; or a UUID.
+_HARMLESS = re.compile(r"[\w.,/-]{0,13}|[0-9a-f]{8}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{12}").fullmatch
 
 
 def _patterns(given: Iterable[str | re.Pattern[str]]) -> tuple[re.Pattern[str], ...]:
@@ -64,6 +69,25 @@ def _tree(paths: Iterable[str]) -> Captured:
     return tree
 
 
+@attrs.frozen
+class Key:
+    """What becomes of a member of an object by its key."""
+
+    name: str
+    shown: str
+    """The key, with what is secret in it hidden."""
+    quoted: str
+    """That as JSON."""
+    hides: bool
+    keeps: bool
+
+
+def quoted_key(text: str) -> str:
+    """Return a key as JSON that ``jsonb`` takes."""
+    quoted = documents.dumps(text)
+    return documents.dumps(escaped(text)) if "\\u" in quoted else quoted
+
+
 @attrs.frozen(kw_only=True)
 class Redactor:
     """Decides what is hidden: which members of an object by their keys, and which parts of a text.
@@ -98,18 +122,25 @@ class Redactor:
     )
     _rule: keys.Rule = attrs.field(init=False, repr=False, eq=False)
     _captured: Mapping[str, Captured] = attrs.field(init=False, repr=False, eq=False)
+    _keys: Callable[[str], Key] = attrs.field(init=False, repr=False, eq=False)
 
     def __attrs_post_init__(self) -> None:
         object.__setattr__(self, "_rule", keys.Rule(self.extra, self.keep))
+        object.__setattr__(self, "_keys", lru_cache(_CACHED_KEYS)(self._key))
         object.__setattr__(self, "_captured", {kind: _tree(paths) for kind, paths in self.capture.items()})
 
     def hides(self, key: str) -> bool:
         """Return whether the value under *key* is to be replaced by ``[redacted]``."""
         return self._rule.hides(key)
 
-    def keeps(self, key: str) -> bool:
-        """Return whether a text under *key* is to be left alone."""
-        return self._rule.keeps(key)
+    def key(self, name: str) -> Key:
+        """Return what becomes of a member with this key."""
+        # Most keys come again and again. They may come from a stranger too: the cache is bounded in their length as well.
+        return self._keys(name) if len(name) <= _LONGEST_CACHED_KEY else self._key(name)
+
+    def _key(self, name: str) -> Key:
+        shown = self.redact(name)
+        return Key(name, shown, quoted_key(shown), self._rule.hides(name), self._rule.keeps(name))
 
     def captured(self, action_type: str) -> Captured | None:
         """Return which keys of the payload of such an action are stored, or ``None`` when that is not restricted."""
@@ -123,7 +154,7 @@ class Redactor:
         return self._redacted(text, _DEEPEST)
 
     def _redacted(self, text: str, depth: int) -> str:
-        if not self.patterns and len(text) <= _LONGEST_WORD and text.isidentifier():
+        if not self.patterns and _HARMLESS(text):
             return text
 
         def redact(inner: str) -> str:

@@ -21,7 +21,7 @@ import attrs
 from provenance.errors import UnserializableValue
 from provenance.values import cards
 from provenance.values.documents import dumps
-from provenance.values.redactor import Captured, Redactor
+from provenance.values.redactor import Captured, Key, Redactor, quoted_key
 from provenance.values.texts import (
     LARGEST_DECIMAL_BITS,
     LONGEST_NAME,
@@ -105,11 +105,6 @@ def _key_text(key: object) -> str | None:
         if issubclass(type(key), kinds):
             return text(key)
     return None
-
-
-def _quoted_key(text: str) -> str:
-    quoted = dumps(text)
-    return dumps(escaped(text)) if "\\u" in quoted else quoted
 
 
 def _named_items(value: Any) -> Iterable[tuple[object, object]]:
@@ -292,9 +287,10 @@ class _Writer:
                     reason = f"a key of type {_type_name(type(key))} has no JSON form; use text"
                     quoted, text = '"$key"', self._refused(key, reason)
                 else:
-                    judged, name = name, self.redactor.redact(name)
-                    quoted = self._shown_key(name, texts) if name != judged else _quoted_key(name)
-                    text = self._member(judged, item, depth, captured)
+                    known = self.redactor.key(name)
+                    name = known.shown
+                    quoted = known.quoted if name == known.name else self._shown_key(known, texts)
+                    text = self._member(known, item, depth, captured)
                 texts[quoted] = self._duplicate(texts[quoted], text) if quoted in texts else text
         except _RefusedError as refused:
             if name is not None:
@@ -304,18 +300,17 @@ class _Writer:
             self.captured = captured
         return f"{{{','.join([f'{quoted}:{text}' for quoted, text in texts.items()])}}}"
 
-    def _member(self, key: str, item: object, depth: int, captured: Captured | None) -> str:
-        if self.redactor.hides(key) or (captured is not None and key not in captured):
+    def _member(self, key: Key, item: object, depth: int, captured: Captured | None) -> str:
+        if key.hides or (captured is not None and key.name not in captured):
             return self._charged(_REDACTED_TEXT)
-        self.captured = None if captured is None else captured[key]
-        if self.captured is None and type(item) is str and self.redactor.keeps(key):
+        self.captured = None if captured is None else captured[key.name]
+        if key.keeps and self.captured is None and type(item) is str:
             return self._string(item, kept=True)
         return self.write(item, depth)
 
-    def _shown_key(self, name: str, texts: Mapping[str, str]) -> str:
+    def _shown_key(self, key: Key, texts: Mapping[str, str]) -> str:
         """Return a key in which something is hidden; two of them may have become equal, which is not the caller's fault."""
-        quoted = _quoted_key(name)
-        return _quoted_key(f"{name} ({len(texts) + 1})") if quoted in texts else quoted
+        return quoted_key(f"{key.shown} ({len(texts) + 1})") if key.quoted in texts else key.quoted
 
     def _duplicate(self, first: str, second: str) -> str:
         if not self.marked:

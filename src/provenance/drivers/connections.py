@@ -1,0 +1,83 @@
+"""What is known of psycopg connections, and what they are kept from."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import socket
+from contextlib import suppress
+from typing import Any
+
+import psycopg
+from psycopg.pq import PipelineStatus, TransactionStatus
+
+from provenance.errors import MisusedAction
+
+SyncConnection = psycopg.Connection[Any]
+AsyncConnection = psycopg.AsyncConnection[Any]
+AnyConnection = SyncConnection | AsyncConnection
+
+
+def transaction_status(connection: AnyConnection) -> TransactionStatus:
+    """Return the state of the connection's transaction as the client knows it; no round trip."""
+    return TransactionStatus(connection.pgconn.transaction_status)
+
+
+def in_pipeline(connection: AnyConnection) -> bool:
+    """Return whether the connection is in pipeline mode, where the client does not know the transaction's state."""
+    return connection.pgconn.pipeline_status != PipelineStatus.OFF
+
+
+def answers_bytes(connection: AnyConnection) -> bool:
+    """Return whether text comes from the connection as bytes, because it has no encoding."""
+    # A pooler repeats the name as the client has spelled it.
+    spelled = connection.pgconn.parameter_status(b"client_encoding") or b""
+    return spelled.upper().translate(None, b"-_ ") == b"SQLASCII"
+
+
+_HELD = ("commit", "rollback", "close")
+
+
+def hold(connection: AnyConnection, owner: str) -> None:
+    """Refuse ``commit()``, ``rollback()`` and ``close()`` on the connection until :func:`release`.
+
+    The methods are shadowed on the instance, so that the body keeps the very connection it may have been given, with its
+    type, cursors and adapters.
+    """
+    for method in _HELD:
+
+        def refuse(*_: object, method: str = method, **__: object) -> None:
+            raise MisusedAction(
+                f"{method}() is refused inside {owner}: the block ends the transaction itself; return from it to commit, "
+                "raise or call action.fail() to roll back"
+            )
+
+        setattr(connection, method, refuse)
+
+
+def cut(connection: AnyConnection) -> None:
+    """Close the connection at once, whatever it is doing; the server rolls its transaction back."""
+    connection.pgconn.finish()
+
+
+def hang_up(connection: AnyConnection) -> None:
+    """Shut the connection's socket down, so that whoever is waiting on it gets an error at once.
+
+    Not :func:`cut`: that takes the socket away under a waiting thread. To be called only while the connection is known to be
+    in use; afterwards its socket may be another one's.
+    """
+    with suppress(OSError, psycopg.Error), socket.socket(fileno=os.dup(connection.pgconn.socket)) as its_socket:
+        its_socket.shutdown(socket.SHUT_RDWR)
+
+
+async def aquiesce(connection: AsyncConnection) -> None:
+    """Wait up to a second for a query in progress, an abandoned stream() that the event loop is about to close."""
+    with suppress(TimeoutError):
+        async with asyncio.timeout(1), connection.lock:
+            pass
+
+
+def release(connection: AnyConnection) -> None:
+    """Give the connection its own methods back."""
+    for method in _HELD:
+        vars(connection).pop(method, None)

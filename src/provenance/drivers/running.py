@@ -1,0 +1,125 @@
+"""Runs statements, in both colours."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any, TypeVar
+
+import psycopg
+from psycopg.pq import TransactionStatus
+from psycopg.rows import tuple_row
+
+from provenance.drivers import trips
+from provenance.drivers.connections import (
+    AnyConnection,
+    AsyncConnection,
+    SyncConnection,
+    in_pipeline,
+    transaction_status,
+)
+from provenance.statements import Row, Statement, text
+
+T = TypeVar("T")
+
+
+def _at_once(connection: AnyConnection) -> bool:
+    """Whether nothing is to be sent before the statements: psycopg sends the BEGIN that it owes on its own."""
+    begun = connection.autocommit or transaction_status(connection) != TransactionStatus.IDLE
+    return begun and not in_pipeline(connection)
+
+
+def _joined(connection: AnyConnection, statements: Sequence[Statement[Any]]) -> bytes | None:
+    """Return the statements as one message of the simple protocol, or ``None`` where they cannot be one."""
+    if not _at_once(connection) or any(statement.params is not None for statement in statements):
+        return None
+    return b"; ".join(text(statement, connection) for statement in statements)
+
+
+def _prepare(statement: Statement[Any]) -> bool | None:
+    """Leave preparing to psycopg for statements with parameters; transaction control gains nothing from it."""
+    return False if statement.params is None else statement.prepare
+
+
+# Not connection.cursor(): what class of cursor the application uses, and what rows it likes, is its own business.
+def _cursor(connection: SyncConnection) -> psycopg.Cursor[Row]:
+    return psycopg.Cursor(connection, row_factory=tuple_row)
+
+
+def _acursor(connection: AsyncConnection) -> psycopg.AsyncCursor[Row]:
+    return psycopg.AsyncCursor(connection, row_factory=tuple_row)
+
+
+def _rows(cursor: psycopg.Cursor[Row]) -> list[Row]:
+    return cursor.fetchall() if cursor.description else []
+
+
+async def _arows(cursor: psycopg.AsyncCursor[Row]) -> list[Row]:
+    return await cursor.fetchall() if cursor.description else []
+
+
+def run(connection: SyncConnection, statement: Statement[T]) -> T:
+    """Run one statement and return its decoded answer."""
+    with _cursor(connection) as cursor:
+        cursor.execute(statement.query, statement.params, prepare=_prepare(statement))
+        return statement.decode(_rows(cursor))
+
+
+async def arun(connection: AsyncConnection, statement: Statement[T]) -> T:
+    """Run one statement and return its decoded answer."""
+    async with _acursor(connection) as cursor:
+        await cursor.execute(statement.query, statement.params, prepare=_prepare(statement))
+        return statement.decode(await _arows(cursor))
+
+
+def _decoded(statements: Sequence[Statement[Any]], answers: Sequence[list[Row]]) -> list[Any]:
+    return [statement.decode(rows) for statement, rows in zip(statements, answers, strict=True)]
+
+
+def run_together(connection: SyncConnection, statements: Sequence[Statement[Any]]) -> list[Any]:
+    """Run statements in one round trip, the later ones only if the earlier ones succeed; return the decoded answers."""
+    if trips.FAMILIAR and _at_once(connection):
+        with connection.lock:
+            return _decoded(statements, connection.wait(trips.trip(connection, statements)))
+    return _decoded(statements, _by_cursors(connection, statements))
+
+
+async def arun_together(connection: AsyncConnection, statements: Sequence[Statement[Any]]) -> list[Any]:
+    """Run statements in one round trip, the later ones only if the earlier ones succeed; return the decoded answers."""
+    if trips.FAMILIAR and _at_once(connection):
+        async with connection.lock:
+            return _decoded(statements, await connection.wait(trips.trip(connection, statements)))
+    return _decoded(statements, await _aby_cursors(connection, statements))
+
+
+def _by_cursors(connection: SyncConnection, statements: Sequence[Statement[Any]]) -> list[list[Row]]:
+    if (message := _joined(connection, statements)) is not None:
+        with _cursor(connection) as cursor:
+            cursor.execute(message, prepare=False)
+            answers: list[list[Row]] = []
+            for _ in statements:
+                answers.append(_rows(cursor))
+                cursor.nextset()
+            return answers
+    with connection.pipeline():
+        cursors = [
+            _cursor(connection).execute(statement.query, statement.params, prepare=_prepare(statement))
+            for statement in statements
+        ]
+    return [_rows(cursor) for cursor in cursors]
+
+
+async def _aby_cursors(connection: AsyncConnection, statements: Sequence[Statement[Any]]) -> list[list[Row]]:
+    if (message := _joined(connection, statements)) is not None:
+        async with _acursor(connection) as cursor:
+            await cursor.execute(message, prepare=False)
+            answers: list[list[Row]] = []
+            for _ in statements:
+                answers.append(await _arows(cursor))
+                cursor.nextset()
+            return answers
+    async with connection.pipeline():
+        cursors = [
+            await _acursor(connection).execute(statement.query, statement.params, prepare=_prepare(statement))
+            for statement in statements
+        ]
+    return [await _arows(cursor) for cursor in cursors]

@@ -1,0 +1,144 @@
+"""Several statements in one round trip, by parts of psycopg that are not its public interface.
+
+``connection.pipeline()`` sends each statement by itself, which wakes the server as often, and makes a cursor for each. What
+psycopg has prepared stays its own business: it is asked, and told, as by its cursors.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import attrs
+import psycopg
+from psycopg import adapt, errors, generators
+from psycopg._preparing import Prepare, PrepareManager
+from psycopg._queries import PostgresQuery
+from psycopg.abc import PQGen, Transformer
+from psycopg.pq import ConnStatus, ExecStatus
+from psycopg.pq.abc import PGresult
+
+from provenance.drivers.connections import AnyConnection
+from provenance.statements import Row, Statement, text
+
+# With later ones the public interface is used, until somebody has looked at them.
+FAMILIAR = (3, 2) <= tuple(map(int, psycopg.__version__.split(".")[:2])) <= (3, 3)
+
+
+@attrs.frozen
+class _Sent:
+    """A statement on its way."""
+
+    query: PostgresQuery | None
+    prepare: Prepare = Prepare.NO
+    name: bytes = b""
+
+    @property
+    def results(self) -> int:
+        """How many answers it has; what it came to is the last of them."""
+        return 2 if self.prepare is Prepare.SHOULD else 1
+
+
+def _cache(connection: AnyConnection) -> PrepareManager:
+    return connection._prepared  # pyright: ignore[reportPrivateUsage]
+
+
+def _send(connection: AnyConnection, statement: Statement[Any], transformer: Transformer) -> _Sent:
+    wire, cache = connection.pgconn, _cache(connection)
+    if statement.params is None:
+        # Transaction control and settings gain nothing from being prepared.
+        wire.send_query_params(text(statement, transformer), None)
+        return _Sent(None)
+    query = PostgresQuery(transformer)
+    query.convert(statement.query, statement.params)
+    prepare, name = cache.get(query, statement.prepare)
+    if prepare is Prepare.NO:
+        wire.send_query_params(query.query, query.params, param_types=query.types, param_formats=query.formats)
+    else:
+        if prepare is Prepare.SHOULD:
+            wire.send_prepare(name, query.query, param_types=query.types)
+        wire.send_query_prepared(name, query.params, param_formats=query.formats)
+    return _Sent(query, prepare, name)
+
+
+def _error(connection: AnyConnection, results: Sequence[PGresult]) -> psycopg.Error | None:
+    for result in results:
+        if result.status == ExecStatus.FATAL_ERROR:
+            return errors.error_from_result(result, encoding=connection.info.encoding)
+    return None
+
+
+def _check(connection: AnyConnection, results: Sequence[PGresult]) -> None:
+    if (error := _error(connection, results)) is not None:
+        raise error
+
+
+def _in_one_message(
+    connection: AnyConnection, statements: Sequence[Statement[Any]], transformer: Transformer
+) -> PQGen[list[PGresult]]:
+    """Run statements without parameters by the simple protocol."""
+    connection.pgconn.send_query(b"; ".join(text(statement, transformer) for statement in statements))
+    results: list[PGresult] = yield from generators.execute(connection.pgconn)
+    _check(connection, results)
+    return results
+
+
+def _answers(connection: AnyConnection, sent: Sequence[_Sent]) -> PQGen[list[PGresult]]:
+    """Wait for what the statements in the pipeline came to."""
+    results: list[PGresult] = []
+    try:
+        for _ in range(sum(statement.results for statement in sent) + 1):
+            results += yield from generators.fetch_many(connection.pgconn)
+    except psycopg.Error as lost:
+        # Why the server hung up says more than that it did. Of some reasons psycopg has no class for lost connections.
+        said = _error(connection, results)
+        raise said if isinstance(said, psycopg.OperationalError) else lost from said
+    _check(connection, results)
+    return results
+
+
+def _in_pipeline(
+    connection: AnyConnection, statements: Sequence[Statement[Any]], transformer: Transformer
+) -> PQGen[list[PGresult]]:
+    """Run statements by the extended protocol. There is one Sync and no Flush: PgBouncer 1.18 cannot do with more."""
+    wire, cache = connection.pgconn, _cache(connection)
+    wire.enter_pipeline_mode()
+    try:
+        sent = [_send(connection, statement, transformer) for statement in statements]
+        wire.pipeline_sync()
+        yield from generators.send(wire)
+        answers = iter((yield from _answers(connection, sent)))
+    finally:
+        if wire.status != ConnStatus.BAD:
+            wire.exit_pipeline_mode()
+    results = [[next(answers) for _ in range(statement.results)][-1] for statement in sent]
+    for statement, result in zip(sent, results, strict=True):
+        if statement.query is not None:
+            key = cache.maybe_add_to_cache(statement.query, statement.prepare, statement.name)
+            if key is not None:
+                cache.validate(key, statement.prepare, statement.name, [result])
+    return results
+
+
+def _rows(result: PGresult, transformer: Transformer) -> list[Row]:
+    if result.status != ExecStatus.TUPLES_OK:
+        return []
+    transformer.set_pgresult(result)
+    return transformer.load_rows(0, result.ntuples, tuple)
+
+
+def trip(connection: AnyConnection, statements: Sequence[Statement[Any]]) -> PQGen[list[list[Row]]]:
+    """Run statements, the later ones only if the earlier ones succeed; return the rows of each.
+
+    A generator for ``connection.wait()``, to be run with ``connection.lock``. The connection is in autocommit mode or in a
+    transaction, so that psycopg owes no BEGIN, and not in pipeline mode.
+    """
+    transformer = adapt.Transformer(connection)
+    plain = all(statement.params is None for statement in statements)
+    results = yield from (_in_one_message if plain else _in_pipeline)(connection, statements, transformer)
+    cache = _cache(connection)
+    if any(result.command_status == b"ROLLBACK" for result in results):
+        # As after every rollback of psycopg's: what was prepared may be about objects that never were.
+        cache.clear()
+    yield from cache.maintain_gen(connection)
+    return [_rows(result, transformer) for result in results]
