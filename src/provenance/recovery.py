@@ -7,6 +7,7 @@ from the transaction of the work and the row of the action, and never from the t
 from __future__ import annotations
 
 from abc import ABC
+from collections.abc import Iterable
 from uuid import UUID
 
 from provenance.journal import AsyncJournal, Journal
@@ -22,6 +23,22 @@ class Recovering(ABC):
     """What a :class:`Trail` knows of actions without an outcome."""
 
     _journal: Journal
+
+    def replay(self, logged: Iterable[str] = ()) -> int:
+        """Write what waits in the spool now, instead of in the background, and rows that could only be logged.
+
+        Args:
+            logged: rows as they stand in the log, each a JSON object. What is recorded already stays as it is.
+
+        Returns:
+            How many rows were written; those that the database does not take are set aside in the spool, or logged.
+
+        Raises:
+            TrailUnavailable: the database cannot be reached.
+            SchemaNotReady: it has not been migrated, or this role may not record.
+        """
+        with translated("writing what was kept"):
+            return self._journal.outage.replay() + self._journal.outage.restore(logged)
 
     def resolve(self, action_id: UUID) -> Status | None:
         """Find out what became of an action, and record it if nobody has.

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections import deque
 from collections.abc import AsyncGenerator, Callable, Generator
 from contextlib import asynccontextmanager, contextmanager
@@ -48,11 +49,23 @@ _PATIENCE = 10.0
 
 
 def _spool(given: SpoolOrPath | None) -> Spool | None:
-    return given if given is None or isinstance(given, Spool) else Spool(given)
+    if given is None or isinstance(given, Spool):
+        return given
+    try:
+        directory = os.fspath(given)
+    except TypeError:
+        raise NotConfigured(f"spool: expected a directory or a Spool, got {type(given).__name__}") from None
+    if not directory:
+        raise NotConfigured("spool: expected a directory, got an empty text; leave it out for none")
+    return Spool(directory)
 
 
 def _address(given: str) -> str:
     """Return an address, checked: a pool would try a malformed one again and again."""
+    if not given.strip():
+        raise NotConfigured(
+            'the address of the database is empty; give a conninfo string or URL, such as "postgresql:///app"'
+        )
     address_parts(given)
     return given
 
@@ -187,6 +200,10 @@ class Trail(_Setup, Outliving, Tables, Views, Recovering, Erasing):
         if isinstance(pool, str):
             self._make_pool = _maker(ConnectionPool[Any], pool, max_size, drivers.suit_pooler)
             self.pool = self._make_pool()
+        elif isinstance(pool, AsyncConnectionPool):  # pyright: ignore[reportUnnecessaryIsInstance]
+            raise NotConfigured(
+                "pool: this is an AsyncConnectionPool; it goes with AsyncTrail, or configure(async_pool=)"
+            )
         else:
             self.pool = pool
         self._journal = Journal(
@@ -205,8 +222,8 @@ class Trail(_Setup, Outliving, Tables, Views, Recovering, Erasing):
         match step:
             case Run(connection, work):
                 return drivers.run_together(connection, work)
-            case Checkout():
-                return self._checkout()
+            case Checkout(checked):
+                return self._checkout(checked=checked)
             case CheckSchema(connection):
                 self._check_schema(connection)
             case Giveback(connection, broken):
@@ -242,12 +259,16 @@ class Trail(_Setup, Outliving, Tables, Views, Recovering, Erasing):
         while self.abandoned:
             tracking.drive(bury(self.abandoned.popleft()), self.perform)
 
-    def _checkout(self) -> drivers.SyncConnection:
+    def _checkout(self, *, checked: bool) -> drivers.SyncConnection:
         self._bury()
         try:
             self._open()
+            if checked:
+                self._outage.suspect()
+                self.pool.check()
             connection: drivers.SyncConnection = self.pool.getconn()
         except psycopg.OperationalError as error:
+            self._outage.suspect()
             raise unavailable(error, "the action") from error
         if not connection.autocommit:
             # So that psycopg sends no BEGIN of its own: ours goes out together with the settings.
@@ -330,6 +351,8 @@ class AsyncTrail(_Setup, AsyncOutliving, AsyncTables, AsyncViews, AsyncRecoverin
         if isinstance(pool, str):
             self._make_pool = _maker(AsyncConnectionPool[Any], pool, max_size, drivers.asuit_pooler)
             self.pool = self._make_pool()
+        elif isinstance(pool, ConnectionPool):  # pyright: ignore[reportUnnecessaryIsInstance]
+            raise NotConfigured("pool: this is a ConnectionPool; it goes with Trail, or configure(pool=)")
         else:
             self.pool = pool
         self._journal = AsyncJournal(
@@ -348,8 +371,8 @@ class AsyncTrail(_Setup, AsyncOutliving, AsyncTables, AsyncViews, AsyncRecoverin
         match step:
             case Run(connection, work):
                 return await drivers.arun_together(connection, work)
-            case Checkout():
-                return await self._checkout()
+            case Checkout(checked):
+                return await self._checkout(checked=checked)
             case CheckSchema(connection):
                 await self._check_schema(connection)
             case Giveback(connection, broken):
@@ -385,12 +408,16 @@ class AsyncTrail(_Setup, AsyncOutliving, AsyncTables, AsyncViews, AsyncRecoverin
         while self.abandoned:
             await tracking.adrive(bury(self.abandoned.popleft()), self.perform)
 
-    async def _checkout(self) -> drivers.AsyncConnection:
+    async def _checkout(self, *, checked: bool) -> drivers.AsyncConnection:
         await self._bury()
         try:
             await self._open()
+            if checked:
+                self._outage.suspect()
+                await self.pool.check()
             connection: drivers.AsyncConnection = await self.pool.getconn()
         except psycopg.OperationalError as error:
+            self._outage.suspect()
             raise unavailable(error, "the action") from error
         if not connection.autocommit:
             # So that psycopg sends no BEGIN of its own: ours goes out together with the settings.

@@ -29,7 +29,7 @@ def unavailable(error: Exception, what: str) -> TrailUnavailable:
     """Return what to raise when there is no connection for *what*."""
     return TrailUnavailable(
         f"no database connection for {what} ({type(error).__name__}: {error}); nothing has been done yet; check that the "
-        "pool is open and large enough, and that the database is up"
+        "pool is open and large enough, and that the database is up: the logger psycopg.pool says why none is to be had"
     )
 
 

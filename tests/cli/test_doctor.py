@@ -12,7 +12,11 @@ import pytest
 
 from provenance.cli import doctor as command
 from provenance.doctor import CHECKS, Finding, Severity
+from provenance.journal import Spool
+from provenance.journal.spool import Kind
+from provenance.statements.recording import row_json
 from tests.cli.conftest import Run
+from tests.support.rows import action_row
 
 # The server that the tests run on loses everything in a crash, for the sake of speed.
 SERVER = ("--skip", "durability")
@@ -94,10 +98,13 @@ def test_a_reader(run: Run, eye: psycopg.Connection[Any], provenance_dsn: str) -
     try:
         eye.execute("SELECT provenance.grant_reader('provenance_doctor')")
         address = psycopg.conninfo.make_conninfo(provenance_dsn, user="provenance_doctor")
-        result = run("doctor", *SERVER, dsn=address)
+        result, strict = run("doctor", *SERVER, dsn=address), run("doctor", "--strict", *SERVER, dsn=address)
     finally:
         eye.execute("DROP OWNED BY provenance_doctor; DROP ROLE provenance_doctor")
-    assert (0, "Nothing is wrong.") == (result.exit_code, result.stdout.splitlines()[-1])
+    left = result.stdout.count("unchecked ")
+    last = f"Nothing is known to be wrong; {left} things could not be looked at."
+    assert (0, last) == (result.exit_code, result.stdout.splitlines()[-1])
+    assert (1, result.stdout) == (strict.exit_code, strict.stdout)
     assert "unchecked keys: this database: not checked: whether idempotency keys are held by nothing" in result.stdout
 
 
@@ -126,3 +133,13 @@ def test_a_check_that_there_is_not(run: Run) -> None:
     result = run("doctor", "--skip", "rolls")
     assert 2 == result.exit_code
     assert all(f"'{check}'" in result.stderr for check in CHECKS)
+
+
+def test_a_spool_is_looked_at_though_the_database_is_down(run: Run, tmp_path: Path) -> None:
+    """That is when it matters."""
+    spool = Spool(tmp_path / "spool")
+    spool.put(Kind.OUTCOME, [row_json(action_row(status="failed"))])
+    result = run("doctor", "--spool", str(spool.directory), dsn="host=127.0.0.1 port=1 connect_timeout=1")
+    assert 3 == result.exit_code
+    assert f"warning spool: {spool.directory}: " in result.stdout
+    assert "the database cannot be reached" in result.stderr

@@ -123,3 +123,10 @@ def test_by_somebody_who_may_not(run: Run, provenance_dsn: str) -> None:
         connection.execute(f"DROP OWNED BY {role}; DROP ROLE {role}".encode())
     assert (4, "") == (result.exit_code, result.stdout)
     assert "connect as the role that owns the schema provenance" in result.stderr
+
+
+def test_nothing_of_that_name(run: Run) -> None:
+    """It is said, for a name may be misspelt; the erasure is an action all the same."""
+    result = run("erase", "--user", "adda", "--reason", "asked", "--yes")
+    assert (0, "Nothing was found; is it spelled as it was recorded?\n") == (result.exit_code, result.stderr)
+    assert "0 action(s), 0 pending action(s) and 0 row change(s) erased\nrecorded as action " in result.stdout

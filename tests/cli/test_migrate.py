@@ -228,9 +228,9 @@ def test_status_lists_the_migrations(run: Run, run_json: Callable[..., Any]) -> 
 
 
 def test_status_before_the_first_migration(run: Run, empty_dsn: str) -> None:
-    """Not applied is a state, not an error."""
+    """Every step is told, and that the application cannot work with this."""
     result = run("migrate", "status", dsn=empty_dsn)
-    assert 0 == result.exit_code
+    assert 1 == result.exit_code
     assert [f"{name} not applied" for name in NAMES] == [
         " ".join(row.split()) for row in result.stdout.splitlines()[1:]
     ]

@@ -3,14 +3,21 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from contextlib import suppress
+from pathlib import Path
 from typing import Any
 
 import psycopg
 import pytest
 
 from provenance import ids
+from provenance.journal import Spool
+from provenance.journal.spool import Kind
+from provenance.statements.recording import row_json
+from provenance.testing import RecordedActions
 from provenance.trail import Trail
 from tests.cli.conftest import Run
+from tests.support.rows import action_row
 
 _BEGUN = """
 INSERT INTO provenance.action_intents (id, root_id, action_type, concept, started_at, work_xid, system_identifier)
@@ -41,8 +48,68 @@ def test_what_became_of_them(run: Run, run_json: Callable[..., Any], provenance_
     trail.begin("a", concept="c")
     result = run("recover")
     assert (0, "") == (result.exit_code, result.stderr)
-    assert result.stdout == "2 rolled back\n1 still pending\n1 unknown: nobody can say what became of them\n"
+    assert result.stdout == (
+        "2 rolled back\n1 still pending\n"
+        "1 unknown: nobody can say what became of them; provenance log --status unknown lists them\n"
+    )
     assert run_json("recover") == {"completed": 0, "failed": 0, "rolled_back": 0, "pending": 1, "unknown": 1}
+
+
+def row(status: str) -> str:
+    return row_json(action_row(action_type="kept", status=status))
+
+
+def test_what_waits_in_a_spool_is_written(
+    run: Run, run_json: Callable[..., Any], tmp_path: Path, recorded_actions: RecordedActions
+) -> None:
+    """Of a machine whose application will not be started again."""
+    spool = Spool(tmp_path / "spool")
+    spool.put(Kind.OUTCOME, [row("failed"), row("completed")])
+    result = run("recover", "--spool", str(spool.directory))
+    assert (0, "") == (result.exit_code, result.stderr)
+    assert "2 row(s) written that had been kept\nEvery action that was begun has an outcome.\n" == result.stdout
+    assert ["kept failed", "kept completed"] == recorded_actions.outline().splitlines()
+    assert spool.waiting() == []
+    assert run_json("recover", "--spool", str(spool.directory))["written"] == 0
+
+
+def test_rows_that_could_only_be_logged_are_written(
+    run: Run, tmp_path: Path, provenance_dsn: str, recorded_actions: RecordedActions, caplog: pytest.LogCaptureFixture
+) -> None:
+    """As they stand in the log, among other lines; those that are recorded already stay as they are."""
+    nowhere = "host=127.0.0.1 port=1 connect_timeout=1"
+    with Trail(provenance_dsn, journal=nowhere) as trail:
+        for number in range(2):
+            with suppress(ZeroDivisionError), trail.track_action("lost", concept="work", payload={"n": number}):
+                raise ZeroDivisionError
+    lines = [f"2026-11-27 12:00:00,123 {record.levelname} {record.getMessage()} [pid 7]\n" for record in caplog.records]
+    assert any("rows: [" in line for line in lines)
+    log = tmp_path / "app.log"
+    log.write_text("an ordinary line\n" + "".join(lines) + row("pending") + "\n", encoding="utf-8")
+    for _ in range(2):
+        result = run("recover", "--logged", str(log))
+        assert (0, "") == (result.exit_code, result.stderr)
+        assert result.stdout.startswith("3 row(s) written that had been kept\n1 unknown")
+    assert ["lost failed", "lost failed"] == recorded_actions.outline().splitlines()
+    assert [{"n": 0}, {"n": 1}] == [action.payload for action in recorded_actions.all()]
+
+
+@pytest.mark.parametrize(
+    ("line", "said"),
+    [
+        ('rows: [{"id": "1', "line 1 holds no whole row"),
+        ('{"id": ', "line 1 holds no whole row"),
+        ("rows: [1]", "line 1 holds something that is no row"),
+        ("{}", "line 1 holds something that is no row"),
+    ],
+)
+def test_a_log_that_was_cut(run: Run, tmp_path: Path, line: str, said: str) -> None:
+    """Nothing is written then."""
+    log = tmp_path / "app.log"
+    log.write_text(line, encoding="utf-8")
+    result = run("recover", "--logged", str(log))
+    assert (2, "") == (result.exit_code, result.stdout)
+    assert said in result.stderr
 
 
 @pytest.mark.parametrize("version", ["none", "old"])

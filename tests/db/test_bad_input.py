@@ -324,6 +324,34 @@ def test_pool_of_the_application_closed(provenance_dsn: str, opened: bool) -> No
         enter(trail)
 
 
+@pytest.mark.parametrize("given", ["", " "])
+def test_an_empty_address(given: str) -> None:
+    """What a variable that is not set makes of it; libpq would look for some server or other."""
+    with pytest.raises(NotConfigured, match="the address of the database is empty"):
+        provenance.configure(given)
+
+
+@pytest.mark.parametrize(("given", "said"), [("", "got an empty text"), (5, "got int")])
+def test_a_spool_that_is_no_directory(provenance_dsn: str, given: Any, said: str) -> None:
+    """An empty text would be the current directory."""
+    with pytest.raises(NotConfigured, match=f"spool: expected a directory.*{said}"):
+        Trail(provenance_dsn, spool=given)
+
+
+def test_a_pool_of_the_other_colour(provenance_dsn: str) -> None:
+    """It is told at once, and where it belongs."""
+
+    async def main() -> None:
+        pool: Any = AsyncConnectionPool(provenance_dsn, open=False)
+        with pytest.raises(NotConfigured, match="it goes with AsyncTrail"):
+            provenance.configure(pool=pool)
+
+    asyncio.run(main())
+    other: Any = ConnectionPool(provenance_dsn, open=False)
+    with pytest.raises(NotConfigured, match="it goes with Trail"):
+        provenance.configure(async_pool=other)
+
+
 def test_pool_exhausted(single: Trail) -> None:
     """The pool's own timeout is the limit."""
     with single.pool.connection(), pytest.raises(TrailUnavailable, match="the pool is open and large enough"):

@@ -202,3 +202,41 @@ async def test_rows_that_a_narrow_encoding_cannot_hold(
     await done(colour.trail.complete(await done(colour.trail.begin("pay", concept="work", user_id="€日本"))))
     await colour.close()
     assert "€日本" == recorded_actions.one().user_id
+
+
+@pytest.mark.direct("the pooler's own servers are ended")
+@pytest.mark.parametrize("durability", ["atomic", "intent"])
+async def test_connections_that_died_in_the_pool_cost_nobody_his_work(
+    colour: Blocking, provenance_dsn: str, durability: str
+) -> None:
+    """The server was restarted while they lay there: nothing has been done on them, so that others are taken."""
+    await done(colour.pool.resize(min_size=3, max_size=3))
+    await done(colour.pool.wait())
+    async with colour.track("first", durability=durability):
+        pass
+    with psycopg.connect(provenance_dsn, autocommit=True) as admin:
+        for _ in range(2):
+            admin.execute(
+                "SELECT pg_terminate_backend(pid, 5000) FROM pg_stat_activity "
+                "WHERE datname = current_database() AND pid <> pg_backend_pid()"
+            )
+            for number in range(3):
+                async with colour.track("add", durability=durability, entity_id=number) as action:
+                    await done(action.connection.execute(INSERT, (number,)))
+            admin.execute("TRUNCATE work")
+    found = await done(colour.trail.actions.search())
+    assert [("add", "completed")] * 6 + [("first", "completed")] == [
+        (one.action_type, one.status) for one in found.items
+    ]
+
+
+@pytest.mark.direct("the pooler's own servers are ended")
+async def test_a_given_connection_that_is_dead_is_not_replaced(colour: Blocking, provenance_dsn: str) -> None:
+    """It is the caller's, who is told at once."""
+    connection = await colour.connect(autocommit=True)
+    with psycopg.connect(provenance_dsn, autocommit=True) as admin:
+        admin.execute("SELECT pg_terminate_backend(%s, 5000)", (connection.info.backend_pid,))
+    with pytest.raises(TrailUnavailable, match="nothing has been done yet"):
+        async with colour.track("add", connection=connection):
+            pytest.fail("the body ran")
+    await done(connection.close())

@@ -250,6 +250,42 @@ async def test_work_is_refused_on_request(
     assert "mail completed\nadd completed" == recorded_actions.outline()
 
 
+async def test_an_outage_is_noticed_by_work_that_cannot_begin(opened: Opened, line: Proxy) -> None:
+    """Not by the journal alone: afterwards health() tells, and the next one is refused at once."""
+    colour = await opened(pool_dsn=line.address, on_unavailable="raise")
+    async with colour.track("add"):
+        pass
+    line.go_down()
+    with pytest.raises(TrailUnavailable):
+        async with colour.track("add"):
+            pytest.fail("the body ran")
+    await until(lambda: not health(colour).reachable)
+    begun = time.monotonic()
+    with pytest.raises(TrailUnavailable, match="the journal cannot be reached"):
+        async with colour.track("add"):
+            pytest.fail("the body ran")
+    # The pool would have waited for five seconds.
+    assert time.monotonic() - begun < 3
+    line.down = False
+    await until(lambda: health(colour).reachable)
+
+
+async def test_a_pool_that_is_used_up_is_no_outage(opened: Opened, caplog: pytest.LogCaptureFixture) -> None:
+    """The journal is asked, and it has connections of its own."""
+    colour = await opened(on_unavailable="raise")
+    colour.pool.timeout = 0.05
+    borrowed = await done(colour.pool.getconn())
+    with pytest.raises(TrailUnavailable, match="PoolTimeout"):
+        async with colour.track("add"):
+            pytest.fail("the body ran")
+    await until(lambda: colour.trail._outage._thread is None)
+    assert health(colour).reachable
+    assert [] == said(caplog, logging.ERROR)
+    await done(colour.pool.putconn(borrowed))
+    async with colour.track("add"):
+        pass
+
+
 def test_another_policy_is_refused(provenance_dsn: str) -> None:
     """The two there are get named."""
     with pytest.raises(NotConfigured, match=r'on_unavailable: expected "raise" or "spool", not \'ignore\''):

@@ -265,3 +265,17 @@ def test_roles_are_made_by_one_who_may(prefix: str, log_in: Callable[..., Connec
     with pytest.raises(errors.InsufficientPrivilege):
         log_in().execute("SELECT provenance.make_roles(%s)", (prefix,))
     assert eye.execute("SELECT FROM pg_roles WHERE starts_with(rolname, %s)", (prefix,)).fetchall() == []
+
+
+@pytest.mark.usefixtures("tenants")
+def test_the_last_word_on_what_a_reader_sees_holds(log_in: Callable[..., Connection], eye: Connection) -> None:
+    """Bound to tenants after it had been let to see all, it sees these only; and the other way round."""
+    reader = log_in("SELECT provenance.grant_reader('{}')")
+    assert {table: ["", "ada", "bob"] for table in TABLES if table != "action_log"}.items() <= seen(reader).items()
+    for tenant in ("ada", "bob"):
+        eye.execute("SELECT provenance.grant_tenant_reader(%s, %s)", (reader.info.user, tenant))
+    assert all("" not in tenants_seen and "ada" in tenants_seen for tenants_seen in seen(reader).values())
+    eye.execute("SELECT provenance.grant_reader(%s)", (reader.info.user,))
+    assert all("" in tenants_seen for tenants_seen in seen(reader).values())
+    bound = eye.execute("SELECT tenant_id FROM provenance.readers WHERE role_name = %s", (reader.info.user,))
+    assert bound.fetchall() == [(None,)]

@@ -36,3 +36,11 @@ def test_every_row_names_a_test(page: str) -> None:
     for line in (ROOT / f"docs/explanation/{page}.md").read_text(encoding="utf-8").splitlines():
         if line.startswith("| ") and not line.startswith(("| Fault", "| Promise")):
             assert "`tests/" in line or line.rstrip().endswith(("| the same |", "here. |")), line
+
+
+def test_the_front_page_leads_to_every_page() -> None:
+    """In a clone there is no navigation beside it."""
+    wanted = set(re.findall(r": ([\w/-]+\.md)$", (ROOT / "mkdocs.yml").read_text(encoding="utf-8"), re.MULTILINE))
+    linked = set(re.findall(r"\]\(([\w/-]+\.md)\)", (ROOT / "docs/index.md").read_text(encoding="utf-8")))
+    assert len(wanted) > 30
+    assert wanted - {"index.md"} == linked

@@ -67,6 +67,7 @@ LAYERS = [
     ["concepts"],
     ["geo"],
     ["contrib", "testing", "examples", "cli"],
+    ["__main__"],
 ]
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Generator
 from contextlib import contextmanager, nullcontext
+from pathlib import Path
 from typing import Any
 
 import click
@@ -45,7 +46,7 @@ def connected(dsn: str | None) -> Generator[psycopg.Connection[Any]]:
 
 
 @contextmanager
-def recording(dsn: str | None) -> Generator[Trail]:
+def recording(dsn: str | None, spool: Path | None = None) -> Generator[Trail]:
     """Yield what records actions."""
     # The trail's pool tries again for seconds, and logs each attempt, before it says that there is no connection, and not
     # why. So the database is reached without it first.
@@ -53,7 +54,7 @@ def recording(dsn: str | None) -> Generator[Trail]:
         pass
     # What becomes of its connections is no news to whoever reads one sentence.
     logging.getLogger("psycopg.pool").addHandler(logging.NullHandler())
-    with Trail(address(dsn)) as trail:
+    with Trail(address(dsn), spool=spool) as trail:
         yield trail
 
 

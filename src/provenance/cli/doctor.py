@@ -7,6 +7,7 @@ from pathlib import Path
 
 import attrs
 import click
+import psycopg
 from rich.text import Text
 
 from provenance.cli.database import connected
@@ -14,6 +15,7 @@ from provenance.cli.output import clean, emit, emit_json
 from provenance.cli.parameters import json_option
 from provenance.cli.problems import BadNews
 from provenance.doctor import CHECKS, Finding, Limits, Severity, diagnose
+from provenance.doctor import spools as spool_checks
 
 _COLOURS = {Severity.ERROR: "bold red", Severity.WARNING: "yellow", Severity.UNCHECKED: "dim"}
 
@@ -44,18 +46,33 @@ _LINES = 20
     metavar="N",
     help="How long a transaction may be open.",
 )
+@click.option("--strict", is_flag=True, help="Exit with 1, too, when something could not be looked at.")
 @json_option
 @click.pass_context
 def doctor(
-    ctx: click.Context, *, spools: tuple[Path, ...], skip: tuple[str, ...], days: int, minutes: int, as_json: bool
+    ctx: click.Context,
+    *,
+    spools: tuple[Path, ...],
+    skip: tuple[str, ...],
+    days: int,
+    minutes: int,
+    strict: bool,
+    as_json: bool,
 ) -> None:
     """Name everything because of which the trail of this database cannot be relied on, each with a remedy.
 
-    Changes nothing. Exits with 1 when something is found. What this role may not look at is named, and does not count.
+    Changes nothing. Exits with 1 when something is found. What this role may not look at is named, and counts with --strict
+    only.
     """
     limits = Limits(recent=timedelta(days=days), transaction=timedelta(minutes=minutes))
-    with connected(ctx.obj) as connection:
-        findings = diagnose(connection, spools, skip=skip, limits=limits)
+    try:
+        with connected(ctx.obj) as connection:
+            findings = diagnose(connection, spools, skip=skip, limits=limits)
+    except psycopg.OperationalError:
+        if "spool" not in skip and not as_json:
+            # What waits there is what matters now.
+            emit_those([finding for spool in spools for finding in spool_checks.examined(spool.absolute())])
+        raise
     healthy = all(finding.severity is Severity.UNCHECKED for finding in findings)
     if as_json:
         emit_json({"healthy": healthy, "findings": [attrs.asdict(finding) for finding in findings]})
@@ -63,9 +80,11 @@ def doctor(
         # The worst first; in each, in the order in which they were found.
         for severity in Severity:
             emit_those([finding for finding in findings if finding.severity is severity])
-        if healthy:
+        if healthy and findings:
+            click.echo(f"Nothing is known to be wrong; {len(findings)} things could not be looked at.")
+        elif healthy:
             click.echo("Nothing is wrong.")
-    if not healthy:
+    if not healthy or (strict and findings):
         ctx.exit(BadNews.exit_code)
 
 

@@ -61,4 +61,6 @@ def erase(
     click.echo(
         f"{done.actions} action(s), {done.pending} pending action(s) and {done.row_changes} row change(s) erased"
     )
+    if not (done.actions or done.pending or done.row_changes):
+        click.echo("Nothing was found; is it spelled as it was recorded?", err=True)
     click.echo(f"recorded as action {done.action_id}")

@@ -80,7 +80,7 @@ def down(dsn: str | None, to: int, yes: bool, as_json: bool) -> None:
 def status(ctx: click.Context, as_json: bool) -> None:
     """List the migrations and whether they are applied.
 
-    Exits with 1 when what is applied does not fit this version of the library.
+    Exits with 1 when what is applied does not fit this version of the library: when something is missing, too.
     """
     with connected(ctx.obj) as connection:
         states = schema.status(connection)
@@ -98,7 +98,7 @@ def status(ctx: click.Context, as_json: bool) -> None:
             for state in states
         )
         emit(columns(("VERSION", "NAME", "APPLIED", "BY", "PROBLEM"), rows))
-    if any(state.problem for state in states):
+    if any(state.problem or state.applied_at is None for state in states):
         ctx.exit(BadNews.exit_code)
 
 

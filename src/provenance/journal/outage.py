@@ -7,6 +7,7 @@ has written what was kept.
 
 from __future__ import annotations
 
+import json
 import logging
 import random
 import threading
@@ -22,6 +23,7 @@ import psycopg
 from provenance.errors import TrailUnavailable
 from provenance.forking import renew_in_children
 from provenance.journal.spool import Damaged, Entry, Kind, Spool, SpoolFull, Usage
+from provenance.models import Status
 from provenance.statements import Statement, intents, recording
 from provenance.statements.intents import Evidence
 from provenance.statements.recording import ActionRow
@@ -213,19 +215,56 @@ class Outage:
 
     # -- the outage --
 
+    def suspect(self) -> None:
+        """Have it seen, in the background, whether the database can be reached: somebody else than the journal could not."""
+        with self._lock:
+            self._start_mending()
+
+    def replay(self) -> int:
+        """Write what waits in the spool, now; return how many rows were written.
+
+        Raises:
+            TrailUnavailable, psycopg.Error: the database cannot be reached, or refuses this role.
+        """
+        before = self._replayed
+        self._replay()
+        return self._replayed - before
+
+    def restore(self, texts: Iterable[str]) -> int:
+        """Write rows that could only be logged; return how many were written. Those that are there already stay as they are.
+
+        Raises:
+            TrailUnavailable, psycopg.Error: as for :meth:`replay`.
+        """
+        before = self._replayed
+        by_kind: dict[Kind, list[str]] = {}
+        for text in texts:
+            # Of an outcome that nobody can know.
+            doubtful = json.loads(text).get("status") == Status.PENDING
+            by_kind.setdefault(Kind.DOUBT if doubtful else Kind.OUTCOME, []).append(text)
+        for kind, rows in by_kind.items():
+            for start in range(0, len(rows), _BATCH_ROWS):
+                self._write_out(kind, rows[start : start + _BATCH_ROWS])
+        return self._replayed - before
+
     def begin(self, error: Exception | None) -> None:
         """Note that the database could not be reached, if it was tried, and see to it that it is tried again."""
         with self._lock:
-            if self._since is None and error is not None:
-                self._since = datetime.now(UTC)
-                meanwhile = f"kept in {self._spool.directory}" if self._spool else "logged, for want of a spool"
-                logger.error(
-                    "provenance: the journal cannot be reached (%s); until it can, rows of the trail are %s",
-                    type(error).__name__,
-                    meanwhile,
-                )
+            if error is not None:
+                self._unreachable(error)
             # Here, and not before the rows were kept: the thread may just have found nothing left to do.
             self._start_mending()
+
+    def _unreachable(self, error: Exception) -> None:
+        if self._since is not None:
+            return
+        self._since = datetime.now(UTC)
+        meanwhile = f"kept in {self._spool.directory}" if self._spool else "logged, for want of a spool"
+        logger.error(
+            "provenance: the journal cannot be reached (%s); until it can, rows of the trail are %s",
+            type(error).__name__,
+            meanwhile,
+        )
 
     def _start_mending(self) -> None:
         if self._thread is None and not self._stopped.is_set():
@@ -239,6 +278,9 @@ class Outage:
                 self._replay()
             except (psycopg.Error, TrailUnavailable, OSError) as error:
                 logger.debug("provenance: the journal cannot be reached yet: %s", type(error).__name__)
+                if isinstance(error, (psycopg.OperationalError, TrailUnavailable)):
+                    with self._lock:
+                        self._unreachable(error)
                 pause = min(2 * pause, _LONGEST_PAUSE)
                 continue
             pause = _FIRST_PAUSE

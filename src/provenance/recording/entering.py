@@ -91,7 +91,7 @@ def enter(block: Block, *, connection: AnyConnection | None, transaction: bool, 
     elif block.enclosing is not None:
         yield from _enter_nested(block, block.enclosing, savepoint=savepoint)
     elif connection is None:
-        yield from _enter_own(block, (yield Checkout()), pooled=True)
+        yield from _enter_pooled(block)
     elif connection.autocommit and drivers.transaction_status(connection) == TransactionStatus.IDLE:
         yield from _enter_own(block, connection, pooled=False)
     else:
@@ -160,6 +160,19 @@ def _open_unit(block: Block, connection: AnyConnection, *, joined: bool, pooled:
     block.unit.open_blocks.append(block)
     units[connection] = block.unit
     drivers.hold(connection, block.label)
+
+
+def _enter_pooled(block: Block) -> Steps[None]:
+    connection: AnyConnection = yield Checkout()
+    try:
+        yield from _enter_own(block, connection, pooled=True)
+    except TrailUnavailable:
+        # The server was restarted while the connection lay in the pool. With the transaction all went that had been done in
+        # it; evidence of the action would not have gone.
+        if block.xid is not None or drivers.transaction_status(connection) != TransactionStatus.UNKNOWN:
+            raise
+        connection = yield Checkout(checked=True)
+        yield from _enter_own(block, connection, pooled=True)
 
 
 def _enter_own(block: Block, connection: AnyConnection, *, pooled: bool) -> Steps[None]:

@@ -33,6 +33,9 @@ class _Insisting:
 class Checkout(_Passing):
     """Take a connection from the pool. Answer: the connection, idle and in autocommit mode."""
 
+    checked: bool = False
+    """Have the pool look first which of its connections still work: one that it lent out did not."""
+
 
 @attrs.frozen
 class Giveback(_Passing):

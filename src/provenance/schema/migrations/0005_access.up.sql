@@ -70,6 +70,11 @@ BEGIN
     IF NOT has_table_privilege(role_name, 'provenance.actions', 'SELECT') THEN
         DELETE FROM provenance.readers r WHERE r.role_name = grant_tenant_reader.role_name;
     END IF;
+    -- All tenants and some are two answers to one question, and the last one holds. Otherwise a role that was to see some
+    -- would go on seeing all.
+    DELETE FROM provenance.readers r
+     WHERE r.role_name = grant_tenant_reader.role_name
+       AND (r.tenant_id IS NULL) <> (grant_tenant_reader.tenant_id IS NULL);
     EXECUTE format('GRANT USAGE ON SCHEMA provenance TO %I', role_name);
     EXECUTE format(
         'GRANT SELECT ON provenance.actions, provenance.action_intents, provenance.action_log, provenance.row_changes, '
