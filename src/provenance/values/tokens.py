@@ -29,15 +29,28 @@ _JWT = re.compile(
 )
 # RFC 6750, RFC 7617, and what Django REST framework and others use.
 _AUTHORIZATION = re.compile(r"(?i)(?<![^\W_])(bearer|basic|negotiate|token)([ ]++)([A-Za-z0-9._~+/=-]{6,}+)")
-# RFC 3986, 3.2.1; a password may hold "@" all the same. The second form has an unescaped slash in the password: after the
-# colon is no port.
+# RFC 3986, 3.2.1; a user and a password may hold "@" all the same. The last form has an unescaped slash in the password:
+# after the colon is no port. Inside JSON the slashes may be escaped.
 _USERINFO = re.compile(
-    r"""://(?P<user>[^\s/?\#"<>@:]*+)(?:
-    (?P<one>@)
-    | :[^\s/?\#"<>]*@
-    | :(?![0-9]*+(?:[/?\#\s]|\Z))(?<!\[:)(?:(?!://)[^\s"<>@])*+@)""",
+    r"""(?P<head>:\\{0,9}/\\{0,9}/)(?:
+    (?P<user>[^\s/?\#"<>:]*+):[^\s/?\#"<>]*@
+    | (?P<alone>[^\s/?\#"<>@:]*+)(?:
+        (?P<one>@)
+        | :(?![0-9]*+(?:[/?\#\s]|\Z))(?<!\[:)(?:(?!://)[^\s"<>@])*+@))""",
     re.VERBOSE,
 )
+# The addresses of servers that have databases have no "@" in what follows the port, and a password in them may hold all
+# that should have been escaped: blanks, and what looks like a port.
+_DATABASE = re.compile(
+    r"""(?P<head>\b(?:postgres(?:ql)?|mysql|mariadb|mssql|oracle|clickhouse|mongodb|rediss?|valkey|amqps?|ldaps?|smtps?)
+    (?:\+\w{1,30})?:\\{0,9}/\\{0,9}/[^\s/?\#"<>:]{0,200}+:)(?:
+    [0-9]++[/?\#][^\s"<>@=&]{1,200}+
+    | (?![0-9]++(?:\W|\Z))(?!\s)(?:(?!://)[^\r\n"<>@]){1,200}+
+    )@(?:[^\s/?\#"<>@]*@)*""",
+    re.VERBOSE,
+)
+# As the driver of MySQL for Go has it, without a scheme.
+_WITHOUT_SCHEME = re.compile(r"""(?<![^\s"'`=(])([^\s:/"'`=(]{1,64}+:)[^\s"'`]{1,200}?(?=@(?:tcp[46]?|unix)\()""")
 _LONGEST_USER = 20
 
 
@@ -73,8 +86,9 @@ def _authorization(found: re.Match[str]) -> str:
 
 def _userinfo(found: re.Match[str]) -> str:
     # A token may stand in the place of the user.
-    user = found["user"] if len(found["user"]) < _LONGEST_USER else REDACTED
-    return f"://{user}@" if found["one"] else f"://{user}:{REDACTED}@"
+    user = found["alone"] if found["user"] is None else found["user"]
+    user = user if len(user) < _LONGEST_USER else REDACTED
+    return f"{found['head']}{user}@" if found["one"] else f"{found['head']}{user}:{REDACTED}@"
 
 
 def _unless_plain(found: re.Match[str]) -> str:
@@ -141,14 +155,21 @@ _FORMS: list[_Row] = [
 ]
 
 
+def _without_passwords(text: str) -> str:
+    if "://" in text or ":\\" in text:
+        text = _USERINFO.sub(_userinfo, text)
+        text = _DATABASE.sub(rf"\g<head>{REDACTED}@", text)
+    return _WITHOUT_SCHEME.sub(rf"\1{REDACTED}", text) if "@tcp" in text or "@unix" in text else text
+
+
 def hidden(text: str) -> str:
     """Return *text* without the secrets in it that can be told by their form; the rest stays as it is."""
     if len(text) < _SHORTEST:
         return text
     if "PRIVATE KEY" in text:
         text = _PRIVATE_KEY.sub(REDACTED, text)
-    if "://" in text and "@" in text:
-        text = _USERINFO.sub(_userinfo, text)
+    if "@" in text:
+        text = _without_passwords(text)
     if "eyJ" in text and "." in text:
         text = _JWT.sub(REDACTED, text)
     if " " in text:
