@@ -247,6 +247,11 @@ PARTLY_HIDDEN = [
     "x")),
     ("password=''hunter2'' n=1", "password='[redacted]' n=1"),
     ("password='' n=1", "password='[redacted]' n=1"),
+    ("['-e', 'PGPASSWORD=a b', 'n']", "['-e', 'PGPASSWORD=[redacted]', 'n']"),
+    ("header b'X-Api-Key: a b' is bad", "header b'X-Api-Key: [redacted]' is bad"),
+    ("dsn 'password=a b dbname=app host=h'", "dsn 'password=[redacted] dbname=app host=h'"),
+    ("dsn 'host=h password=a dbname=app' it is", "dsn 'host=h password=[redacted] dbname=app' it is"),
+    ("('password=a') and more", "('password=[redacted] and more"),
     # constants, and what only begins like one
     ("password: true1", "password: [redacted]"),
     ("secret=nullable&n=1", "secret=[redacted]&n=1"),
@@ -709,7 +714,10 @@ def test_any_bytes_can_be_redacted(pieces: list[bytes]) -> None:
 @given(
     fragments,
     fragments,
-    st.sampled_from(["password={}", "https://u:{}@h/", '"apiKey": "{}"', "Cookie: {}", "--token {}"]),
+    st.sampled_from(
+        ["password={}", "https://u:{}@h/", '"apiKey": "{}"', "Cookie: {}", "--token {}", "('token', '{}')", "'--token', '{}'"]
+        + ["<password>{}</password>", "{{'name': 'token', 'value': '{}'}}", "password: |\n  {}", "token=Token(a='b {}')"]
+    ),
 )
 @unhurried
 def test_a_secret_is_hidden_in_any_surroundings(before: str, after: str, form: str) -> None:

@@ -46,7 +46,7 @@ def _flags(text: str, hides: Hides) -> Iterator[Span]:
     while flag := _FLAG.search(text, position):
         position = flag.end()
         if is_secret(flag[1], hides):
-            end, replacement = hidden_value(text, position, flag[1], headed=False)
+            end, replacement = hidden_value(text, position, flag[1])
             yield position, end, replacement
             position = end
 

@@ -41,6 +41,7 @@ _REST_OF_HEADER = re.compile(r"""[^\r\n"']++""")
 _WORD = re.compile(
     r"""(?:(?i:bearer|basic|digest|negotiate|token|apikey)[ ]+)?(?:(?![;,&][ ]?[\w.%+\[\]-]{1,64}["']?[ ]?[=:])\S)++"""
 )
+_REST_OF_QUOTED = re.compile(r"""(?:(?![;,&\s][ ]?[\w.%+\[\]-]{1,64}[ ]?[=:])[^\r\n"'`])++""")
 # The repr of an object: Token(…), <Token …>.
 _OPENED = re.compile(r"[\w.]{0,100}+\(|<")
 _BRACKETS = re.compile(r"""\\{0,9}["'`]|[(\[{)\]}]""")
@@ -96,10 +97,15 @@ def _block_end(text: str, key_end: int, at: int) -> int:
     return end
 
 
-def hidden_value(text: str, at: int, key: str, *, headed: bool) -> tuple[int, str]:
+def hidden_value(text: str, at: int, key: str, *, headed: bool = False, opened: bool = False) -> tuple[int, str]:
     """Return where the value ends that begins at *at*, and what takes its place.
 
-    *headed* says that its key begins a line, as that of a header does.
+    Args:
+        text: what it is part of.
+        at: where it begins.
+        key: what it belongs to.
+        headed: whether the key begins a line, as that of a header does.
+        opened: whether the key begins a quoted text, as in 'PGPASSWORD=a b'.
     """
     if found := _QUOTED.match(text, at):
         return _quoted_value(text, found)
@@ -115,9 +121,9 @@ def hidden_value(text: str, at: int, key: str, *, headed: bool) -> tuple[int, st
     if (_WHOLE_CONSTANT if headed or of_header else _CONSTANT).match(text, at):
         return at, ""
     found = _OPENED.match(text, at)
-    opened = bracket_end(text, found.end() - 1) if found else at
-    found = (_LINE if headed else _REST_OF_HEADER if of_header else _WORD).match(text, opened)
-    end = found.end() if found else opened
+    inner = bracket_end(text, found.end() - 1) if found else at
+    patterns = (_LINE,) if headed else (_REST_OF_HEADER,) if of_header else (_WORD, _REST_OF_QUOTED)[: 1 + opened]
+    end = max([inner, *(found.end() for pattern in patterns if (found := pattern.match(text, inner)))])
     return end, REDACTED if end > at else ""
 
 

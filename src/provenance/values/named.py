@@ -46,7 +46,7 @@ def _pairs(text: str, hides: Hides) -> Iterator[Span]:
             yield position, found.end(), REDACTED
             position = found.end()
         elif _OPENED.match(text, position):
-            end, replacement = hidden_value(text, position, pair[2], headed=False)
+            end, replacement = hidden_value(text, position, pair[2])
             yield position, end, replacement
             position = end
 
@@ -56,7 +56,7 @@ def _values(text: str, hides: Hides) -> Iterator[Span]:
     while name := _NAME.search(text, position):
         position = name.end()
         if hides(name[1]) and (value := _VALUE.match(text, position)):
-            end, replacement = hidden_value(text, value.end(), name[1], headed=False)
+            end, replacement = hidden_value(text, value.end(), name[1])
             yield value.end(), end, replacement
             position = end
 

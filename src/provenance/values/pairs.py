@@ -10,6 +10,7 @@ from provenance.values.ends import Hides, Span, hidden_value, replaced
 from provenance.values.texts import REDACTED
 
 _LONGEST_KEY = 128
+_QUOTES = ('"', "'", "`")
 
 # Behind a key, a closing quote or bracket, or a blank. Two colons are a cast or a path, one with slashes is an address, and
 # one between digits of a time needs no look at them.
@@ -30,8 +31,12 @@ _NAME = re.compile(r"""\bname="?([^"\r\n;]++)""")
 _LONGEST_HEADERS = 500
 
 
-def _key_before(text: str, start: int, at: int, hides: Hides) -> tuple[str, bool] | None:
-    """Return the key of a secret that ends at *at*, and whether it begins a line, or ``None`` when there is none."""
+def _key_before(text: str, start: int, at: int, hides: Hides) -> tuple[str, bool, bool] | None:
+    """Return the key of a secret that ends at *at*, or ``None`` when there is none.
+
+    Returns:
+        The key, and whether it begins a line, and a quoted text.
+    """
     backwards = text[max(start, at - _LONGEST_KEY) : at][::-1]
     found = _BACKWARDS.match(backwards)
     if found is None:
@@ -43,8 +48,10 @@ def _key_before(text: str, start: int, at: int, hides: Hides) -> tuple[str, bool
         return None
     if key.startswith("--") and key.endswith("-file"):
         return None
-    before = text[max(at - found.end() - 8, 0) : at - found.end()].rstrip(" \t\"'`-")
-    return key, not before or before.endswith(("\n", "\r"))
+    before = text[max(at - found.end() - 8, 0) : at - found.end()]
+    opened = before.endswith(_QUOTES) and not any(quote in found[0] for quote in _QUOTES)
+    before = before.rstrip(" \t\"'`-")
+    return key, not before or before.endswith(("\n", "\r")), opened
 
 
 def _pairs(text: str, hides: Hides) -> Iterator[Span]:
@@ -54,8 +61,9 @@ def _pairs(text: str, hides: Hides) -> Iterator[Span]:
         found = _key_before(text, done, separator.start(), hides)
         if found is None:
             continue
-        key, begins_line = found
-        end, replacement = hidden_value(text, position, key, headed=begins_line and separator[0].startswith(": "))
+        key, begins_line, opened = found
+        headed = begins_line and separator[0].startswith(": ")
+        end, replacement = hidden_value(text, position, key, headed=headed, opened=opened)
         yield position, end, replacement
         done = position = end
 
