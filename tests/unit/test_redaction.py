@@ -715,8 +715,11 @@ def test_any_bytes_can_be_redacted(pieces: list[bytes]) -> None:
     fragments,
     fragments,
     st.sampled_from(
-        ["password={}", "https://u:{}@h/", '"apiKey": "{}"', "Cookie: {}", "--token {}", "('token', '{}')", "'--token', '{}'"]
-        + ["<password>{}</password>", "{{'name': 'token', 'value': '{}'}}", "password: |\n  {}", "token=Token(a='b {}')"]
+        [
+            *("password={}", "https://u:{}@h/", '"apiKey": "{}"', "Cookie: {}", "--token {}", "('token', '{}')"),
+            *("'--token', '{}'", "<password>{}</password>", "{{'name': 'token', 'value': '{}'}}", "password: |\n  {}"),
+            "token=Token(a='b {}')",
+        ]
     ),
 )
 @unhurried
