@@ -213,6 +213,7 @@ PARTLY_HIDDEN = [
     ('headers [["X-Api-Key", "a b"], ["Cookie", "c"], ["Host", "h"]]',
      'headers [["X-Api-Key", "[redacted]"], ["Cookie", "[redacted]"], ["Host", "h"]]'),
     ("('pin', 1234)", "('pin', [redacted])"),
+    ("('token', '\n('token', 'a')", "('token', '\n('token', '[redacted]')"),
     ("('token', Token('a b')), 1", "('token', [redacted] 1"),
     ("('password', 'hun", "('password', '[redacted]"),
     (r"(\'password\', \'a b\')", r"(\'password\', \'[redacted]\')"),
@@ -246,6 +247,7 @@ PARTLY_HIDDEN = [
     *((f"password={prefix}'a b' n=1", f"password={prefix}'[redacted]' n=1") for prefix in ("N", "U&", "f", "E", "rb",
     "x")),
     ("password=''hunter2'' n=1", "password='[redacted]' n=1"),
+    ('password="b"apiKey": "a"', 'password="[redacted]"apiKey": "[redacted]"'),
     ("password='' n=1", "password='[redacted]' n=1"),
     ("['-e', 'PGPASSWORD=a b', 'n']", "['-e', 'PGPASSWORD=[redacted]', 'n']"),
     ("header b'X-Api-Key: a b' is bad", "header b'X-Api-Key: [redacted]' is bad"),
@@ -323,7 +325,7 @@ KEPT = [
     "--passwords",
     "--password-file /run/x --token-file x", "--password-file=/run/x", "['--token-file', '/run/x']",
     '["--token-file","/run/x"]',
-    "run -u ada:hunter", "docker run -u 1000:1000 curlimages/curl", "curl -u ada", '["curl","-u","ada"]',
+    "--secret '--host' x", "run -u ada:hunter", "docker run -u 1000:1000 curlimages/curl", "curl -u ada", '["curl","-u","ada"]',
     '["run","-u","a:b"]',
     '["--password","--host"]', '["--password"]', '["-p","x"]', '["--password","[redacted]"]',
     "1 validation error for U\nname\n  Bad [type=x, input_value='ada', input_type=str]", "input_value='ada'",
@@ -718,7 +720,7 @@ def test_any_bytes_can_be_redacted(pieces: list[bytes]) -> None:
         [
             *("password={}", "https://u:{}@h/", '"apiKey": "{}"', "Cookie: {}", "--token {}", "('token', '{}')"),
             *("'--token', '{}'", "<password>{}</password>", "{{'name': 'token', 'value': '{}'}}", "password: |\n  {}"),
-            "token=Token(a='b {}')",
+            "token=Token(a, {})",
         ]
     ),
 )

@@ -11,7 +11,7 @@ from provenance.values.texts import REDACTED
 # The value follows on the same line or the next one, or as the next item of a list.
 _FLAG = re.compile(
     r"""(?<![^\s"'`])--([A-Za-z][\w-]*+)(?:
-    (?:[ \t]++(?:\\?\r?\n[ \t]*+)?|\\?\r?\n[ \t]*+)(?![-\s])
+    (?:[ \t]++(?:\\?\r?\n[ \t]*+)?|\\?\r?\n[ \t]*+)(?![-\s]|\\{0,9}["'`]--[A-Za-z])
     | \\{0,9}["'`](?:,\s*+|[ \t]++)(?=[bBrRuU]{0,2}\\{0,9}["'`](?!-)))""",
     re.VERBOSE,
 )

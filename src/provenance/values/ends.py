@@ -42,6 +42,8 @@ _WORD = re.compile(
     r"""(?:(?i:bearer|basic|digest|negotiate|token|apikey)[ ]+)?(?:(?![;,&][ ]?[\w.%+\[\]-]{1,64}["']?[ ]?[=:])\S)++"""
 )
 _REST_OF_QUOTED = re.compile(r"""(?:(?![;,&\s][ ]?[\w.%+\[\]-]{1,64}[ ]?[=:])[^\r\n"'`])++""")
+# Quoted twice (''x''), or in part; not the key of the next pair.
+_MORE = re.compile(r"""(?=[^\W_])(?![\w.%+-]{1,128}+\\{0,9}["'`]?\]?[ \t]{0,5}[=:])""" + _WORD.pattern)
 # The repr of an object: Token(…), <Token …>.
 _OPENED = re.compile(r"[\w.]{0,100}+\(|<")
 _BRACKETS = re.compile(r"""\\{0,9}["'`]|[(\[{)\]}]""")
@@ -76,8 +78,7 @@ def _quoted_value(text: str, found: re.Match[str]) -> tuple[int, str]:
         # The token of a parser: Unexpected token: '}'.
         return found.end(), found[0]
     end = found.end()
-    if text[end : end + 1].isalnum() and (more := _WORD.match(text, end)):
-        # Quoted twice (''x''), or in part.
+    if more := _MORE.match(text, end):
         end = more.end()
     return end, found["open"] + REDACTED + found["close"]
 

@@ -38,10 +38,10 @@ def _pairs(text: str, hides: Hides) -> Iterator[Span]:
         if not hides(pair[2]) or not _is_pair(text, pair.start()):
             continue
         if found := quoted(text, position):
-            # There may be a third item: such a tuple is one of names.
+            # There may be a third item: such a tuple is one of names. Or a pair begins where that quote seemed to.
             if _LAST.match(text, found.end()):
                 yield position, found.end(), found["open"] + REDACTED + found["close"]
-            position = found.end()
+                position = found.end()
         elif found := _BARE.match(text, position):
             yield position, found.end(), REDACTED
             position = found.end()
