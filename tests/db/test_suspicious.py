@@ -62,7 +62,7 @@ column_names = (
 @settings(max_examples=50, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(names=st.lists(column_names, min_size=1, max_size=40, unique=True), redactor=st.sampled_from(REDACTORS))
 @example(
-    names=["api\u0663key", "api\u0301_Key", "JWTs", "db_pass", "Date.Of_BIRTH", "kennw\u00f6rter"],
+    names=["api\u0663key", "api\u0301_Key", "JWTs", "db_pass", "\uff50assword", "Date.Of_BIRTH", "kennw\u00f6rter"],
     redactor=REDACTORS[1],
 )
 @example(

@@ -352,6 +352,14 @@ def test_other_keys_are_kept(key: str) -> None:
     assert REDACTOR.hides(key) is False
 
 
+def test_letters_of_full_width_are_the_same_letters() -> None:
+    """Who writes Japanese types them by mistake."""
+    assert [True, True, False] == [
+        REDACTOR.hides("".join(chr(ord(letter) + 0xFEE0) for letter in key))
+        for key in ("password", "API_KEY", "monkey")
+    ]
+
+
 @pytest.mark.parametrize(
     ("extra", "key", "expected"),
     [

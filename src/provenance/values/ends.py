@@ -19,7 +19,7 @@ _WHOLE_LINES = ("authorization", "cookie")
 # A quote is escaped by what makes the opening one, or doubled. One that is never closed goes on to the end. The letters
 # before it are those of Python and SQL.
 _QUOTED = re.compile(
-    r"""(?P<open>(?:[bBrRuUfFnNeExX]{0,2}|[uU]&)(?P<quote>\\{0,9}["'`]))
+    r"""(?P<open>(?:[bBrRuUfFnNeExX]{0,2}|[uU]&)(?P<quote>\\{0,9}["'`]|&(?:quot|\#34|\#39|apos);))
     (?:(?<!\\)(?P=quote){2} | (?!(?<!\\)(?P=quote)).)*+
     (?P<close>(?P=quote)|\Z)""",
     re.VERBOSE | re.DOTALL,

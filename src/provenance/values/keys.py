@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import unicodedata
 from collections.abc import Iterable, Iterator
 from functools import lru_cache
 
@@ -17,6 +18,9 @@ _CACHED_KEYS = 4096
 def words(key: str) -> list[str]:
     """Split a key at case changes, digits and everything that is not a letter, into lower-case words."""
     found: list[str] = []
+    if not key.isascii():
+        # Letters in another form, such as those of full width, are the same letters. One by one: marks stay apart.
+        key = "".join([unicodedata.normalize("NFKC", character) for character in key])
     for run in _LETTERS.findall(key):
         found += _CAMEL.findall(run) if run.isascii() else [run]
     return [word.casefold() for word in found]

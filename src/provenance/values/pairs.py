@@ -13,15 +13,20 @@ _LONGEST_KEY = 128
 _QUOTES = ('"', "'", "`")
 
 # Behind a key, a closing quote or bracket, or a blank. Two colons are a cast or a path, one with slashes is an address, and
-# one between digits of a time needs no look at them.
+# one between digits of a time needs no look at them. Colons may be wide, blanks fixed, and what is bold closed behind both.
+_BLANK = "\\ \\t\xa0\u2002-\u200a\u202f\u3000"
 _SEPARATOR = re.compile(
-    r"""[=:](?<=[\w"'`\] \t][=:])(?!:|//)
-    (?!(?:(?<=[0-9]T[0-9]{2}:)|(?<=[:\ +][0-9]{2}:))[0-9]{2})
-    [=>]{0,2}[ \t]*+""",
+    rf"""[=:\uff1a\uff1d](?<=[\w"'`\];*{_BLANK}][=:\uff1a\uff1d])(?!:|//)
+    (?!(?:(?<=[0-9]T[0-9]{{2}}:)|(?<=[:\ +][0-9]{{2}}:))[0-9]{{2}})
+    [=>]{{0,2}}(?:\*{{1,2}}(?=[{_BLANK}]))?[{_BLANK}]*+""",
     re.VERBOSE,
 )
+# Between the name of a header and its value.
+_HEADED = re.compile(rf":\*{{0,2}}[{_BLANK}]|\uff1a")
 # Read backwards from the separator: blanks, the end of a quoted key or an index, the key, and the word before it.
-_BACKWARDS = re.compile(r"""[ \t]{0,5}\]?(?:["'`]\\{0,9})?([\w.%+-]++)(?:[ ]([\w-]++))?""")
+_BACKWARDS = re.compile(
+    rf"""[{_BLANK}]{{0,5}}\]?(?:["'`]\\{{0,9}}|;(?:touq|43\#|93\#|sopa)&|\*{{1,2}})?([\w.%+-]++)(?:[ ]([\w-]++))?"""
+)
 # A key that is one only together with the word before it: "api key", "card number".
 _SECOND_WORDS = frozenset({"code", "codes", "id", "key", "keys", "number", "phrase"})
 
@@ -50,7 +55,7 @@ def _key_before(text: str, start: int, at: int, hides: Hides) -> tuple[str, bool
         return None
     before = text[max(at - found.end() - 8, 0) : at - found.end()]
     opened = before.endswith(_QUOTES) and not any(quote in found[0] for quote in _QUOTES)
-    before = before.rstrip(" \t\"'`-")
+    before = before.rstrip(" \t\"'`-*")
     return key, not before or before.endswith(("\n", "\r")), opened
 
 
@@ -62,7 +67,7 @@ def _pairs(text: str, hides: Hides) -> Iterator[Span]:
         if found is None:
             continue
         key, begins_line, opened = found
-        headed = begins_line and separator[0].startswith(": ")
+        headed = begins_line and _HEADED.match(separator[0]) is not None
         end, replacement = hidden_value(text, position, key, headed=headed, opened=opened)
         yield position, end, replacement
         done = position = end
@@ -88,7 +93,7 @@ def hidden(text: str, hides: Hides) -> str:
         text: anything.
         hides: tells of a key whether it is.
     """
-    if "=" in text or ":" in text:
+    if "=" in text or ":" in text or "\uff1a" in text or "\uff1d" in text:
         text = replaced(text, _pairs(text, hides))
     if "form-data;" in text:
         text = replaced(text, _multipart(text, hides))
