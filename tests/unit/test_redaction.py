@@ -246,6 +246,7 @@ PARTLY_HIDDEN = [
     ("password=\u201ca b", "password=[redacted]"),
     *((f"password={prefix}'a b' n=1", f"password={prefix}'[redacted]' n=1") for prefix in ("N", "U&", "f", "E", "rb",
     "x")),
+    ("'user=ada password=x' n 1", "'user=ada password=[redacted]"),
     ("password=''hunter2'' n=1", "password='[redacted]' n=1"),
     ('password="b"apiKey": "a"', 'password="[redacted]"apiKey": "[redacted]"'),
     ("password='' n=1", "password='[redacted]' n=1"),

@@ -78,6 +78,9 @@ def _quoted_value(text: str, found: re.Match[str]) -> tuple[int, str]:
         # The token of a parser: Unexpected token: '}'.
         return found.end(), found[0]
     end = found.end()
+    if not found["close"] and found["open"] != found["quote"]:
+        # The letters before the quote may be the value, and the quote that of something around it.
+        return end, REDACTED
     if more := _MORE.match(text, end):
         end = more.end()
     return end, found["open"] + REDACTED + found["close"]
