@@ -17,7 +17,12 @@ from provenance.statements.recording import row_json
 from provenance.testing import RecordedActions
 from provenance.trail import Trail
 from tests.cli.conftest import Run
+from tests.support import outages
+from tests.support.proxy import Proxy
 from tests.support.rows import action_row
+
+line = outages.line
+hurried = outages.hurried
 
 _BEGUN = """
 INSERT INTO provenance.action_intents (id, root_id, action_type, concept, started_at, work_xid, system_identifier)
@@ -73,15 +78,17 @@ def test_what_waits_in_a_spool_is_written(
     assert run_json("recover", "--spool", str(spool.directory))["written"] == 0
 
 
+@pytest.mark.usefixtures("hurried")
 def test_rows_that_could_only_be_logged_are_written(
-    run: Run, tmp_path: Path, provenance_dsn: str, recorded_actions: RecordedActions, caplog: pytest.LogCaptureFixture
+    run: Run, tmp_path: Path, line: Proxy, recorded_actions: RecordedActions, caplog: pytest.LogCaptureFixture
 ) -> None:
     """As they stand in the log, among other lines; those that are recorded already stay as they are."""
-    nowhere = "host=127.0.0.1 port=1 connect_timeout=1"
-    with Trail(provenance_dsn, journal=nowhere) as trail:
-        for number in range(2):
-            with suppress(ZeroDivisionError), trail.track_action("lost", concept="work", payload={"n": number}):
+    with Trail(line.address) as trail:
+        for number in range(3):
+            lost = trail.track_action("lost", concept="work", payload={"n": number}, transaction=False)
+            with suppress(ZeroDivisionError), lost:
                 raise ZeroDivisionError
+            line.go_down()
     lines = [f"2026-11-27 12:00:00,123 {record.levelname} {record.getMessage()} [pid 7]\n" for record in caplog.records]
     assert any("rows: [" in line for line in lines)
     log = tmp_path / "app.log"
@@ -89,9 +96,9 @@ def test_rows_that_could_only_be_logged_are_written(
     for _ in range(2):
         result = run("recover", "--logged", str(log))
         assert (0, "") == (result.exit_code, result.stderr)
-        assert result.stdout.startswith("3 row(s) written that had been kept\n1 unknown")
-    assert ["lost failed", "lost failed"] == recorded_actions.outline().splitlines()
-    assert [{"n": 0}, {"n": 1}] == [action.payload for action in recorded_actions.all()]
+        assert result.stdout.startswith("3 row(s) written that had been kept\n1 still pending\n")
+    assert ["lost failed"] * 3 == recorded_actions.outline().splitlines()
+    assert [{"n": 0}, {"n": 1}, {"n": 2}] == [action.payload for action in recorded_actions.all()]
 
 
 @pytest.mark.parametrize(

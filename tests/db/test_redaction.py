@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import logging
+import subprocess
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import attrs
 import psycopg
 import pytest
 
@@ -67,6 +70,38 @@ def test_reasons_of_failures_are_redacted(redacting: Trail, recorded_actions: Re
     assert {"outer": None, "inner": CLEAN, "said": CLEAN, "detached": CLEAN, "begun": CLEAN} == {
         row.action_type: row.error_message for row in recorded_actions.all()
     }
+
+
+@attrs.define
+class Login:
+    password: int = attrs.field(validator=attrs.validators.instance_of(int))
+
+
+def _command() -> None:
+    raise subprocess.CalledProcessError(1, ["psql", "--password", f"a {CANARY}", "-e", f"PGPASSWORD=a {CANARY}"])
+
+
+def _field() -> None:
+    Login(password=f"a {CANARY}")  # type: ignore[arg-type]
+
+
+def _headers() -> None:
+    raise ValueError([("Cookie", f"a {CANARY}"), {"name": "token", "value": f"b {CANARY}"}])
+
+
+@pytest.mark.parametrize("fail", [_command, _field, _headers])
+def test_messages_of_everyday_exceptions_hold_no_secret(
+    redacting: Trail, eye: psycopg.Connection[Any], fail: Callable[[], None]
+) -> None:
+    """Of commands that failed, of validators, and of whatever was handed to an exception."""
+    with (
+        pytest.raises((subprocess.CalledProcessError, TypeError, ValueError), match=CANARY),
+        redacting.track_action("add", concept="work"),
+    ):
+        fail()
+
+    assert "[redacted]" in stored(eye)
+    assert CANARY not in stored(eye)
 
 
 async def areasons(trail: AsyncTrail) -> None:

@@ -16,7 +16,7 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 
 from provenance.errors import InvalidAction, UnserializableValue
-from provenance.values import REDACTED, Redactor, message, to_json, to_json_marked
+from provenance.values import REDACTED, Redactor, message, to_json, to_json_marked, tokens
 from tests.strategies import CANARY, Box, Crate, any_text, unhurried
 
 REDACTOR = Redactor()
@@ -44,6 +44,12 @@ OPENAI = joined("sk-", "proj-", LETTERS)
 MULTIPART = (
     '--b\r\nContent-Disposition: form-data; name="password"\r\n\r\n{}\n'
     '--b\r\nContent-Disposition: form-data; name="a"\r\n\r\n1\r\n--b--'
+)
+
+PYDANTIC = (
+    "2 validation errors for User\nname\n  Bad [type=x, input_value='ada', input_type=str]\n"
+    "{}\n  String should have at least 20 characters [type=string_too_short, input_value={}, input_type=str]\n"
+    "    For further information visit https://errors.pydantic.dev/2/v/string_too_short"
 )
 
 # A text, and what is stored of it.
@@ -179,6 +185,138 @@ PARTLY_HIDDEN = [
         "6200000000000005", "6205500000000000004", "6205 5000 0000 0000 004",  # UnionPay
         "6759649826438453", "6304000000000000", "2200000000000053", "5018000000000009",  # Maestro, Mir
     )),
+    # arguments of commands
+    ("Command '['false', '--password', 'hunter2']' returned 1",
+     "Command '['false', '--password', '[redacted]']' returned 1"),
+    ('args: ["--password", "a b", "--host", "db"]', 'args: ["--password", "[redacted]", "--host", "db"]'),
+    (r'args: [\"--password\", \"a b\"]', r'args: [\"--password\", \"[redacted]\"]'),
+    ("[b'--api-key', b'a b']", "[b'--api-key', b'[redacted]']"),
+    ("--password\nhunter2\n--host db", "--password\n[redacted]\n--host db"),
+    ("psql --password \\\n  hunter2 \\\n  --host db", "psql --password \\\n  [redacted] \\\n  --host db"),
+    ("curl -u ada:hunter2 https://h", "curl -u ada:[redacted] https://h"),
+    ("curl --user=ada:hunter2 h", "curl --user=ada:[redacted] h"),
+    ("curl --proxy-user 'ada:a b' h", "curl --proxy-user 'ada:[redacted]' h"),
+    ("Command '['curl', '-u', 'ada:a b', 'https://h']'", "Command '['curl', '-u', 'ada:[redacted]', 'https://h']'"),
+    # complaints about a value
+    (PYDANTIC.format("password", "'a, b'"), PYDANTIC.format("password", REDACTED)),
+    (PYDANTIC.format("users.0.tokens.1", "'abc'"), PYDANTIC.format("users.0.tokens.1", REDACTED)),
+    (r"{'error': 'for U\npassword\n  Bad [type=x, input_value=\'a b",
+     r"{'error': 'for U\npassword\n  Bad [type=x, input_value=[redacted]"),
+    ("(\"'password' must be <class 'int'> (got 'a b' that is a <class 'str'>).\", Attribute(name='password'), 'a b')",
+     "(\"'password' must be <class 'int'> (got [redacted]"),
+    ("'api_key' must match regex '^a$' ('b c' doesn't)", "'api_key' must match regex [redacted]"),
+    ("'name' must be int (got 'x'). 'token' must be int (got 'a b')",
+     "'name' must be int (got 'x'). 'token' must be int (got [redacted]"),
+    # names beside values
+    ("[('X-Api-Key', 'a b'), ('Host', 'h')]", "[('X-Api-Key', '[redacted]'), ('Host', 'h')]"),
+    ("[(b'cookie', b'a b')]", "[(b'cookie', b'[redacted]')]"),
+    ('headers [["X-Api-Key", "a b"], ["Cookie", "c"], ["Host", "h"]]',
+     'headers [["X-Api-Key", "[redacted]"], ["Cookie", "[redacted]"], ["Host", "h"]]'),
+    ("('pin', 1234)", "('pin', [redacted])"),
+    ("('token', '\n('token', 'a')", "('token', '\n('token', '[redacted]')"),
+    ("('token', Token('a b')), 1", "('token', [redacted] 1"),
+    ("('password', 'hun", "('password', '[redacted]"),
+    (r"(\'password\', \'a b\')", r"(\'password\', \'[redacted]\')"),
+    ("{'name': 'password', 'value': 'a b', 'n': 1}", "{'name': 'password', 'value': '[redacted]', 'n': 1}"),
+    (r'got {\"Name\": \"DB_PASSWORD\", \"x\": 1, \"Value\": \"a b\"}',
+     r'got {\"Name\": \"DB_PASSWORD\", \"x\": 1, \"Value\": \"[redacted]\"}'),
+    ("env:\n- name: DB_PASSWORD\n  value: abc\n- name: HOME\n  value: /",
+     "env:\n- name: DB_PASSWORD\n  value: [redacted]\n- name: HOME\n  value: /"),
+    ("name=password&value=abc&n=1", "name=password&value=[redacted]&n=1"),
+    ('[{"name":"Cookie","value":"a"},{"value":"b","name":"Host"}]',
+     '[{"name":"Cookie","value":"[redacted]"},{"value":"b","name":"Host"}]'),
+    ('{"value":1,"key":"pin"}', '{"value":"[redacted]","key":"pin"}'),
+    ('[["X-Api-Key","a b"],["Host","h"]]', '[["X-Api-Key","[redacted]"],["Host","h"]]'),
+    ('["run","--password","a b","-v"]', '["run","--password","[redacted]","-v"]'),
+    ('["/usr/bin/curl","-u","ada:a b","https://h"]', '["/usr/bin/curl","-u","ada:[redacted]","https://h"]'),
+    # values without an end that can be found
+    ("a: 1\npassword: |\n  one\n\n  two\nx: 1", "a: 1\npassword: [redacted]\nx: 1"),
+    ("db:\n  - password: >- # folded\n      one\n    user: ada", "db:\n  - password: [redacted]\n    user: ada"),
+    ("password: |\n  one\r\n  two", "password: [redacted]"),
+    (r"'password: |\n  one\nx: 1'", "'password: [redacted]"),
+    ("U(token=Token(a='b c (', d=[1]), n=1)", "U(token=[redacted], n=1)"),
+    ("credentials=Credentials(user='ada b', key='a", "credentials=[redacted]"),
+    ("token: Token(a='b\nc') x\nn: 1", "token: [redacted]\nn: 1"),
+    ("password=<Password 'a > b'>, n=1", "password=[redacted], n=1"),
+    ("password=(a, (b c)), n=1", "password=[redacted], n=1"),
+    ("password=\u201ca b\u201d n=1", "password=[redacted] n=1"),
+    ("password=\u201ea b\u201c n=1", "password=[redacted] n=1"),
+    ("password=\xaba b\xbb n=1", "password=[redacted] n=1"),
+    ("password=\u2018it\u2019s a\u2019 n=1", "password=[redacted] n=1"),
+    ("password=\u201ca b", "password=[redacted]"),
+    *((f"password={prefix}'a b' n=1", f"password={prefix}'[redacted]' n=1") for prefix in ("N", "U&", "f", "E", "rb",
+    "x")),
+    ("'user=ada password=x' n 1", "'user=ada password=[redacted]"),
+    ("password=''hunter2'' n=1", "password='[redacted]' n=1"),
+    ('password="b"apiKey": "a"', 'password="[redacted]"apiKey": "[redacted]"'),
+    ("password='' n=1", "password='[redacted]' n=1"),
+    ("['-e', 'PGPASSWORD=a b', 'n']", "['-e', 'PGPASSWORD=[redacted]', 'n']"),
+    ("header b'X-Api-Key: a b' is bad", "header b'X-Api-Key: [redacted]' is bad"),
+    ("dsn 'password=a b dbname=app host=h'", "dsn 'password=[redacted] dbname=app host=h'"),
+    ("dsn 'host=h password=a dbname=app' it is", "dsn 'host=h password=[redacted] dbname=app' it is"),
+    ("('password=a') and more", "('password=[redacted] and more"),
+    # other separators and quotes
+    ("password\xa0: a b", "password\xa0: [redacted]"),
+    ("n=1 password =\xa0a n=1", "n=1 password =\xa0[redacted] n=1"),
+    ("n=1 password := a n=1", "n=1 password := [redacted] n=1"),
+    ("password\uff1aabc", "password\uff1a[redacted]"),
+    ("\uff50\uff41\uff53\uff53\uff57\uff4f\uff52\uff44 \uff1a abc",
+     "\uff50\uff41\uff53\uff53\uff57\uff4f\uff52\uff44 \uff1a [redacted]"),
+    ("**password**: a b", "**password**: [redacted]"),
+    ("* **Password:** a b\nn: 1", "* **Password:** [redacted]\nn: 1"),
+    ("{&quot;password&quot;:&quot;a b&quot;,&quot;n&quot;:1}",
+     "{&quot;password&quot;:&quot;[redacted]&quot;,&quot;n&quot;:1}"),
+    ("&#34;token&#34;: &#34;a b&#34;", "&#34;token&#34;: &#34;[redacted]&#34;"),
+    # more tokens by their form
+    (joined("dckr_pat_", LETTERS[:27]), "[redacted]"),
+    (joined("glsa_", LETTERS[:32], "_0a1B2c3d"), "[redacted]"),
+    (joined("dapi", "0123456789abcdef" * 2, "-2"), "[redacted]"),
+    (joined("sbp_", "0123456789abcdef0123" * 2), "[redacted]"),
+    (joined("tskey-auth-", LETTERS[:12], "-", LETTERS[:32]), "[redacted]"),
+    (joined("ntn_", LETTERS, "ab"), "[redacted]"),
+    (joined("hvb.", LETTERS), "[redacted]"),
+    (joined("sk_org_", "live_", LETTERS), "[redacted]"),
+    (joined("d=xoxd-", LETTERS, "%2B", LETTERS), "d=[redacted]"),
+    (joined("---- BEGIN SSH2 ENCRYPTED PRIV", "ATE KEY ----\nabc\n---- END SSH2 ENCRYPTED PRIV", "ATE KEY ----\nx"),
+     "[redacted]\nx"),
+    ("PuTTY-User-Key-File-3: ssh-rsa\nPrivate-Lines: 2\nabc\ndef\nPrivate-MAC: 0",
+     "PuTTY-User-Key-File-3: ssh-rsa\nPrivate-Lines: 2\n[redacted]\nPrivate-MAC: 0"),
+    ("Private-Lines: 2\nabc\nde", "Private-Lines: 2\n[redacted]"),
+    # constants, and what only begins like one
+    ("password: true1", "password: [redacted]"),
+    ("secret=nullable&n=1", "secret=[redacted]&n=1"),
+    ("password: null and void", "password: [redacted]"),
+    ("Cookie: true; sid=a", "Cookie: [redacted]"),
+    ("password='null'", "password='[redacted]'"),
+    ("password='}!}'", "password='[redacted]'"),
+    ("password='}", "password='[redacted]"),
+    ("run --password-files a", "run --password-files [redacted]"),
+    # markup that is cut off, or has more in it
+    ("<login><password>hun", "<login><password>[redacted]"),
+    ("bad body: <password>hun ter", "bad body: <password>[redacted]"),
+    ("<login><password>.hun", "<login><password>[redacted]"),
+    ("<password>a<b/>c</password><n>1</n>", "<password>[redacted]</password><n>1</n>"),
+    ("<password>a</passwords>b</password >c", "<password>[redacted]</password >c"),
+    ("<a></a><password>a<b>c</b>d", "<a></a><password>[redacted]"),
+    ("<a></a><password>a</password", "<a></a><password>[redacted]</password"),
+    ('<add key="password" value="a b"/>', '<add key="password" value="[redacted]"/>'),
+    ("<input name='password' type='text' value='a b'>", "<input name='password' type='text' value='[redacted]'>"),
+    ("<entry key='password'>a b</entry><entry key='n'>1</entry>",
+     "<entry key='password'>[redacted]</entry><entry key='n'>1</entry>"),
+    ("<p></p><a key='token'>b</a><a key='token'>c</a>",
+     "<p></p><a key='token'>[redacted]</a><a key='token'>[redacted]</a>"),
+    ("<p><a key='token'><b key='token'>x</b></p>", "<p><a key='token'><b key='token'>[redacted]</b></p>"),
+    # addresses that should have been escaped
+    ("postgresql://ada@corp.com:hunter2@db/app", "postgresql://ada@corp.com:[redacted]@db/app"),
+    ("postgres://u:12345/abc@h/x", "postgres://u:[redacted]@h/x"),
+    ("mysql+pymysql://u:5432#abc@h", "mysql+pymysql://u:[redacted]@h"),
+    ("redis://u:12?abc@h", "redis://u:[redacted]@h"),
+    ("postgres://u:a b@c@h/x", "postgres://u:[redacted]@h/x"),
+    (r'{"a": "postgres:\/\/u:abc@h"', r'{"a": "postgres:\/\/u:[redacted]@h"'),
+    (r"https:\/\/0123456789abcdef0123456789abcdef@h", r"https:\/\/[redacted]@h"),
+    ("dsn=ada:a@b@tcp(h:3306)/db", "dsn=ada:[redacted]@tcp(h:3306)/db"),
+    ("'ada:abc@unix(/tmp/s)/db'", "'ada:[redacted]@unix(/tmp/s)/db'"),
+    ("http://h/x;jsessionid=abc", "http://h/x;jsessionid=[redacted]"),
 ]  # fmt: skip
 
 # Stored as they are. Keys have lists of their own in test_values.
@@ -210,6 +348,43 @@ KEPT = [
     "https://example.org/a?page=2#top", "https://example.org:8080/a@b", "ssh://git@github.com/a/b.git", "http://[::1]:80/@x",
     "mailto:ada@example.org", "git@github.com:a/b.git", "https://medium.com/@ada/x", "https://example.org/?q=a:b@c",
     "ada@example.org", "postgresql:///app", "http://localhost:8000", "file:///tmp/x",
+    # the nearest to what is hidden
+    "['false', '--password']", "['--password', '--host', 'db']", "--password\n\nnext", 'use "--password", then go',
+    "--passwords",
+    "--password-file /run/x --token-file x", "--password-file=/run/x", "['--token-file', '/run/x']",
+    '["--token-file","/run/x"]',
+    "dapiDataGetTopLongShortPositionRatio", "tskey-auth", "tskey-auth-short", "glsa_x", "sbp_short", "ntn_12", "hvb.x",
+    "dckr_pat_",
+    "Private-Lines: few", "---- BEGIN SSH2 PUBLIC KEY ----\nabc", "xoxd-", "**note**: a", "note\xa0: a", "\uff1a",
+    "&quot;n&quot;:&quot;a&quot;",
+    "--secret '--host' x", "run -u ada:hunter", "docker run -u 1000:1000 curlimages/curl", "curl -u ada",
+    '["curl","-u","ada"]',
+    '["run","-u","a:b"]',
+    '["--password","--host"]', '["--password"]', '["-p","x"]', '["--password","[redacted]"]',
+    "1 validation error for U\nname\n  Bad [type=x, input_value='ada', input_type=str]", "input_value='ada'",
+    "'password' must not be empty", "'password' must be at least 8 characters", "'name' must be int (got 'x')",
+    "('password', 'email', 'name')", "(\"password\", \"email\", 1)", "('name', 'ada')", "f('token', x=1)",
+    "['password', 'email']",
+    '["password","email"]', '[["password","email"],"name"]', '[["password","email","name"]]',
+    '[["key_id","a"],["b",1]]', "[[1,2],[3,4]]",
+    '[["password","[redacted]"]]', '{"name":"token","value":"[redacted]"}',
+    '{"name":"DB_PASSWORD","valueFrom":{"configMapKeyRef":{"key":"x"}}}',
+    '{"name":"ada","value":1}', '{"name":"Chocolate cookie","value":3}', '{"name":"get_token","input":{"a":1}}',
+    '{"name":7,"value":1}',
+    "name: token_count\nvalue: 3", "name: token, size: 3", "name: token\nname: x\nvalue: 3", "filename: token value: 3",
+    "password: null", "secret=true", "secret=True&n=1", "password=None, n=1", "Basic auth: enabled", "password: false,",
+    '{"n": "password: disabled"}', "SyntaxError: Unexpected token: '}' at line 3", "Unexpected token: '=>'",
+    "has_password: yes",
+    "login <user> <password> [now]", "postgres://<user>:<password>@<host>", "<token>", "a <token>, b",
+    "<password></password>",
+    "<password/>", "<a></a><password/>", "<b>x</b><input name='password'><p>text</p>", "<p></p><input name='token'>",
+    "Promise<Token> x",
+    "<entry key='n'>1</entry>", "<password x='1'/>",
+    "postgres://db:5432/app?user=ada@corp.com", "postgres://db:5432 failed, write to ada@example.org",
+    "https://ada@example.org:443/x",
+    "postgres://db: not reached by ada@example.org", "redis://cache:6379: refused for ada@x", "https://h:x y@z",
+    "a:b @tcp(x)",
+    "ada@tcp(h:3306)/db",
     # keys and values that are no secrets
     "a=1&b=2", "key_id=7", "monkey=george&keyboard=us", "token_count: 3", "primary key: id",
     "max_tokens: 4096", "completion_tokens=17", "author_token_limit=3", "secret_ttl: 60", "email_signature=ada", "sig: ada",
@@ -267,6 +442,63 @@ def test_secrets_are_hidden_wherever_they_stand(wrap: Callable[[str], Any], secr
 
 
 NO_SECRETS = {"postgres", "PRIVATE"}
+
+
+@pytest.mark.parametrize(
+    ("value", "expected"),
+    [
+        ([("X-Api-Key", "a"), ("Host", "h")], [["X-Api-Key", REDACTED], ["Host", "h"]]),
+        (("password", {"a": object()}), ["password", REDACTED]),
+        ({("password", "a")}, [["password", REDACTED]]),
+        ([["password", "a"], ("b", 1)], [["password", REDACTED], ["b", 1]]),
+        ((["password", "a"], ["b", 1]), [["password", REDACTED], ["b", 1]]),
+        ({"name": "password", "value": object(), "id": 1}, {"name": "password", "value": REDACTED, "id": 1}),
+        ({"Value": "a", "Name": "DB_PASSWORD"}, {"Value": REDACTED, "Name": "DB_PASSWORD"}),
+        ({"field": "pin", "old": 1, "new": 2}, {"field": "pin", "old": REDACTED, "new": REDACTED}),
+        ({"loc": ("body", "password"), "input": "a"}, {"loc": ["body", "password"], "input": REDACTED}),
+        (["psql", "--password", "a", "-v"], ["psql", "--password", REDACTED, "-v"]),
+        (("curl", "--user", "ada:a", "h"), ["curl", "--user", f"ada:{REDACTED}", "h"]),
+        (["run", "--pin", 1234], ["run", "--pin", REDACTED]),
+        # The nearest that stay.
+        (["password", "email"], ["password", "email"]),
+        ([["password", "email"], "name"], [["password", "email"], "name"]),
+        ([["password", "email", "name"]], [["password", "email", "name"]]),
+        (("password", "email", "name"), ["password", "email", "name"]),
+        (("key_id", 7), ["key_id", 7]),
+        (("Secret Garden", 7), ["Secret Garden", 7]),
+        (("x" * 200 + "_token", 7), ["x" * 200 + "_token", 7]),
+        ((7, "a"), [7, "a"]),
+        ([[7, "a"], ["token", 1]], [[7, "a"], ["token", 1]]),
+        ({"name": "Secret Garden", "value": 7}, {"name": "Secret Garden", "value": 7}),
+        ({"name": "password", "valueFrom": "x", 1: 2}, {"name": "password", "valueFrom": "x", "1": 2}),
+        ({"loc": ("body", 1), "input": "a"}, {"loc": ["body", 1], "input": "a"}),
+        (["--password", "--host", "db"], ["--password", "--host", "db"]),
+        (["--password-file", "/run/x"], ["--password-file", "/run/x"]),
+        (["--password"], ["--password"]),
+        (["docker", "-u", "1:1"], ["docker", "-u", "1:1"]),
+        ([], []),
+    ],
+)  # fmt: skip
+def test_values_are_hidden_by_the_name_beside_them(value: Any, expected: Any) -> None:
+    """In pairs, in objects of a name and a value, and in the arguments of a command; a list of names is none of these."""
+    assert expected == json.loads(to_json(value, REDACTOR, what="payload") or "")
+
+
+def test_headers_are_pairs_of_bytes_too() -> None:
+    """As an ASGI server hands them on."""
+    stored = to_json([(b"x-api-key", b"abc"), (b"host", b"h")], REDACTOR, what="payload")
+
+    name, host, value = (base64.b64encode(each).decode() for each in (b"x-api-key", b"host", b"h"))
+    assert [[{"$bytes": name}, REDACTED], [{"$bytes": host}, {"$bytes": value}]] == json.loads(stored or "")
+
+
+def test_a_kept_name_keeps_the_value_beside_it() -> None:
+    """The user's own words hold for pairs as for keys."""
+    redactor = Redactor(extra=("iban",), keep=("page_token",))
+
+    assert [["page_token", "a"], ["IBAN", REDACTED]] == json.loads(
+        to_json([("page_token", "a"), ("IBAN", "b")], redactor, what="payload") or ""
+    )
 
 
 def test_card_numbers_are_hidden_as_numbers_too() -> None:
@@ -485,7 +717,13 @@ FRAGMENTS = [
     "4111 ", "4111111111111111", "1", "+", "%", "%25", "%3D", "password", "password=", "token: ", "'", '"', '\\"', "\\",
     "[", "{", "]", "}", '{"a":', ",", ";", "&", "?", "#", " ", "\n", "\t", "Bearer ", "Basic ", "token ", "sk-", "AKIA",
     ":AA", "ghp_", "SG.", "form-data; name=", "\r\n\r\n", "<a>", "</", "<secret>", "--token ", "[redacted]", "AB12 ", "é",
-    "\ud800", "\0", "api key",
+    "\ud800", "\0", "api key", "--password", "'--token', ", "('token', '", '[["token", ', "name=token ", "value=",
+    "input_value=",
+    "password\n  bad [type=x, input_value=", "'token' must be ", "(got ", "password: |\n", "  a\n", "\u201c",
+    "\u2018a\u2019a", "token=Token(",
+    "\uff1a", "**", "&quot;", "Private-Lines: 2\n", "---- BEGIN ", "\xa0", "xoxd-", "'password=",
+    "(", "<", ">", "<token x='1'>", "<a key='token'>", "</a>", "</token", "postgres://u:", "postgres:\\/\\/", "@tcp(",
+    "curl -u a:",
 ]  # fmt: skip
 
 
@@ -512,7 +750,13 @@ def test_any_bytes_can_be_redacted(pieces: list[bytes]) -> None:
 @given(
     fragments,
     fragments,
-    st.sampled_from(["password={}", "https://u:{}@h/", '"apiKey": "{}"', "Cookie: {}", "--token {}"]),
+    st.sampled_from(
+        [
+            *("password={}", "https://u:{}@h/", '"apiKey": "{}"', "Cookie: {}", "--token {}", "('token', '{}')"),
+            *("'--token', '{}'", "<password>{}</password>", "{{'name': 'token', 'value': '{}'}}", "password: |\n  {}"),
+            "token=Token(a, {})",
+        ]
+    ),
 )
 @unhurried
 def test_a_secret_is_hidden_in_any_surroundings(before: str, after: str, form: str) -> None:
@@ -564,3 +808,13 @@ def test_any_repetition_takes_linear_time(piece: str) -> None:
     taken = seconds(piece * (48_000 // len(piece)))
 
     assert taken < 0.5 or taken < 30 * seconds(piece * (6_000 // len(piece)))
+
+
+@pytest.mark.parametrize("number", range(len(tokens._FORMS)))
+@given(data=st.data())
+def test_no_token_is_passed_over_by_the_first_look(number: int, data: st.DataObject) -> None:
+    """Whatever has the form of a token has what every form is first looked for by."""
+    _, pattern, _ = tokens._FORMS[number]
+    text = data.draw(st.from_regex(pattern))
+    found = pattern.search(text)
+    assert found is None or tokens._may_have_a_form(f"an ordinary text {found[0]}")

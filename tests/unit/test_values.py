@@ -308,6 +308,11 @@ HIDDEN = re.findall(
     otp otp_code totp TOTPs jwt JWT JWTs bearer bearer_value _csrf xsrf
     card_number cardNumber credit_card creditCardNumber debit_card security_code verification_code recovery_codes
     backup_codes seed_phrase mfa_code
+    JSESSIONID jsessionid PHPSESSID mysqlpwd dbpwd userpwd apipass authpass sshpass SSHPASS storepass keypass dbpass userpass
+    creds aws_creds cc_number ccNumber cc_no card_no cardNo bindpw psk wpa_psk presharedKey pre_shared_key twoFactorCode
+    two_factor_code sms_code 2fa_code
+    password_name has_the_db_password password_is_set his_password hash_password this_password db_password_set token_details
+    access_tokens tokens_new test_pass api_password_prefix token_arn_value password_url access_token_details
 """,
 )
 
@@ -324,6 +329,12 @@ KEPT = re.findall(
     passwordless_login
     session sessions session_count description assertion pinned pins_at spin opinion pinterest shipping pincode
     laptop potpie iban name email id user_id mode source_zman_id bear bearing card cardinal credits creditor number
+    trespass surpass overpass encompass session_count notepad_no discard_no cardnotes cwd ppsk_count risk desk
+    sacred credits incredible account_number acc_number factor_codes_count load_factor ufa_code
+    has_password hasPassword has_api_key is_password_set isPasswordSet password_strength secret_arn secretArn secret_name
+    api_key_name apiKeyName api_key_prefix cvc_check card_number_last4 cookie_domain cookie_name authorization_status
+    boarding_pass boardingPass tokens_used tokens_total eos_token bos_token input_token_details prompt_tokens_details
+    completion_tokens_details token_url token_endpoint jwt_issuer token_issuer otp_sent_to details
     כותרת ключ 123 _ - a
 """,
 )
@@ -339,6 +350,14 @@ def test_keys_of_secrets_are_hidden(key: str) -> None:
 def test_other_keys_are_kept(key: str) -> None:
     """A key that only contains the letters of a secret's name, or tells about a secret, is kept."""
     assert REDACTOR.hides(key) is False
+
+
+def test_letters_of_full_width_are_the_same_letters() -> None:
+    """Who writes Japanese types them by mistake."""
+    assert [True, True, False] == [
+        REDACTOR.hides("".join(chr(ord(letter) + 0xFEE0) for letter in key))
+        for key in ("password", "API_KEY", "monkey")
+    ]
 
 
 @pytest.mark.parametrize(

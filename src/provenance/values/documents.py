@@ -8,9 +8,11 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Callable
+from typing import TypeVar, cast
 from urllib.parse import quote, unquote_plus
 
 from provenance.values.keys import Rule
+from provenance.values.neighbours import hidden_items, hidden_members
 from provenance.values.texts import REDACTED
 
 _BLANK = "\ufeff \t\r\n"
@@ -20,6 +22,9 @@ dumps = json.JSONEncoder(separators=(",", ":")).encode
 # What may stand between two separators of an address or a form.
 _PIECE = re.compile(r"""[^\s&;,?\#="'<>]++""")
 _ESCAPE = re.compile("%[0-9A-Fa-f]{2}")
+
+
+_Part = TypeVar("_Part")
 
 
 class _Literal(str):
@@ -42,13 +47,19 @@ class _Rewriter:
 
     def write(self, value: object) -> str:
         if isinstance(value, _Members):
-            return f"{{{','.join([self._member(key, item) for key, item in value])}}}"
+            members = self._compared(value, hidden_members(value, self._rule.hides))
+            return f"{{{','.join([self._member(key, item) for key, item in members])}}}"
         if isinstance(value, list):
-            return f"[{','.join(map(self.write, value))}]"  # pyright: ignore[reportUnknownArgumentType]
+            items = cast("list[object]", value)
+            return f"[{','.join(map(self.write, self._compared(items, hidden_items(items, self._rule.hides))))}]"
         if isinstance(value, _Literal):
             clean = self._redact(value)
             return value if clean == value else self._replaced(clean)
         return self._text(value) if isinstance(value, str) else dumps(value)
+
+    def _compared(self, parts: list[_Part], clean: list[_Part]) -> list[_Part]:
+        self.changed = self.changed or clean != parts
+        return clean
 
     def _member(self, key: str, item: object) -> str:
         if self._rule.hides(key):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import unicodedata
 from collections.abc import Iterable, Iterator
 from functools import lru_cache
 
@@ -17,6 +18,9 @@ _CACHED_KEYS = 4096
 def words(key: str) -> list[str]:
     """Split a key at case changes, digits and everything that is not a letter, into lower-case words."""
     found: list[str] = []
+    if not key.isascii():
+        # Letters in another form, such as those of full width, are the same letters. One by one: marks stay apart.
+        key = "".join([unicodedata.normalize("NFKC", character) for character in key])
     for run in _LETTERS.findall(key):
         found += _CAMEL.findall(run) if run.isascii() else [run]
     return [word.casefold() for word in found]
@@ -41,27 +45,33 @@ def checked(given: Iterable[str]) -> tuple[str, ...]:
 # "apikey" hides api_key, apiKey, API-Keys and apikey; "jwt" hides JWTs, which splits into jw and ts.
 _SECRETS = frozenset(
     words(
-        "accesskey accountkey aeskey apikey authcode authkey authorization backupcode bearer cardnumber codeverifier cookie "
-        "credential creditcard csrf cvc cvv debitcard encryptionkey hmackey jwt masterkey mfacode otp passcode "
-        "passphrase passwd password passwordhash pin privatekey pwd recoverycode secret secretkey securitycode "
-        "seedphrase sessid sessionid sessionkey sharedkey signingkey socialsecurity sshkey ssn token totp "
+        "accesskey accountkey aeskey apikey apipass authcode authkey authorization authpass backupcode bearer bindpw "
+        "cardno cardnumber ccno ccnumber codeverifier cookie credential creditcard creds csrf cvc cvv dbpass debitcard "
+        "encryptionkey facode factorcode hmackey jwt keypass masterkey mfacode otp passcode passphrase passwd password "
+        "passwordhash pin presharedkey privatekey psk pwd recoverycode secret secretkey securitycode seedphrase sessid "
+        "sessionid sessionkey sharedkey signingkey smscode socialsecurity sshkey sshpass ssn storepass token totp userpass "
         "verificationcode xsrf"
     )
 )
 # Hidden only as the last word: db_pass and basic_auth hold a secret, pass_rate and auth_method do not.
 _SECRET_ENDINGS = frozenset({"auth", "pass"})
 # Written as one word (csrftoken, userpassword, passwordhash), these leave no boundary to see. Each is the end of no
-# ordinary English word, which is not true of "pin" or "otp" (spin, laptop).
-_SECRET_TAILS = ("apikey", "cookie", "credential", "passphrase", "passwd", "password", "secret", "secretkey", "token")
+# ordinary English word, which is not true of "pin", "otp" or "pass" (spin, laptop, compass).
+_SECRET_TAILS = (
+    *("apikey", "cookie", "credential", "passphrase", "passwd", "password", "pwd", "secret", "secretkey", "sessid"),
+    *("sessionid", "token"),
+)
 _SECRET_HEADS = ("passwd", "password")
-# A key that ends so tells about a secret and does not hold it: token_count, password_changed_at, cookie_consent.
+# A key that ends so tells about a secret and does not hold it: token_count, password_changed_at, cookie_consent. What
+# could be said of a secret and be one is named with what it is said of: api_key_name is none, password_name may be one.
 _HARMLESS_ENDINGS = frozenset(
     words(
-        "at attempts budget consent count enabled expiration expiry keyid length limit policy required tokenid ttl type "
-        "usage"
+        "arn at attempts boardingpass bostoken budget consent cookiedomain cookiename count cvccheck cvvcheck enabled "
+        "eostoken expiration expiry issuer keyid keyname keyprefix length limit numberlast padtoken passwordstrength policy "
+        "required secretname sentto status tokenendpoint tokenid tokenname tokenurl ttl type unktoken usage"
     )
 )
-# Tokens that are counted are those of a language model: max_tokens, completion_tokens.
+# Tokens that are counted are those of a language model: max_tokens, completion_tokens, tokens_used, input_token_details.
 _COUNTED = frozenset(words("audio cached completion input max min num output prompt reasoning remaining total used"))
 
 
@@ -82,11 +92,21 @@ def _written_together(word: str) -> bool:
     return word.startswith(_SECRET_HEADS) and not word.endswith("less")
 
 
+def _counts_tokens(split: list[str]) -> bool:
+    if split[-1] == "details":
+        split = split[:-1]
+        return split[-1:] in (["token"], ["tokens"]) and not _COUNTED.isdisjoint(split[-2:-1])
+    return "tokens" in split[-2:] and not _COUNTED.isdisjoint(split[-2:])
+
+
+def _asks(split: list[str]) -> bool:
+    """Return whether a key is a question, to be answered with yes or no: has_api_key, is_password_set."""
+    return (split[0] == "has" and 1 < len(split) <= 3) or (split[0] == "is" and split[-1] == "set")
+
+
 def _holds_secret(split: list[str]) -> bool:
     last = split[-1]
-    if last in _HARMLESS_ENDINGS or "".join(split[-2:]) in _HARMLESS_ENDINGS:
-        return False
-    if last == "tokens" and not _COUNTED.isdisjoint(split[-2:-1]):
+    if last in _HARMLESS_ENDINGS or "".join(split[-2:]) in _HARMLESS_ENDINGS or _counts_tokens(split) or _asks(split):
         return False
     return (
         last in _SECRET_ENDINGS

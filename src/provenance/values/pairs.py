@@ -1,79 +1,47 @@
-"""Keys and values inside texts: settings, headers, forms, connection strings, log lines, markup, and JSON that is cut off.
-
-Where it cannot be told where a value ends, more is hidden rather than less.
-"""
+"""Keys and values inside texts: settings, headers, forms, connection strings, log lines, and JSON that is cut off."""
 
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterator
 from urllib.parse import unquote_plus
 
+from provenance.values.ends import Hides, Span, hidden_value, replaced
 from provenance.values.texts import REDACTED
 
-Hides = Callable[[str], bool]
-Span = tuple[int, int, str]
-"""Where a value begins and ends, and what takes its place."""
-
 _LONGEST_KEY = 128
+_QUOTES = ('"', "'", "`")
 
 # Behind a key, a closing quote or bracket, or a blank. Two colons are a cast or a path, one with slashes is an address, and
-# one between digits of a time needs no look at them.
+# one between digits of a time needs no look at them. Colons may be wide, blanks fixed, and what is bold closed behind both.
+_BLANK = "\\ \\t\xa0\u2002-\u200a\u202f\u3000"
 _SEPARATOR = re.compile(
-    r"""[=:](?<=[\w"'`\] \t][=:])(?!:|//)
-    (?!(?:(?<=[0-9]T[0-9]{2}:)|(?<=[:\ +][0-9]{2}:))[0-9]{2})
-    [=>]{0,2}[ \t]*+""",
+    rf"""[=:\uff1a\uff1d](?<=[\w"'`\];*{_BLANK}][=:\uff1a\uff1d])(?!:|//)
+    (?!(?:(?<=[0-9]T[0-9]{{2}}:)|(?<=[:\ +][0-9]{{2}}:))[0-9]{{2}})
+    [=>]{{0,2}}(?:\*{{1,2}}(?=[{_BLANK}]))?[{_BLANK}]*+""",
     re.VERBOSE,
 )
+# Between the name of a header and its value.
+_HEADED = re.compile(rf":\*{{0,2}}[{_BLANK}]|\uff1a")
 # Read backwards from the separator: blanks, the end of a quoted key or an index, the key, and the word before it.
-_BACKWARDS = re.compile(r"""[ \t]{0,5}\]?(?:["'`]\\{0,9})?([\w.%+-]++)(?:[ ]([\w-]++))?""")
+_BACKWARDS = re.compile(
+    rf"""[{_BLANK}]{{0,5}}\]?(?:["'`]\\{{0,9}}|;(?:touq|43\#|93\#|sopa)&|\*{{1,2}})?([\w.%+-]++)(?:[ ]([\w-]++))?"""
+)
 # A key that is one only together with the word before it: "api key", "card number".
 _SECOND_WORDS = frozenset({"code", "codes", "id", "key", "keys", "number", "phrase"})
-_WHOLE_LINES = ("authorization", "cookie")
-
-# A quote is escaped by what makes the opening one, or doubled. One that is never closed goes on to the end.
-_QUOTED = re.compile(
-    r"""(?P<open>[bBrRuU]{0,2}(?P<quote>\\{0,9}["'`]))
-    (?:(?<!\\)(?P=quote){2} | (?!(?<!\\)(?P=quote)).)*+
-    (?P<close>(?P=quote)|\Z)""",
-    re.VERBOSE | re.DOTALL,
-)
-_ALREADY = re.compile(re.escape(REDACTED) + r"""(?=[\s,;&"'`)\]}<]|\Z)""")
-_LINE = re.compile(r"[^\r\n]++")
-_REST_OF_HEADER = re.compile(r"""[^\r\n"']++""")
-# Ends before what looks like the next pair.
-_WORD = re.compile(
-    r"""(?:(?i:bearer|basic|digest|negotiate|token|apikey)[ ]+)?(?:(?![;,&][ ]?[\w.%+\[\]-]{1,64}["']?[ ]?[=:])\S)++"""
-)
-
-_FLAG = re.compile(r"(?<!\S)--([A-Za-z][\w-]*+)[ \t]++(?![-\s])")
 
 # RFC 7578: the headers of a part end at an empty line.
 _EMPTY_LINE = re.compile(r"\n\r?\n")
 _NAME = re.compile(r"""\bname="?([^"\r\n;]++)""")
 _LONGEST_HEADERS = 500
 
-_ELEMENT = re.compile(r"(<([\w:.-]{1,99})(?:\s[^<>]{0,300})?>(?:<!\[CDATA\[)?)([^<]++)(?=</|\Z)")
 
+def _key_before(text: str, start: int, at: int, hides: Hides) -> tuple[str, bool, bool] | None:
+    """Return the key of a secret that ends at *at*, or ``None`` when there is none.
 
-def _hidden_value(text: str, at: int, key: str, *, headed: bool) -> tuple[int, str]:
-    """Return where the value ends that begins at *at*, and what takes its place.
-
-    *headed* says that its key begins a line, as that of a header does.
+    Returns:
+        The key, and whether it begins a line, and a quoted text.
     """
-    if quoted := _QUOTED.match(text, at):
-        return quoted.end(), quoted["open"] + REDACTED + quoted["close"]
-    if _ALREADY.match(text, at):
-        return at, ""
-    if text[at : at + 1] in ("[", "{"):
-        return len(text), REDACTED
-    of_header = key.lower().endswith(_WHOLE_LINES)
-    found = (_LINE if headed else _REST_OF_HEADER if of_header else _WORD).match(text, at)
-    return (found.end(), REDACTED) if found else (at, "")
-
-
-def _key_before(text: str, start: int, at: int, hides: Hides) -> tuple[str, bool] | None:
-    """Return the key of a secret that ends at *at*, and whether it begins a line, or ``None`` when there is none."""
     backwards = text[max(start, at - _LONGEST_KEY) : at][::-1]
     found = _BACKWARDS.match(backwards)
     if found is None:
@@ -83,8 +51,12 @@ def _key_before(text: str, start: int, at: int, hides: Hides) -> tuple[str, bool
         key = unquote_plus(key)
     if not hides(key) and not (found[2] and key.lower() in _SECOND_WORDS and hides(f"{found[2][::-1]} {key}")):
         return None
-    before = text[max(at - found.end() - 8, 0) : at - found.end()].rstrip(" \t\"'`-")
-    return key, not before or before.endswith(("\n", "\r"))
+    if key.startswith("--") and key.endswith("-file"):
+        return None
+    before = text[max(at - found.end() - 8, 0) : at - found.end()]
+    opened = before.endswith(_QUOTES) and not any(quote in found[0] for quote in _QUOTES)
+    before = before.rstrip(" \t\"'`-*")
+    return key, not before or before.endswith(("\n", "\r")), opened
 
 
 def _pairs(text: str, hides: Hides) -> Iterator[Span]:
@@ -94,20 +66,11 @@ def _pairs(text: str, hides: Hides) -> Iterator[Span]:
         found = _key_before(text, done, separator.start(), hides)
         if found is None:
             continue
-        key, begins_line = found
-        end, replacement = _hidden_value(text, position, key, headed=begins_line and separator[0].startswith(": "))
+        key, begins_line, opened = found
+        headed = begins_line and _HEADED.match(separator[0]) is not None
+        end, replacement = hidden_value(text, position, key, headed=headed, opened=opened)
         yield position, end, replacement
         done = position = end
-
-
-def _flags(text: str, hides: Hides) -> Iterator[Span]:
-    position = 0
-    while flag := _FLAG.search(text, position):
-        position = flag.end()
-        if hides(flag[1]):
-            end, replacement = _hidden_value(text, position, flag[1], headed=False)
-            yield position, end, replacement
-            position = end
 
 
 def _multipart(text: str, hides: Hides) -> Iterator[Span]:
@@ -123,16 +86,6 @@ def _multipart(text: str, hides: Hides) -> Iterator[Span]:
             done = position = end
 
 
-def _replaced(text: str, spans: Iterable[Span]) -> str:
-    """Return *text* with something else in the place of each span."""
-    parts: list[str] = []
-    done = 0
-    for begin, end, replacement in spans:
-        parts += text[done:begin], replacement
-        done = end
-    return "".join([*parts, text[done:]])
-
-
 def hidden(text: str, hides: Hides) -> str:
     """Return *text* without the values whose key is a secret's.
 
@@ -140,12 +93,8 @@ def hidden(text: str, hides: Hides) -> str:
         text: anything.
         hides: tells of a key whether it is.
     """
-    if "=" in text or ":" in text:
-        text = _replaced(text, _pairs(text, hides))
-    if "--" in text:
-        text = _replaced(text, _flags(text, hides))
+    if "=" in text or ":" in text or "\uff1a" in text or "\uff1d" in text:
+        text = replaced(text, _pairs(text, hides))
     if "form-data;" in text:
-        text = _replaced(text, _multipart(text, hides))
-    if "</" in text:
-        text = _ELEMENT.sub(lambda found: found[1] + REDACTED if hides(found[2]) else found[0], text)
+        text = replaced(text, _multipart(text, hides))
     return text

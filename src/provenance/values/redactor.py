@@ -8,7 +8,7 @@ from functools import lru_cache
 
 import attrs
 
-from provenance.values import cards, documents, keys, pairs, tokens
+from provenance.values import arguments, cards, complaints, documents, keys, markup, named, pairs, tokens
 from provenance.values.texts import REDACTED, escaped, name
 
 _LONGEST_CACHED_KEY = 128
@@ -168,7 +168,10 @@ class Redactor:
                 text = documents.redacted_encoded(text, redact)
         for pattern in self.patterns:
             text = pattern.sub(REDACTED, text)
-        return pairs.hidden(cards.hidden(tokens.hidden(text)), self.hides)
+        text = cards.hidden(tokens.hidden(text))
+        for module in (complaints, named, pairs, arguments, markup):
+            text = module.hidden(text, self.hides)
+        return text
 
     @property
     def suspicious(self) -> str:

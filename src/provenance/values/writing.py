@@ -10,10 +10,11 @@ from collections.abc import Callable, Iterable, Mapping
 from datetime import date, time, timedelta
 from decimal import Decimal
 from enum import Enum
+from itertools import islice
 from operator import attrgetter, methodcaller
 from pathlib import PurePath
 from types import NoneType
-from typing import Any
+from typing import Any, TypeVar
 from uuid import UUID
 
 import attrs
@@ -21,6 +22,7 @@ import attrs
 from provenance.errors import UnserializableValue
 from provenance.values import cards
 from provenance.values.documents import dumps
+from provenance.values.neighbours import hidden_items, hidden_members
 from provenance.values.redactor import Captured, Key, Redactor, quoted_key
 from provenance.values.texts import (
     LARGEST_DECIMAL_BITS,
@@ -32,6 +34,8 @@ from provenance.values.texts import (
     digits,
     escaped,
 )
+
+_Part = TypeVar("_Part")
 
 _DEEPEST = 32
 _HEAD = 1_000
@@ -246,7 +250,7 @@ class _Writer:
             return self._object(_named_items(value), depth)
         for base, elements in _ELEMENTS:
             if issubclass(kind, base):
-                return self._array(elements(value), depth, ordered=base in _PLAIN_CONTAINERS)
+                return self._array(self._items(elements(value), base), depth, ordered=base in _PLAIN_CONTAINERS)
         return self._instance(value, depth)
 
     def _instance(self, value: object, depth: int) -> str:
@@ -258,6 +262,15 @@ class _Writer:
             return self.write(model_dump(value, mode="json"), depth)
         sentence = f"a value of type {_type_name(type(value))} has no JSON form"
         return self._refused(value, f"{sentence}; convert it to text, a number, a list or a dict")
+
+    def _taken(self, parts: Iterable[_Part], shortest: int) -> list[_Part]:
+        """Return as many parts as there may be room for, and one more."""
+        return list(islice(parts, max(self.room, 0) // shortest + 1))
+
+    def _items(self, items: Iterable[object], base: type) -> Iterable[object]:
+        if base not in _PLAIN_CONTAINERS:
+            return items
+        return hidden_items(self._taken(items, 1), self.redactor.hides, of_tuple=base is tuple)
 
     def _array(self, items: Iterable[object], depth: int, *, ordered: bool = True) -> str:
         texts: list[str] = []
@@ -277,7 +290,7 @@ class _Writer:
         texts: dict[str, str] = {}
         name: str | None = None
         try:
-            for key, item in members:
+            for key, item in hidden_members(self._taken(members, 5), self.redactor.hides):
                 name = key if type(key) is str else _key_text(key)
                 self.room -= 4 if name is None else len(name) + 4
                 if self.room < 0:

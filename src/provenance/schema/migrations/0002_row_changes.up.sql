@@ -631,11 +631,12 @@ CREATE FUNCTION provenance.capture_table(
     relation regclass, excluded text[] DEFAULT '{}', masked text[] DEFAULT '{}', kept text[] DEFAULT '{}',
     max_bytes integer DEFAULT 32768,
     suspicious text DEFAULT
-        'accesskey|accountkey|aeskey|apikey|auth|authcode|authkey|authorization|backupcode|bearer|cardnumber|codeverifier|'
-        'cookie|credential|creditcard|csrf|cvc|cvv|debitcard|encryptionkey|hmackey|jwt|masterkey|mfacode|otp|'
-        'pass|passcode|passphrase|passwd|password|passwordhash|pin|privatekey|pwd|recoverycode|secret|'
-        'secretkey|securitycode|seedphrase|sessid|sessionid|sessionkey|sharedkey|signingkey|socialsecurity|'
-        'sshkey|ssn|token|totp|verificationcode|xsrf'
+        'accesskey|accountkey|aeskey|apikey|apipass|auth|authcode|authkey|authorization|authpass|backupcode|bearer|'
+        'bindpw|cardno|cardnumber|ccno|ccnumber|codeverifier|cookie|credential|creditcard|creds|csrf|cvc|cvv|dbpass|'
+        'debitcard|encryptionkey|facode|factorcode|hmackey|jwt|keypass|masterkey|mfacode|otp|pass|passcode|'
+        'passphrase|passwd|password|passwordhash|pin|presharedkey|privatekey|psk|pwd|recoverycode|secret|secretkey|'
+        'securitycode|seedphrase|sessid|sessionid|sessionkey|sharedkey|signingkey|smscode|socialsecurity|sshkey|'
+        'sshpass|ssn|storepass|token|totp|userpass|verificationcode|xsrf'
 ) RETURNS integer
     LANGUAGE plpgsql VOLATILE
     SET search_path = pg_catalog, pg_temp
