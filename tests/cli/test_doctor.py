@@ -143,3 +143,5 @@ def test_a_spool_is_looked_at_though_the_database_is_down(run: Run, tmp_path: Pa
     assert 3 == result.exit_code
     assert f"warning spool: {spool.directory}: " in result.stdout
     assert "the database cannot be reached" in result.stderr
+    as_json = run("doctor", "--json", "--spool", str(spool.directory), dsn="host=127.0.0.1 port=1 connect_timeout=1")
+    assert (3, "") == (as_json.exit_code, as_json.stdout)

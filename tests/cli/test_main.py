@@ -131,3 +131,15 @@ def test_no_summary_of_a_command_is_cut(run: Run, path: tuple[str, ...]) -> None
     group = functools.reduce(lambda found, name: found.commands[name], path, app.cli)
     assert sorted(group.commands) == [line.split()[0] for line in lines]
     assert [line for line in lines if line.endswith("...")] == []
+
+
+def test_the_package_can_be_run(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    """For whoever has no scripts on his path; to import it runs nothing."""
+    monkeypatch.setattr("sys.argv", ["provenance", "--version"])
+    importlib.import_module("provenance.__main__")
+    assert capsys.readouterr().out == ""
+    with pytest.raises(SystemExit) as ended, warnings.catch_warnings():
+        # That it is imported already is what is tested.
+        warnings.simplefilter("ignore", RuntimeWarning)
+        runpy.run_module("provenance.__main__", run_name="__main__")
+    assert (0, f"provenance {provenance.__version__}\n") == (ended.value.code, capsys.readouterr().out)

@@ -16,7 +16,7 @@ from psycopg._preparing import Prepare, PrepareManager
 from psycopg._queries import PostgresQuery
 from psycopg.abc import PQGen, Transformer
 from psycopg.pq import ConnStatus, ExecStatus
-from psycopg.pq.abc import PGresult
+from psycopg.pq.abc import PGconn, PGresult
 
 from provenance.drivers.connections import AnyConnection
 from provenance.statements import Row, Statement, text
@@ -97,6 +97,12 @@ def _answers(connection: AnyConnection, sent: Sequence[_Sent]) -> PQGen[list[PGr
     return results
 
 
+def _end_pipeline(wire: PGconn) -> None:
+    # One that is lost is in no mode.
+    if wire.status != ConnStatus.BAD:
+        wire.exit_pipeline_mode()
+
+
 def _in_pipeline(
     connection: AnyConnection, statements: Sequence[Statement[Any]], transformer: Transformer
 ) -> PQGen[list[PGresult]]:
@@ -109,8 +115,7 @@ def _in_pipeline(
         yield from generators.send(wire)
         answers = iter((yield from _answers(connection, sent)))
     finally:
-        if wire.status != ConnStatus.BAD:
-            wire.exit_pipeline_mode()
+        _end_pipeline(wire)
     results = [[next(answers) for _ in range(statement.results)][-1] for statement in sent]
     for statement, result in zip(sent, results, strict=True):
         if statement.query is not None:
