@@ -1,4 +1,4 @@
-"""The workload of a web application: one row is updated in a transaction, and it is to be known who did it."""
+"""The workload of a web application: rows are updated in a transaction, and it is to be known who did it."""
 
 from __future__ import annotations
 
@@ -12,18 +12,24 @@ from typing import Any, LiteralString
 
 import psycopg
 from psycopg.pq import ExecStatus
+from psycopg.pq.abc import PGconn
 from psycopg_pool import ConnectionPool
 
 from benchmarks.measuring import Comparison, interleaved
 from benchmarks.places import PLACES, Place, at
-from provenance import ids, request_scope, schema
+from provenance import ids, request_scope, schema, track_action
 from provenance.trail import Trail
+
+_Variants = dict[str, Callable[[int], None]]
 
 _ROWS = 10_000
 _PER_SAMPLE = 40
 _WARM_UP = 200
+_INNER = 10
+"""How many actions there are inside another one."""
 
 _UPDATE: LiteralString = "UPDATE accounts SET balance = balance + 1 WHERE id = %s"
+_UPDATE_CAPTURED: LiteralString = "UPDATE captured_accounts SET balance = balance + 1 WHERE id = %s"
 
 _PAYLOAD = {
     "amount": "12.50",
@@ -35,8 +41,9 @@ _PAYLOAD = {
 """About 200 bytes of JSON."""
 
 _BEGUN: LiteralString = """
-INSERT INTO original_actions (action_type, concept, user_id, publisher_id, request_id, entity_type, entity_id, payload)
-VALUES (%s, %s, %s, %s, %s, %s, %s, %s) RETURNING id"""
+INSERT INTO original_actions
+    (action_type, concept, user_id, publisher_id, request_id, entity_type, entity_id, payload, parent_action_id)
+VALUES (%s, %s, %s, %s, %s, %s, %s, %s, %s) RETURNING id"""
 _ENDED: LiteralString = """
 UPDATE original_actions SET status = 'completed', result = %s, completed_at = now(),
        duration_ms = EXTRACT(MILLISECONDS FROM now() - started_at) WHERE id = %s"""
@@ -47,6 +54,13 @@ INSERT INTO provenance.actions (id, root_id, action_type, concept, status, user_
     payload, result, started_at, completed_at, duration_ms)
 VALUES ($1, $1, 'transfer', 'account', 'completed', 'ada', $2, 'account', $3, $4, '{"ok":true}', now(), clock_timestamp(),
     1.5)"""
+
+_ALL_BY_HAND = b"""
+INSERT INTO provenance.actions (id, root_id, parent_action_id, action_type, concept, status, user_id, request_id,
+    entity_type, entity_id, payload, result, started_at, completed_at, duration_ms)
+SELECT r.id, $2, r.parent, 'transfer', 'account', 'completed', 'ada', $3,
+    'account', r.entity, r.payload, '{"ok":true}', now(), clock_timestamp(), 1.5
+  FROM json_to_recordset($1::json) AS r (id uuid, parent uuid, entity text, payload jsonb)"""
 
 
 def _set_up(address: str) -> None:
@@ -60,11 +74,14 @@ def _set_up(address: str) -> None:
         connection.execute(
             "INSERT INTO accounts SELECT i, 'owner ' || i, 100 FROM generate_series(1, %s) AS i", (_ROWS,)
         )
-        connection.execute("VACUUM ANALYZE accounts")
+        connection.execute("CREATE TABLE captured_accounts (LIKE accounts INCLUDING ALL) WITH (fillfactor = 70)")
+        connection.execute("INSERT INTO captured_accounts SELECT * FROM accounts")
+        connection.execute("SELECT provenance.capture_table('captured_accounts')")
+        connection.execute("VACUUM ANALYZE accounts, captured_accounts")
 
 
 class _Bench:
-    """The same update in different company. One connection does all of them."""
+    """The same updates in different company. One connection does all of them."""
 
     def __init__(self, pool: ConnectionPool[Any], trail: Trail) -> None:
         self._pool = pool
@@ -73,6 +90,9 @@ class _Bench:
         self._request_text = str(self._request)
         with pool.connection() as connection:
             connection.pgconn.prepare(b"by_hand", _BY_HAND)
+            connection.pgconn.prepare(b"all_by_hand", _ALL_BY_HAND)
+
+    # -- one update --
 
     def bare(self, row: int) -> None:
         """The transaction alone."""
@@ -81,59 +101,119 @@ class _Bench:
 
     def tracked(self, row: int) -> None:
         """As an action."""
-        with self._trail.track_action(
-            "transfer", concept="account", entity_type="account", entity_id=row, payload=_PAYLOAD
-        ) as action:
+        with self._action(row) as action:
             action.connection.execute(_UPDATE, (row,))
             action.result = {"ok": True}
 
     def original(self, row: int) -> None:
         """With a row that is inserted before and updated after."""
         with self._pool.connection() as connection:
-            [(action_id,)] = connection.execute(
-                _BEGUN,
-                ("transfer", "account", "ada", "1", self._request, "account", str(row), json.dumps(_PAYLOAD)),
-            ).fetchall()
+            action_id = self._begin_original(connection, row, None)
             connection.execute(_UPDATE, (row,))
             connection.execute(_ENDED, ('{"ok":true}', action_id))
 
     def by_hand(self, row: int) -> None:
         """With a row of the trail in as many round trips as the transaction alone: what no library can do better."""
         with self._pool.connection() as connection:
-            wire = connection.pgconn
             action_id = str(ids.new_id())
-            wire.exec_(f"BEGIN; SET LOCAL provenance.action_id = '{action_id}'".encode())
+            connection.pgconn.exec_(f"BEGIN; SET LOCAL provenance.action_id = '{action_id}'".encode())
             connection.execute(_UPDATE, (row,))
-            values = [action_id, self._request_text, str(row), json.dumps(_PAYLOAD)]
-            wire.enter_pipeline_mode()
-            wire.send_query_prepared(b"by_hand", [value.encode() for value in values])
-            wire.send_query_params(b"COMMIT", [])
-            wire.pipeline_sync()
-            for expected in (ExecStatus.COMMAND_OK, ExecStatus.COMMAND_OK, ExecStatus.PIPELINE_SYNC):
-                if not (answer := wire.get_result()) or answer.status != expected:
-                    raise RuntimeError(wire.get_error_message())
-                if expected != ExecStatus.PIPELINE_SYNC:
-                    wire.get_result()
-            wire.exit_pipeline_mode()
+            _finish(connection.pgconn, b"by_hand", [action_id, self._request_text, str(row), json.dumps(_PAYLOAD)])
+
+    # -- ten updates, each an action, inside another action --
+
+    def ten_bare(self, row: int) -> None:
+        with self._pool.connection() as connection:
+            for number in range(_INNER):
+                connection.execute(_UPDATE, (_other(row, number),))
+
+    def ten_tracked(self, row: int, *, savepoint: bool = True) -> None:
+        with self._action(row) as action:
+            for number in range(_INNER):
+                inner = _other(row, number)
+                with self._action(inner, savepoint=savepoint):
+                    action.connection.execute(_UPDATE, (inner,))
+            action.result = {"ok": True}
+
+    def ten_original(self, row: int) -> None:
+        with self._pool.connection() as connection:
+            outer = self._begin_original(connection, row, None)
+            for number in range(_INNER):
+                inner = self._begin_original(connection, _other(row, number), outer)
+                connection.execute(_UPDATE, (_other(row, number),))
+                connection.execute(_ENDED, ('{"ok":true}', inner))
+            connection.execute(_ENDED, ('{"ok":true}', outer))
+
+    def ten_by_hand(self, row: int) -> None:
+        """All rows in one statement at the end; the updates are stamped with the outer action."""
+        with self._pool.connection() as connection:
+            outer = str(ids.new_id())
+            connection.pgconn.exec_(f"BEGIN; SET LOCAL provenance.action_id = '{outer}'".encode())
+            rows: list[dict[str, object]] = [{"id": outer, "entity": row, "payload": _PAYLOAD}]
+            for number in range(_INNER):
+                inner = _other(row, number)
+                connection.execute(_UPDATE, (inner,))
+                rows.append({"id": str(ids.new_id()), "parent": outer, "entity": inner, "payload": _PAYLOAD})
+            _finish(connection.pgconn, b"all_by_hand", [json.dumps(rows), outer, self._request_text])
+
+    # -- one update of a row whose changes are captured --
+
+    def captured(self, row: int) -> None:
+        with self._pool.connection() as connection:
+            connection.execute(_UPDATE_CAPTURED, (row,))
+
+    def captured_and_tracked(self, row: int) -> None:
+        with self._action(row) as action:
+            action.connection.execute(_UPDATE_CAPTURED, (row,))
+            action.result = {"ok": True}
+
+    def _action(self, row: int, *, savepoint: bool = True) -> track_action:
+        return self._trail.track_action(
+            "transfer", concept="account", entity_type="account", entity_id=row, payload=_PAYLOAD, savepoint=savepoint
+        )
+
+    def _begin_original(self, connection: psycopg.Connection[Any], row: int, parent: object) -> object:
+        values = ("transfer", "account", "ada", "1", self._request, "account", str(row), json.dumps(_PAYLOAD), parent)
+        [(action_id,)] = connection.execute(_BEGUN, values).fetchall()
+        return action_id
 
     @property
-    def variants(self) -> dict[str, Callable[[int], None]]:
-        return {"bare": self.bare, "tracked": self.tracked, "original design": self.original, "by hand": self.by_hand}
+    def workloads(self) -> dict[str, _Variants]:
+        return {
+            "One update in a transaction": {
+                "bare": self.bare,
+                "tracked": self.tracked,
+                "original design": self.original,
+                "by hand": self.by_hand,
+            },
+            "Ten updates in a transaction, each an action inside another one": {
+                "bare": self.ten_bare,
+                "tracked": self.ten_tracked,
+                "tracked, without savepoints": partial(self.ten_tracked, savepoint=False),
+                "original design": self.ten_original,
+                "by hand": self.ten_by_hand,
+            },
+            "One update in a transaction, of a row whose changes are captured": {
+                "bare": self.bare,
+                "captured": self.captured,
+                "captured and tracked": self.captured_and_tracked,
+            },
+        }
 
-    def samples(self, rounds: int) -> dict[str, list[float]]:
-        """Return microseconds per update."""
+    def samples(self, variants: _Variants, rounds: int) -> dict[str, list[float]]:
+        """Return microseconds per transaction."""
         with request_scope(self._request, user_id="ada"):
-            for variant in self.variants.values():
+            for variant in variants.values():
                 _taken(variant, _WARM_UP)
             return interleaved(
-                {name: partial(_taken, variant, _PER_SAMPLE) for name, variant in self.variants.items()}, rounds=rounds
+                {name: partial(_taken, variant, _PER_SAMPLE) for name, variant in variants.items()}, rounds=rounds
             )
 
-    def wal(self, rounds: int) -> dict[str, list[float]]:
-        """Return bytes of write-ahead log per update."""
+    def wal(self, variants: _Variants, rounds: int) -> dict[str, list[float]]:
+        """Return bytes of write-ahead log per transaction."""
         with request_scope(self._request, user_id="ada"):
             return interleaved(
-                {name: partial(self._logged, variant) for name, variant in self.variants.items()}, rounds=rounds
+                {name: partial(self._logged, variant) for name, variant in variants.items()}, rounds=rounds
             )
 
     def _logged(self, variant: Callable[[int], None]) -> float:
@@ -147,12 +227,30 @@ class _Bench:
         return int(found)
 
 
-def _taken(variant: Callable[[int], None], updates: int) -> float:
-    rows = random.choices(range(1, _ROWS + 1), k=updates)  # noqa: S311 - nothing to guess here
+def _other(row: int, number: int) -> int:
+    return (row + number * 997) % _ROWS + 1
+
+
+def _finish(wire: PGconn, statement: bytes, values: list[str]) -> None:
+    """Insert rows of the trail and commit, in one round trip."""
+    wire.enter_pipeline_mode()
+    wire.send_query_prepared(statement, [value.encode() for value in values])
+    wire.send_query_params(b"COMMIT", [])
+    wire.pipeline_sync()
+    for expected in (ExecStatus.COMMAND_OK, ExecStatus.COMMAND_OK, ExecStatus.PIPELINE_SYNC):
+        if not (answer := wire.get_result()) or answer.status != expected:
+            raise RuntimeError(wire.get_error_message())
+        if expected != ExecStatus.PIPELINE_SYNC:
+            wire.get_result()
+    wire.exit_pipeline_mode()
+
+
+def _taken(variant: Callable[[int], None], times: int) -> float:
+    rows = random.choices(range(1, _ROWS + 1), k=times)  # noqa: S311 - nothing to guess here
     begun = perf_counter_ns()
     for row in rows:
         variant(row)
-    return (perf_counter_ns() - begun) / 1_000 / updates
+    return (perf_counter_ns() - begun) / 1_000 / times
 
 
 def run(rounds: int, places: Sequence[str]) -> list[Comparison]:
@@ -168,22 +266,25 @@ def run(rounds: int, places: Sequence[str]) -> list[Comparison]:
 
 
 def _measured(bench: _Bench, name: str, place: Place, rounds: int) -> list[Comparison]:
-    taken = Comparison(
-        title=f"One update in a transaction, {name}",
-        method=f"{place.meaning}. Each sample is {_PER_SAMPLE} updates of random rows.",
-        unit="µs",
-        digits=0,
-        samples=bench.samples(rounds),
-    )
-    if name != "local":
-        return [taken]
-    return [
-        taken,
-        Comparison(
-            title="The write-ahead log of one update",
-            method=f"Without full pages. Each sample is {_PER_SAMPLE} updates of random rows.",
-            unit="bytes",
-            digits=0,
-            samples=bench.wal(max(2, rounds // 5)),
-        ),
-    ]
+    found: list[Comparison] = []
+    for title, variants in bench.workloads.items():
+        found.append(
+            Comparison(
+                title=f"{title}, {name}",
+                method=f"{place.meaning}. Each sample is {_PER_SAMPLE} transactions with random rows.",
+                unit="µs",
+                digits=0,
+                samples=bench.samples(variants, rounds),
+            )
+        )
+        if name == "local":
+            found.append(
+                Comparison(
+                    title=f"The write-ahead log of that: {title[:1].lower()}{title[1:]}",
+                    method=f"Without full pages. Each sample is {_PER_SAMPLE} transactions with random rows.",
+                    unit="bytes",
+                    digits=0,
+                    samples=bench.wal(variants, max(2, rounds // 5)),
+                )
+            )
+    return found

@@ -178,6 +178,8 @@ class RequestIdentity:
     """What a request will be called: our id, the caller's own name for it, and what the response header says."""
 
     request_id: UUID
+    text: str
+    """Our id, as text."""
     correlation_id: str | None
     echo: str
 
@@ -193,14 +195,14 @@ def identify(inbound: list[str], *, trusted: bool) -> RequestIdentity:
         inbound: every value of the header in this request, decoded as latin-1.
         trusted: whether the caller may choose the request id.
     """
+    correlation_id = None
     if len(inbound) == 1:
-        text = inbound[0]
-        converted = _convert(text)
+        given = inbound[0]
+        converted = _convert(given)
         if trusted and converted is not None:
-            return RequestIdentity(request_id=converted, correlation_id=None, echo=text)
-        token = text if _TOKEN.fullmatch(text) else str(converted) if converted else None
-        if token is not None:
-            minted = new_id()
-            return RequestIdentity(request_id=minted, correlation_id=token, echo=token if trusted else str(minted))
+            return RequestIdentity(request_id=converted, text=str(converted), correlation_id=None, echo=given)
+        correlation_id = given if _TOKEN.fullmatch(given) else str(converted) if converted else None
     minted = new_id()
-    return RequestIdentity(request_id=minted, correlation_id=None, echo=str(minted))
+    text = str(minted)
+    echo = correlation_id if trusted and correlation_id is not None else text
+    return RequestIdentity(request_id=minted, text=text, correlation_id=correlation_id, echo=echo)

@@ -11,8 +11,6 @@ from typing import Any, TypedDict
 from provenance.context import RequestFrame, live_frame
 from provenance.ids import identify
 
-Headers = list[tuple[str, str]]
-
 _log = logging.getLogger(__name__)
 
 _DEFAULT_HEADER = "X-Request-ID"
@@ -51,12 +49,17 @@ class Exchange:
         self._trust = trust
         self._echo = _field_name("response_header", _DEFAULT_HEADER if response_header is None else response_header)
         self._disclose = None if disclose is None else _field_name("disclose", disclose)
-        self.replaced = tuple(name.lower() for name in (self._echo, self._disclose) if name is not None)
+        self.replaced = tuple(name.lower() for name in self.names)
         """The names of our response headers, in lower case."""
         if len(set(self.replaced)) != len(self.replaced):
             raise ValueError("disclose= and response_header= name the same header; give disclose= a name of its own")
 
-    def begin(self, request: MutableMapping[str, Any], inbound: list[str]) -> tuple[RequestFrame, Headers]:
+    @property
+    def names(self) -> list[str]:
+        """The names of our response headers, in the order of their values."""
+        return [name for name in (self._echo, self._disclose) if name is not None]
+
+    def begin(self, request: MutableMapping[str, Any], inbound: list[str]) -> tuple[RequestFrame, list[str]]:
         """Identify a request and mark its environ or scope.
 
         Args:
@@ -64,16 +67,13 @@ class Exchange:
             inbound: every value of the inbound header, decoded as latin-1.
 
         Returns:
-            The request's frame, and the headers its response must carry.
+            The request's frame, and the values of the headers that its response must carry.
         """
         identity = identify(inbound, trusted=bool(inbound) and self._trusts(request))
         frame = RequestFrame(request_id=identity.request_id, correlation_id=identity.correlation_id)
         request[_FRAME_KEY] = frame
-        request[REQUEST_ID_KEY] = request_id = str(identity.request_id)
-        headers = [(self._echo, identity.echo)]
-        if self._disclose is not None:
-            headers.append((self._disclose, request_id))
-        return frame, headers
+        request[REQUEST_ID_KEY] = identity.text
+        return frame, [identity.echo] if self._disclose is None else [identity.echo, identity.text]
 
     def _trusts(self, request: MutableMapping[str, Any]) -> bool:
         if not callable(self._trust):

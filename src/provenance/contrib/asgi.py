@@ -48,24 +48,25 @@ class ProvenanceMiddleware:
         self.app = app
         self._exchange = Exchange(trust=trust, header=header, response_header=response_header, disclose=disclose)
         self._header = header.lower().encode()
-        self._replaced = tuple(name.encode() for name in self._exchange.replaced)
+        self._names = tuple(name.encode() for name in self._exchange.replaced)
 
     async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
         if scope["type"] not in ("http", "websocket") or is_served(scope):
             await self.app(scope, receive, send)
             return
         inbound = [value.decode("latin-1") for name, value in scope.get("headers", ()) if name == self._header]
-        frame, headers = self._exchange.begin(scope, inbound)
+        frame, values = self._exchange.begin(scope, inbound)
         # Servers hand each request a copy of the lifespan's state. It is filled in place, as is the scope: Starlette
         # and metrics middleware outside this one read there what the application has set.
         state = scope.setdefault("state", {})
         if isinstance(state, dict):
             state["request_id"] = scope[REQUEST_ID_KEY]
-        ours = [(name.lower().encode(), value.encode("latin-1")) for name, value in headers]
+        names = self._names
+        ours = [(name, value.encode("latin-1")) for name, value in zip(names, values, strict=True)]
 
         async def send_with_id(message: Any) -> None:
             if message["type"] in _RESPONSE_STARTS:
-                theirs = [pair for pair in message.get("headers") or () if pair[0].lower() not in self._replaced]
+                theirs = [pair for pair in message.get("headers") or () if pair[0].lower() not in names]
                 message = {**message, "headers": theirs + ours}
             await send(message)
 
