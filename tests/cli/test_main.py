@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import builtins
 import functools
+import importlib
 import io
 import os
 import re
+import runpy
 import subprocess
 import sys
+import warnings
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
