@@ -11,6 +11,7 @@ import pwd
 import shutil
 import subprocess
 import tempfile
+import threading
 import time
 from contextlib import suppress
 from pathlib import Path
@@ -58,6 +59,9 @@ def _quoted(value: object) -> str:
     return "'" + str(value).replace("'", "''") + "'"
 
 
+_FALLEN = "in function disconnect_client(): bad client state"
+
+
 class PgBouncer:
     """A running PgBouncer.
 
@@ -74,6 +78,7 @@ class PgBouncer:
         self._user = str(self._server.get("user") or pwd.getpwuid(os.geteuid()).pw_name)
         self._home = Path(tempfile.mkdtemp(prefix="provenance-bouncer-"))
         self._process: subprocess.Popen[bytes] | None = None
+        self._stopping = False
 
     def through(self, address: str) -> str:
         """Return the address that leads to the same database through PgBouncer."""
@@ -120,7 +125,10 @@ class PgBouncer:
         command = executable()
         assert command is not None, "pgbouncer is not installed"
         self._configure()
-        self._process = subprocess.Popen([command, "-q", str(self._home / "ini")], **self._unprivileged())
+        self._command = [command, "-q", str(self._home / "ini")]
+        self._process = subprocess.Popen(self._command, **self._unprivileged())
+        self._supervisor = threading.Thread(target=self._supervise, daemon=True)
+        self._supervisor.start()
         deadline = time.monotonic() + _PATIENCE
         while True:
             with suppress(psycopg.OperationalError):
@@ -129,11 +137,24 @@ class PgBouncer:
             assert self._process.poll() is None and time.monotonic() < deadline, self.log()
             time.sleep(0.01)
 
+    def _supervise(self) -> None:
+        """Start it again, as systemd would, when it falls over a client that cancels a query and hangs up at once.
+
+        That is a fault of version 1.18: https://github.com/pgbouncer/pgbouncer/issues/801. Nothing else is forgiven.
+        """
+        while self._process is not None:
+            self._process.wait()
+            if self._stopping or _FALLEN not in self.log().splitlines()[-1]:
+                return
+            self._process = subprocess.Popen(self._command, **self._unprivileged())
+
     def __exit__(
         self, exc_type: type[BaseException] | None, exc: BaseException | None, tb: TracebackType | None
     ) -> None:
         assert self._process is not None
+        self._stopping = True
         # At once: SIGINT would wait for whoever is still connected.
         self._process.terminate()
         self._process.wait(_PATIENCE)
+        self._supervisor.join(_PATIENCE)
         shutil.rmtree(self._home)
