@@ -771,7 +771,7 @@ def test_cancelled_by_the_end_of_the_loop(
     async def main() -> asyncio.Task[None]:
         inside = asyncio.Event()
         task = asyncio.create_task(body(inside))
-        await inside.wait()
+        await asyncio.wait_for(inside.wait(), 30)
         return task
 
     task = asyncio.run(main())
