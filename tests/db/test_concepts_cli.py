@@ -216,9 +216,9 @@ def test_dropping_columns_has_to_be_allowed(run: Run, provenance_dsn: str) -> No
         ),
         (
             "concepts.py",
-            DECLARED + "extra = Attribute(\n    name='a',\n    typ='text')",
+            DECLARED + "extra = Attribute(\n    name='a',\n    flavour='text')",
             (
-                "concepts.py cannot be loaded: TypeError: Attribute.__init__() got an unexpected keyword argument 'typ' "
+                "concepts.py cannot be loaded: TypeError: Attribute.__init__() got an unexpected keyword argument 'flavour' "
                 "(line 6 of concepts.py)\n"
             ),
         ),
