@@ -14,7 +14,7 @@ from psycopg import sql
 from psycopg.abc import Query
 from psycopg_pool import ConnectionPool
 
-from benchmarks.measuring import Comparison, Goal, interleaved
+from benchmarks.measuring import Comparison, Times, interleaved
 from provenance import schema
 from provenance.trail import Trail
 
@@ -142,7 +142,7 @@ class _Bench:
             f"measurement VACUUM FULL rewrites it, with a fillfactor of {fillfactor}, and the same UPDATE runs once "
             "unmeasured, in an action of its own. Where the changes are stored is never emptied."
         )
-        goal = Goal("captured", at_most=3)
+        goals = [Times("captured", at_most=3)]
         return [
             Comparison(
                 title=f"UPDATE of {ROWS:,} rows {where}, the statement",
@@ -150,7 +150,7 @@ class _Bench:
                 unit="ms",
                 digits=2,
                 samples={name: [each.statement for each in found] for name, found in taken.items()},
-                goal=goal,
+                goals=goals,
             ),
             Comparison(
                 title=f"UPDATE of {ROWS:,} rows {where}, with its commit",
@@ -159,7 +159,7 @@ class _Bench:
                 unit="ms",
                 digits=2,
                 samples={name: [each.committed for each in found] for name, found in taken.items()},
-                goal=goal,
+                goals=goals,
             ),
         ]
 
@@ -187,7 +187,7 @@ class _Bench:
             unit="ms",
             digits=3,
             samples=interleaved(variants, rounds=rounds * _ACTIONS_PER_ROUND),
-            goal=Goal("captured and stamped", at_most=1.35),
+            goals=[Times("captured and stamped", at_most=1.35)],
         )
 
     def wal(self, rounds: int) -> list[Comparison]:

@@ -10,7 +10,7 @@ from typing import Any
 
 import psycopg
 
-from benchmarks.measuring import Comparison, Goal, interleaved
+from benchmarks.measuring import Comparison, Times, interleaved
 from provenance import schema
 from provenance.concepts import apply
 from provenance.examples.zmanim import places, tables
@@ -65,7 +65,7 @@ def run(address: str, rounds: int, *, cities: int | None = None) -> list[Compari
             digits=1,
             samples=samples,
             baseline="row loop, as it was",
-            goal=Goal("backfill", 1 / 20),
+            goals=[Times("backfill", 1 / 20)],
         )
     ]
 

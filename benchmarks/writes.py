@@ -15,7 +15,7 @@ from psycopg.pq import ExecStatus
 from psycopg.pq.abc import PGconn
 from psycopg_pool import ConnectionPool
 
-from benchmarks.measuring import Comparison, interleaved
+from benchmarks.measuring import Added, Comparison, Goal, Share, Times, interleaved
 from benchmarks.places import PLACES, Place, at
 from provenance import ids, request_scope, schema, track_action
 from provenance.trail import Trail
@@ -61,6 +61,28 @@ INSERT INTO provenance.actions (id, root_id, parent_action_id, action_type, conc
 SELECT r.id, $2, r.parent, 'transfer', 'account', 'completed', 'ada', $3,
     'account', r.entity, r.payload, '{"ok":true}', now(), clock_timestamp(), 1.5
   FROM json_to_recordset($1::json) AS r (id uuid, parent uuid, entity text, payload jsonb)"""
+
+
+_ONE = "One update in a transaction"
+_TEN = "Ten updates in a transaction, each an action inside another one"
+_CAPTURED = "One update in a transaction, of a row whose changes are captured"
+
+_GOALS: dict[tuple[str, str], list[Goal]] = {
+    (_ONE, "local"): [Times("tracked", 1.6)],
+    (_ONE, "pinned"): [Times("tracked", 2.0), Share("tracked", 0.40, "original design")],
+    (_ONE, "durable"): [Times("tracked", 1.30), Share("tracked", 0.25, "original design")],
+    (_ONE, "distant"): [Times("tracked", 1.10), Share("tracked", 0.11, "original design")],
+    (_TEN, "local"): [Times("tracked", 2.6)],
+    (_TEN, "pinned"): [Times("tracked, without savepoints", 1.65)],
+    (_TEN, "durable"): [Times("tracked, without savepoints", 1.40)],
+    (_TEN, "distant"): [Times("tracked", 2.2), Times("tracked, without savepoints", 1.20)],
+    (_CAPTURED, "pinned"): [Times("captured and tracked", 2.5)],
+    (_CAPTURED, "durable"): [Times("captured and tracked", 1.5)],
+    (_CAPTURED, "distant"): [Times("captured and tracked", 1.2)],
+}
+"""What was set out for, by work and place."""
+
+_LOG_GOALS: dict[str, list[Goal]] = {_ONE: [Added("tracked", 900)]}
 
 
 def _set_up(address: str) -> None:
@@ -180,20 +202,20 @@ class _Bench:
     @property
     def workloads(self) -> dict[str, _Variants]:
         return {
-            "One update in a transaction": {
+            _ONE: {
                 "bare": self.bare,
                 "tracked": self.tracked,
                 "original design": self.original,
                 "by hand": self.by_hand,
             },
-            "Ten updates in a transaction, each an action inside another one": {
+            _TEN: {
                 "bare": self.ten_bare,
                 "tracked": self.ten_tracked,
                 "tracked, without savepoints": partial(self.ten_tracked, savepoint=False),
                 "original design": self.ten_original,
                 "by hand": self.ten_by_hand,
             },
-            "One update in a transaction, of a row whose changes are captured": {
+            _CAPTURED: {
                 "bare": self.bare,
                 "captured": self.captured,
                 "captured and tracked": self.captured_and_tracked,
@@ -275,6 +297,7 @@ def _measured(bench: _Bench, name: str, place: Place, rounds: int) -> list[Compa
                 unit="µs",
                 digits=0,
                 samples=bench.samples(variants, rounds),
+                goals=_GOALS.get((title, name), []),
             )
         )
         if name == "local":
@@ -285,6 +308,7 @@ def _measured(bench: _Bench, name: str, place: Place, rounds: int) -> list[Compa
                     unit="bytes",
                     digits=0,
                     samples=bench.wal(variants, max(2, rounds // 5)),
+                    goals=_LOG_GOALS.get(title, []),
                 )
             )
     return found
