@@ -71,7 +71,7 @@ def doctor(
     except psycopg.OperationalError:
         if "spool" not in skip and not as_json:
             # What waits there is what matters now.
-            emit_those([finding for spool in spools for finding in spool_checks.examined(spool.absolute())])
+            emit_those([finding for spool in spools for finding in spool_checks.examined(spool)])
         raise
     healthy = all(finding.severity is Severity.UNCHECKED for finding in findings)
     if as_json:

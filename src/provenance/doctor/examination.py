@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterable, Sequence
-from pathlib import Path
 
 import psycopg
 from psycopg import errors
@@ -27,6 +26,7 @@ from provenance.doctor import spools as spool_checks
 from provenance.doctor.findings import Check, Finding, Limits, NotSeen, unchecked
 from provenance.drivers import SyncConnection, run
 from provenance.errors import NotConfigured
+from provenance.schema.catalogue import PRINTED_ALIKE
 from provenance.statements import Statement, command, truth
 
 _CHECKS = (
@@ -58,9 +58,7 @@ CHECKS = (*dict.fromkeys(check.name for check in _CHECKS), "spool")
 # Nothing is written, nobody is waited for, and whatever takes long is given up. Names come out qualified.
 _CAREFULLY = command(
     "SET LOCAL transaction_read_only = on; SET LOCAL statement_timeout = '10s'; SET LOCAL lock_timeout = '1s'; "
-    "SET LOCAL timezone = 'UTC'; SET LOCAL datestyle = 'ISO'; SET LOCAL intervalstyle = 'postgres'; "
-    "SET LOCAL quote_all_identifiers = off; SET LOCAL standard_conforming_strings = on; "
-    "SET LOCAL client_encoding = 'UTF8'; SET LOCAL search_path = pg_catalog, pg_temp"
+    f"{PRINTED_ALIKE}; SET LOCAL search_path = pg_catalog, pg_temp"
 )
 
 _SEES_ALL = Statement(
@@ -111,12 +109,8 @@ def diagnose(
     if not fits and (left := dict.fromkeys(check.name for check in wanted if check.of_trail)):
         found.append(unchecked("schema", ", ".join(left), "provenance migrate up"))
     if "spool" not in skip:
-        found += [finding for directory in spools for finding in _of_spool(directory)]
+        found += [finding for directory in spools for finding in spool_checks.examined(directory)]
     return found
-
-
-def _of_spool(directory: str | os.PathLike[str]) -> list[Finding]:
-    return spool_checks.examined(Path(directory).absolute())
 
 
 def _done(connection: SyncConnection, check: Check, limits: Limits) -> list[Finding]:

@@ -10,6 +10,7 @@ from provenance.doctor.findings import Check, Finding, Limits, Severity, uncheck
 from provenance.drivers import SyncConnection, run
 from provenance.errors import AS_OWNER, MigrationError
 from provenance.schema import known_migrations
+from provenance.schema.catalogue import OWNER
 from provenance.statements import Rows, Statement
 from provenance.statements.version import INSTALLED
 
@@ -66,13 +67,7 @@ def _owner(rows: Rows) -> str:
     return str(rows[0][0])
 
 
-# Whoever owns most of it, as for the comparison.
-_OWNER = Statement(
-    """SELECT quote_ident(pg_get_userbyid(mode() WITHIN GROUP (ORDER BY c.relowner)))
-         FROM pg_class c WHERE c.relnamespace = to_regnamespace('provenance')""",
-    None,
-    _owner,
-)
+_OWNER = Statement(f"SELECT quote_ident(pg_get_userbyid({OWNER}))", None, _owner)
 
 
 def _differences(connection: SyncConnection, _: Limits) -> list[Finding]:

@@ -130,10 +130,6 @@ def _missing(connection: SyncConnection, _: Limits) -> list[Finding]:
     return found
 
 
-def _strays(rows: Rows) -> list[tuple[str, str, str]]:
-    return [(parent, child, detach) for parent, child, detach in rows]
-
-
 # Its guards and its rights are nobody's business but its own, and its rows are in every answer.
 _ELSEWHERE = Statement(
     """SELECT i.inhparent::regclass::text, i.inhrelid::regclass::text,
@@ -143,7 +139,7 @@ _ELSEWHERE = Statement(
         WHERE p.relnamespace = to_regnamespace('provenance') AND p.relkind IN ('r', 'p') AND c.relkind IN ('r', 'p', 'f')
           AND c.relnamespace <> p.relnamespace ORDER BY 1, 2""",
     None,
-    _strays,
+    as_they_are,
 )
 
 _BOUNDS = Statement(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import shlex
 import stat
 import time
@@ -19,8 +20,9 @@ _finding = partial(Finding, check="spool")
 _WAITING = (".rows", ".rows.begun")
 
 
-def examined(directory: Path) -> list[Finding]:
+def examined(spool: str | os.PathLike[str]) -> list[Finding]:
     """Return what is wrong with a spool; nothing in it is changed, and nothing made."""
+    directory = Path(spool).absolute()
     try:
         return list(_examined(directory))
     except PermissionError:

@@ -147,14 +147,13 @@ _QUERIES: dict[str, LiteralString] = {
 
 
 # Whoever owns most of it, whatever one object was given to.
-_OWNER: LiteralString = """(SELECT mode() WITHIN GROUP (ORDER BY o.relowner) FROM pg_class o
-                             WHERE o.relnamespace = to_regnamespace('provenance'))"""
+OWNER: LiteralString = """(SELECT mode() WITHIN GROUP (ORDER BY o.relowner) FROM pg_class o
+                            WHERE o.relnamespace = to_regnamespace('provenance'))"""
 
-# Definitions are printed relative to these. With an empty search_path all names come out qualified.
-_PRINTED_ALIKE: LiteralString = (
-    "SET LOCAL search_path = ''; SET LOCAL timezone = 'UTC'; SET LOCAL datestyle = 'ISO'; "
-    "SET LOCAL intervalstyle = 'postgres'; SET LOCAL quote_all_identifiers = off; "
-    "SET LOCAL standard_conforming_strings = on; SET LOCAL client_encoding = 'UTF8'"
+# Definitions and times are printed relative to these.
+PRINTED_ALIKE: LiteralString = (
+    "SET LOCAL timezone = 'UTC'; SET LOCAL datestyle = 'ISO'; SET LOCAL intervalstyle = 'postgres'; "
+    "SET LOCAL quote_all_identifiers = off; SET LOCAL standard_conforming_strings = on; SET LOCAL client_encoding = 'UTF8'"
 )
 
 
@@ -180,9 +179,10 @@ def read_catalogue(connection: Connection) -> Catalogue:
     found: Catalogue = {}
     # Rolled back, so that the settings do not outlive this in a transaction of the caller's.
     with connection.transaction(force_rollback=True), connection.cursor(row_factory=tuple_row) as cursor:
-        cursor.execute(_PRINTED_ALIKE)
+        # With an empty search_path all names come out qualified.
+        cursor.execute(f"SET LOCAL search_path = ''; {PRINTED_ALIKE}")
         for kind, query in _QUERIES.items():
-            found[kind] = dict(sorted(cursor.execute(query.replace("{owner}", _OWNER)).fetchall()))
+            found[kind] = dict(sorted(cursor.execute(query.replace("{owner}", OWNER)).fetchall()))
     return found
 
 
