@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import re
 import unicodedata
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from functools import lru_cache
+from typing import TypeVar
+
+T = TypeVar("T")
 
 # Camel case inside a run of letters: an acronym, or a capitalised or lower-case word.
 _CAMEL = re.compile(r"[A-Z]+(?![a-z])|[A-Z]?[a-z]+")
@@ -115,6 +118,19 @@ def _holds_secret(split: list[str]) -> bool:
     )
 
 
+def remembered(answer: Callable[[str], T]) -> Callable[[str], T]:
+    """Return a function that gives the same answer about a key, and remembers it: most keys come again and again.
+
+    They may come from a stranger too, so what is remembered is bounded in number, and the keys in length.
+    """
+    cached = lru_cache(_CACHED_KEYS)(answer)
+
+    def remember(key: str) -> T:
+        return cached(key) if len(key) <= _LONGEST_CACHED_KEY else answer(key)
+
+    return remember
+
+
 class Rule:
     """Tells what becomes of a key, given the user's own.
 
@@ -123,18 +139,14 @@ class Rule:
         keep: keys to leave alone, as a whole.
     """
 
-    __slots__ = ("_cached", "_extra", "_kept", "_longest")
+    __slots__ = ("_extra", "_kept", "_longest", "hides")
 
     def __init__(self, extra: Iterable[str], keep: Iterable[str]) -> None:
         split = [words(key) for key in extra]
         self._extra = frozenset(map("".join, split))
         self._longest = max(map(len, split), default=0)
         self._kept = frozenset("".join(words(key)) for key in keep)
-        self._cached = lru_cache(_CACHED_KEYS)(self._hides)
-
-    def hides(self, key: str) -> bool:
-        # Keys may come from a stranger: the cache is bounded in their length too.
-        return self._cached(key) if len(key) <= _LONGEST_CACHED_KEY else self._hides(key)
+        self.hides = remembered(self._hides)
 
     def keeps(self, key: str) -> bool:
         return bool(self._kept) and "".join(words(key)) in self._kept

@@ -4,15 +4,11 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Iterable, Mapping
-from functools import lru_cache
 
 import attrs
 
 from provenance.values import arguments, cards, complaints, documents, keys, markup, named, pairs, tokens
 from provenance.values.texts import REDACTED, escaped, name
-
-_LONGEST_CACHED_KEY = 128
-_CACHED_KEYS = 4096
 
 Captured = Mapping[str, "Captured | None"]
 """Which members of an object are kept, and which of theirs; ``None``: whole."""
@@ -122,21 +118,17 @@ class Redactor:
     )
     _rule: keys.Rule = attrs.field(init=False, repr=False, eq=False)
     _captured: Mapping[str, Captured] = attrs.field(init=False, repr=False, eq=False)
-    _keys: Callable[[str], Key] = attrs.field(init=False, repr=False, eq=False)
+    key: Callable[[str], Key] = attrs.field(init=False, repr=False, eq=False)
+    """Returns what becomes of a member with this key."""
 
     def __attrs_post_init__(self) -> None:
         object.__setattr__(self, "_rule", keys.Rule(self.extra, self.keep))
-        object.__setattr__(self, "_keys", lru_cache(_CACHED_KEYS)(self._key))
+        object.__setattr__(self, "key", keys.remembered(self._key))
         object.__setattr__(self, "_captured", {kind: _tree(paths) for kind, paths in self.capture.items()})
 
     def hides(self, key: str) -> bool:
         """Return whether the value under *key* is to be replaced by ``[redacted]``."""
         return self._rule.hides(key)
-
-    def key(self, name: str) -> Key:
-        """Return what becomes of a member with this key."""
-        # Most keys come again and again. They may come from a stranger too: the cache is bounded in their length as well.
-        return self._keys(name) if len(name) <= _LONGEST_CACHED_KEY else self._key(name)
 
     def _key(self, name: str) -> Key:
         shown = self.redact(name)
