@@ -220,33 +220,6 @@ class Outage:
         with self._lock:
             self._start_mending()
 
-    def replay(self) -> int:
-        """Write what waits in the spool, now; return how many rows were written.
-
-        Raises:
-            TrailUnavailable, psycopg.Error: the database cannot be reached, or refuses this role.
-        """
-        before = self._replayed
-        self._replay()
-        return self._replayed - before
-
-    def restore(self, texts: Iterable[str]) -> int:
-        """Write rows that could only be logged; return how many were written. Those that are there already stay as they are.
-
-        Raises:
-            TrailUnavailable, psycopg.Error: as for :meth:`replay`.
-        """
-        before = self._replayed
-        by_kind: dict[Kind, list[str]] = {}
-        for text in texts:
-            # Of an outcome that nobody can know.
-            doubtful = json.loads(text).get("status") == Status.PENDING
-            by_kind.setdefault(Kind.DOUBT if doubtful else Kind.OUTCOME, []).append(text)
-        for kind, rows in by_kind.items():
-            for start in range(0, len(rows), _BATCH_ROWS):
-                self._write_out(kind, rows[start : start + _BATCH_ROWS])
-        return self._replayed - before
-
     def begin(self, error: Exception | None) -> None:
         """Note that the database could not be reached, if it was tried, and see to it that it is tried again."""
         with self._lock:
@@ -305,6 +278,27 @@ class Outage:
 
     # -- replaying --
 
+    def replay(self) -> int:
+        """Write what waits in the spool, now; return how many rows were written.
+
+        Raises:
+            TrailUnavailable, psycopg.Error: the database cannot be reached, or refuses this role.
+        """
+        before = self._replayed
+        self._replay()
+        return self._replayed - before
+
+    def restore(self, texts: Iterable[str]) -> int:
+        """Write rows that could only be logged; return how many were written. Those that are there already stay as they are.
+
+        Raises:
+            TrailUnavailable, psycopg.Error: as for :meth:`replay`.
+        """
+        before = self._replayed
+        for batch in _batches([Entry(_NOWHERE, _kind_of(text), (text,)) for text in texts]):
+            self._write_batch(batch)
+        return self._replayed - before
+
     def _replay(self) -> None:
         waiting = self._spool.waiting() if self._spool else []
         if self._spool is None or not waiting:
@@ -314,8 +308,7 @@ class Outage:
             return
         begun, refused = time.monotonic(), self._refused
         for batch in _batches(self._entries(self._spool, waiting)):
-            kind = batch[0].kind
-            self._write_out(kind, [row for entry in batch for row in entry.rows])
+            self._write_batch(batch)
             for entry in batch:
                 self._spool.done(entry.path)
             self._reached()
@@ -338,6 +331,9 @@ class Outage:
             if entry is not None:
                 yield entry
 
+    def _write_batch(self, batch: Sequence[Entry]) -> None:
+        self._write_out(batch[0].kind, [row for entry in batch for row in entry.rows])
+
     def _write_out(self, kind: Kind, texts: Sequence[str]) -> None:
         """Write rows, and set those aside that the database does not take."""
         try:
@@ -353,6 +349,15 @@ class Outage:
             self._write_out(kind, texts[half:])
         else:
             self._replayed += len(texts)
+
+
+# Where rows are that are in no file.
+_NOWHERE = Path()
+
+
+def _kind_of(text: str) -> Kind:
+    """Return of what kind a row is that was logged: only evidence of an outcome that nobody can know is pending."""
+    return Kind.DOUBT if json.loads(text).get("status") == Status.PENDING else Kind.OUTCOME
 
 
 def _batches(entries: Iterable[Entry]) -> Iterator[list[Entry]]:
