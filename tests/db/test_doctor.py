@@ -49,6 +49,17 @@ def role(owner: Connection) -> Iterator[Callable[..., str]]:
         owner.execute(sql.SQL("DROP OWNED BY {0}; DROP ROLE {0}").format(identifier))
 
 
+@pytest.fixture
+def prefix(owner: Connection, role: Callable[..., str]) -> Iterator[str]:
+    """Yield the prefix of the roles for each purpose, the first of which owns the schema; they are taken back afterwards."""
+    prefix = role()
+    names = [name for (name,) in owner.execute("SELECT provenance.make_roles(%s)", (prefix,)).fetchall()]
+    yield prefix
+    owner.execute(f"REASSIGN OWNED BY {prefix}_owner TO CURRENT_USER".encode())
+    for name in names:
+        owner.execute(sql.SQL("DROP OWNED BY {0}; DROP ROLE {0}").format(sql.Identifier(name)))
+
+
 def only(connection: Connection, check: str, **options: Any) -> Finding:
     """Return the only thing that is wrong."""
     (finding,) = wrong(connection, **options)
@@ -256,23 +267,16 @@ def test_a_writer_with_more_power_than_it_should_have(
     assert [] == wrong(owner)
 
 
-def test_a_writer_that_is_a_member_of_the_owner(owner: Connection, role: Callable[..., str]) -> None:
+def test_a_writer_that_is_a_member_of_the_owner(owner: Connection, role: Callable[..., str], prefix: str) -> None:
     """It could disable the guards; it is to be taken out."""
-    prefix = role()
-    names = [name for (name,) in owner.execute("SELECT provenance.make_roles(%s)", (prefix,)).fetchall()]
-    try:
-        assert [] == wrong(owner)
-        member = role()
-        owner.execute(f"GRANT {prefix}_writer, {prefix}_owner TO {member}".encode())
-        finding = only(owner, "roles")
-        assert f"role {member}" == finding.subject
-        assert "may record, and is a member of its owner" in finding.problem
-        cure(owner, finding)
-        assert [] == wrong(owner)
-    finally:
-        owner.execute(f"REASSIGN OWNED BY {prefix}_owner TO CURRENT_USER".encode())
-        for name in names:
-            owner.execute(sql.SQL("DROP OWNED BY {0}; DROP ROLE {0}").format(sql.Identifier(name)))
+    assert [] == wrong(owner)
+    member = role()
+    owner.execute(f"GRANT {prefix}_writer, {prefix}_owner TO {member}".encode())
+    finding = only(owner, "roles")
+    assert f"role {member}" == finding.subject
+    assert "may record, and is a member of its owner" in finding.problem
+    cure(owner, finding)
+    assert [] == wrong(owner)
 
 
 @pytest.mark.parametrize("by", ["itself", "a group"])
@@ -295,45 +299,31 @@ def test_a_writer_of_everything(owner: Connection, role: Callable[..., str], mig
         assert [] == wrong(owner)
 
 
-def test_a_writer_that_may_give_out_the_owner(owner: Connection, role: Callable[..., str]) -> None:
+def test_a_writer_that_may_give_out_the_owner(owner: Connection, role: Callable[..., str], prefix: str) -> None:
     """It is one statement away from being the owner. Who made both roles, and may give out both, is no writer by that."""
     if owner.info.server_version < 160_000:
         pytest.skip("a membership cannot be held without being used before Postgres 16")
-    prefix = role()
-    names = [name for (name,) in owner.execute("SELECT provenance.make_roles(%s)", (prefix,)).fetchall()]
-    try:
-        member, maker = role(), role("LOGIN", "CREATEROLE")
-        owner.execute(f"GRANT {prefix}_writer TO {member}".encode())
-        owner.execute(
-            f"GRANT {prefix}_owner, {prefix}_writer TO {maker} WITH ADMIN TRUE, INHERIT FALSE, SET FALSE".encode()
-        )
-        assert [] == wrong(owner)
-        owner.execute(f"GRANT {prefix}_owner TO {member} WITH ADMIN TRUE, INHERIT FALSE, SET FALSE".encode())
-        finding = only(owner, "roles")
-        assert (f"role {member}", True) == (finding.subject, "is a member of its owner" in finding.problem)
-        cure(owner, finding)
-        assert [] == wrong(owner)
-    finally:
-        owner.execute(f"REASSIGN OWNED BY {prefix}_owner TO CURRENT_USER".encode())
-        for name in names:
-            owner.execute(sql.SQL("DROP OWNED BY {0}; DROP ROLE {0}").format(sql.Identifier(name)))
+    member, maker = role(), role("LOGIN", "CREATEROLE")
+    owner.execute(f"GRANT {prefix}_writer TO {member}".encode())
+    owner.execute(
+        f"GRANT {prefix}_owner, {prefix}_writer TO {maker} WITH ADMIN TRUE, INHERIT FALSE, SET FALSE".encode()
+    )
+    assert [] == wrong(owner)
+    owner.execute(f"GRANT {prefix}_owner TO {member} WITH ADMIN TRUE, INHERIT FALSE, SET FALSE".encode())
+    finding = only(owner, "roles")
+    assert (f"role {member}", True) == (finding.subject, "is a member of its owner" in finding.problem)
+    cure(owner, finding)
+    assert [] == wrong(owner)
 
 
-def test_a_writer_that_owns_the_trail(owner: Connection, role: Callable[..., str]) -> None:
+def test_a_writer_that_owns_the_trail(owner: Connection, role: Callable[..., str], prefix: str) -> None:
     """It was granted what it has anyhow, which tells that an application uses it."""
     name = role()
-    prefix = role()
-    names = [made for (made,) in owner.execute("SELECT provenance.make_roles(%s)", (prefix,)).fetchall()]
-    try:
-        owner.execute(f"ALTER ROLE {prefix}_owner LOGIN".encode())
-        owner.execute("SELECT provenance.grant_writer(%s)", (f"{prefix}_owner",))
-        owner.execute("SELECT provenance.grant_writer(%s)", (name,))
-        finding = only(owner, "roles")
-        assert (f"role {prefix}_owner", True) == (finding.subject, "owns the trail" in finding.problem)
-    finally:
-        owner.execute(f"REASSIGN OWNED BY {prefix}_owner TO CURRENT_USER".encode())
-        for made in names:
-            owner.execute(sql.SQL("DROP OWNED BY {0}; DROP ROLE {0}").format(sql.Identifier(made)))
+    owner.execute(f"ALTER ROLE {prefix}_owner LOGIN".encode())
+    owner.execute("SELECT provenance.grant_writer(%s)", (f"{prefix}_owner",))
+    owner.execute("SELECT provenance.grant_writer(%s)", (name,))
+    finding = only(owner, "roles")
+    assert (f"role {prefix}_owner", True) == (finding.subject, "owns the trail" in finding.problem)
 
 
 @pytest.mark.parametrize(
@@ -818,19 +808,13 @@ def test_a_reader_is_told_what_it_could_not_look_at(
     }
 
 
-def test_a_member_of_the_owner(owner: Connection, role: Callable[..., str], provenance_dsn: str) -> None:
+def test_a_member_of_the_owner(owner: Connection, role: Callable[..., str], prefix: str, provenance_dsn: str) -> None:
     """It looks at everything but the sessions of others, and needs to be no superuser."""
-    prefix, member = role(), role()
-    names = [name for (name,) in owner.execute("SELECT provenance.make_roles(%s)", (prefix,)).fetchall()]
-    try:
-        owner.execute(f"GRANT {prefix}_owner TO {member}".encode())
-        with psycopg.connect(conninfo.make_conninfo(provenance_dsn, user=member), autocommit=True) as connection:
-            found = diagnose(connection, skip=("durability",))
-        assert [("transactions", Severity.UNCHECKED)] == [(one.check, one.severity) for one in found]
-    finally:
-        owner.execute(f"REASSIGN OWNED BY {prefix}_owner TO CURRENT_USER".encode())
-        for name in names:
-            owner.execute(sql.SQL("DROP OWNED BY {0}; DROP ROLE {0}").format(sql.Identifier(name)))
+    member = role()
+    owner.execute(f"GRANT {prefix}_owner TO {member}".encode())
+    with psycopg.connect(conninfo.make_conninfo(provenance_dsn, user=member), autocommit=True) as connection:
+        found = diagnose(connection, skip=("durability",))
+    assert [("transactions", Severity.UNCHECKED)] == [(one.check, one.severity) for one in found]
 
 
 def test_a_reader_of_one_tenant(owner: Connection, role: Callable[..., str], provenance_dsn: str) -> None:

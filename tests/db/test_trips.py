@@ -21,10 +21,11 @@ from provenance.drivers import trips
 from provenance.errors import NotCommitted
 from provenance.models import Action
 from provenance.statements import Statement, as_they_are, command
-from tests.support.colours import Blocking, colour, done
+from tests.support import colours
+from tests.support.colours import Blocking, done
 from tests.support.outages import until
 
-__all__ = ["colour"]
+colour = colours.colour
 
 BEGIN, COMMIT, ROLLBACK = command("BEGIN"), command(b"COMMIT"), command(sql.SQL("ROLLBACK") + sql.SQL(""))
 INSERT = "INSERT INTO work (id) VALUES (%(id)s)"
