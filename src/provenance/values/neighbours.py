@@ -101,6 +101,12 @@ def _held(key: object) -> tuple[str, ...]:
 
 def hidden_members(members: list[tuple[_Key, object]], hides: Hides) -> list[tuple[_Key, object]]:
     """Return the members of an object with ``[redacted]`` in the place of the value that another one names."""
+    # Most objects have no such member. A loop, for it is asked of every object there is.
+    for key, _ in members:
+        if type(key) is not str or cast("str", key).lower() in _HELD:
+            break
+    else:
+        return members
     held = {holder for key, item in members for holder in _held(key) if _part_names_secret(item, hides)}
     if not held:
         return members

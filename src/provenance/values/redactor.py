@@ -138,6 +138,10 @@ class Redactor:
         """Return which keys of the payload of such an action are stored, or ``None`` when that is not restricted."""
         return self._captured.get(action_type)
 
+    def harmless(self, text: str) -> bool:
+        """Return whether it can be seen at once that nothing in *text* is secret; it is short then, and printable."""
+        return not self.patterns and _HARMLESS(text) is not None
+
     def redact(self, text: str) -> str:
         """Return *text* with everything secret in it replaced by ``[redacted]``, and the rest as it is.
 
@@ -146,7 +150,7 @@ class Redactor:
         return self._redacted(text, _DEEPEST)
 
     def _redacted(self, text: str, depth: int) -> str:
-        if not self.patterns and _HARMLESS(text):
+        if self.harmless(text):
             return text
 
         def redact(inner: str) -> str:

@@ -21,7 +21,7 @@ import attrs
 
 from provenance.errors import UnserializableValue
 from provenance.values import cards
-from provenance.values.documents import dumps
+from provenance.values.documents import dumps, quoted
 from provenance.values.neighbours import hidden_items, hidden_members
 from provenance.values.redactor import Captured, Key, Redactor, quoted_key
 from provenance.values.texts import (
@@ -181,20 +181,22 @@ class _Writer:
         return _TOO_LONG
 
     def _string(self, text: str, *, kept: bool = False) -> str:
+        if len(text) <= self.room and self.redactor.harmless(text):
+            return self._charged(quoted(text))
         cut = len(text) > self.room
         if cut:
             text = beginning(text, self.room)
         if not kept:
             text = self.redactor.redact(text)
-        quoted = dumps(text)
-        if "\\u" in quoted and UNSTORABLE.search(text):
+        written = quoted(text)
+        if "\\u" in written and UNSTORABLE.search(text):
             doubled = text.replace("\\", "\\\\")
-            quoted = f'{{"$str":{dumps(escaped(doubled))}}}'
-        self._charged(quoted)
+            written = f'{{"$str":{quoted(escaped(doubled))}}}'
+        self._charged(written)
         if cut:
             # What is left may be short by now, and is still not the whole.
             self.room = -1
-        return quoted
+        return written
 
     def _integer(self, number: int) -> str:
         if cards.is_card_number(number):
@@ -298,20 +300,20 @@ class _Writer:
                 if name is None:
                     # Its value goes too: nobody can tell whether it is a secret's.
                     reason = f"a key of type {_type_name(type(key))} has no JSON form; use text"
-                    quoted, text = '"$key"', self._refused(key, reason)
+                    shown, text = '"$key"', self._refused(key, reason)
                 else:
                     known = self.redactor.key(name)
                     name = known.shown
-                    quoted = known.quoted if name == known.name else self._shown_key(known, texts)
+                    shown = known.quoted if name == known.name else self._shown_key(known, texts)
                     text = self._member(known, item, depth, captured)
-                texts[quoted] = self._duplicate(texts[quoted], text) if quoted in texts else text
+                texts[shown] = self._duplicate(texts[shown], text) if shown in texts else text
         except _RefusedError as refused:
             if name is not None:
                 refused.path.append(_path_part(name))
             raise
         finally:
             self.captured = captured
-        return f"{{{','.join([f'{quoted}:{text}' for quoted, text in texts.items()])}}}"
+        return f"{{{','.join([f'{shown}:{text}' for shown, text in texts.items()])}}}"
 
     def _member(self, key: Key, item: object, depth: int, captured: Captured | None) -> str:
         if key.hides or (captured is not None and key.name not in captured):
