@@ -9,11 +9,15 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Sequence
+from collections.abc import Generator, Sequence
+from contextlib import contextmanager
+from contextvars import ContextVar
 from datetime import timedelta
 from functools import partial
+from time import monotonic
 from typing import Any, TypedDict
 from uuid import UUID
+from weakref import WeakKeyDictionary
 
 import psycopg
 from psycopg_pool import AsyncConnectionPool, ConnectionPool
@@ -39,12 +43,41 @@ DEADLINE = timedelta(seconds=5)
 
 _SIZE = 2
 
+_LATELY = 5.0
+"""Seconds for which a connection that has answered may be trusted to do so again."""
+
 # Spelled out, because settle() relies on each statement seeing what was committed before it.
 _BEGIN = recording.begin(psycopg.IsolationLevel.READ_COMMITTED, read_only=False, deferrable=None)
 
 
 def _transaction(*work: Statement[Any]) -> tuple[Statement[Any], ...]:
     return (_BEGIN, *recording.journal_settings(DEADLINE), *work, recording.COMMIT)
+
+
+class _Answered:
+    """When the connections of a pool have answered last.
+
+    One that has just done so need not be asked whether it still does, by those who can do again what it is needed for.
+    """
+
+    def __init__(self) -> None:
+        self._times: WeakKeyDictionary[drivers.AnyConnection, float] = WeakKeyDictionary()
+        self._enough: ContextVar[bool] = ContextVar("enough", default=False)
+
+    def note(self, connection: drivers.AnyConnection) -> None:
+        self._times[connection] = monotonic()
+
+    @contextmanager
+    def will_do(self) -> Generator[None]:
+        """Have a recent answer do for the connections that are taken here."""
+        token = self._enough.set(True)
+        try:
+            yield
+        finally:
+            self._enough.reset(token)
+
+    def lately(self, connection: drivers.AnyConnection) -> bool:
+        return self._enough.get() and monotonic() - self._times.get(connection, -_LATELY) < _LATELY
 
 
 class _PoolOptions(TypedDict):
@@ -111,6 +144,7 @@ class Journal:
         self._where = (conninfo, kwargs)
         self.outage = Outage(spool, self._attempt)
         self._heartbeat = Heartbeat(self.run)
+        self._answered = _Answered()
         self._pool = self._make_pool()
         renew_in_children(self)
 
@@ -126,15 +160,15 @@ class Journal:
 
     @staticmethod
     def _configure(connection: drivers.SyncConnection) -> None:
+        drivers.suit_pooler(connection)
         connection.autocommit = True
         if connection.info.encoding != "utf-8":
             # The rows may hold what the application's encoding cannot. Transaction poolers keep track of this setting.
             connection.execute("SET client_encoding = 'UTF8'")
-        # Nothing here runs often enough to gain from it, and behind an old transaction pooler it fails.
-        connection.prepare_threshold = None
 
-    @staticmethod
-    def _check(connection: drivers.SyncConnection) -> None:
+    def _check(self, connection: drivers.SyncConnection) -> None:
+        if self._answered.lately(connection):
+            return
         with limited(connection, _hang_up_after()):
             connection.execute("")
 
@@ -147,8 +181,7 @@ class Journal:
         """
         return self._run_on(self._pool, *work)
 
-    @staticmethod
-    def _run_on(pool: ConnectionPool[drivers.SyncConnection], *work: Statement[Any]) -> list[Any]:
+    def _run_on(self, pool: ConnectionPool[drivers.SyncConnection], *work: Statement[Any]) -> list[Any]:
         try:
             pool.open()
             connection = pool.getconn()
@@ -157,6 +190,7 @@ class Journal:
         try:
             with limited(connection, _hang_up_after()):
                 answers = drivers.run_together(connection, _transaction(*work))
+            self._answered.note(connection)
         except psycopg.NotSupportedError as error:
             # That it cannot READ WRITE during recovery. Another connection may lead to the server that has taken over.
             connection.close()
@@ -270,7 +304,8 @@ class Journal:
     def _run_twice(self, *work: Statement[Any]) -> list[Any]:
         """Run what may be done twice, on another connection if the first one breaks."""
         try:
-            return self.run(*work)
+            with self._answered.will_do():
+                return self.run(*work)
         except psycopg.OperationalError as error:
             if not _again(error):
                 raise
@@ -290,6 +325,7 @@ class AsyncJournal:
         self._where = (conninfo, kwargs)
         self.outage = Outage(spool, self._run_apart)
         self._heartbeat = Heartbeat(self._run_apart)
+        self._answered = _Answered()
         self._pool = self._make_pool()
         renew_in_children(self)
 
@@ -306,13 +342,14 @@ class AsyncJournal:
 
     @staticmethod
     async def _configure(connection: drivers.AsyncConnection) -> None:
+        await drivers.asuit_pooler(connection)
         await connection.set_autocommit(True)
         if connection.info.encoding != "utf-8":
             await connection.execute("SET client_encoding = 'UTF8'")
-        connection.prepare_threshold = None
 
-    @staticmethod
-    async def _check(connection: drivers.AsyncConnection) -> None:
+    async def _check(self, connection: drivers.AsyncConnection) -> None:
+        if self._answered.lately(connection):
+            return
         async with alimited(connection, _hang_up_after()):
             await connection.execute("")
 
@@ -320,8 +357,7 @@ class AsyncJournal:
         """Run statements in one durable transaction of their own and return their answers; see :meth:`Journal.run`."""
         return await self._run_on(self._pool, *work)
 
-    @staticmethod
-    async def _run_on(pool: AsyncConnectionPool[drivers.AsyncConnection], *work: Statement[Any]) -> list[Any]:
+    async def _run_on(self, pool: AsyncConnectionPool[drivers.AsyncConnection], *work: Statement[Any]) -> list[Any]:
         try:
             await pool.open()
             connection = await pool.getconn()
@@ -330,6 +366,7 @@ class AsyncJournal:
         try:
             async with alimited(connection, _hang_up_after()):
                 answers = await drivers.arun_together(connection, _transaction(*work))
+            self._answered.note(connection)
         except psycopg.NotSupportedError as error:
             await connection.close()
             raise _standby(error) from error
@@ -409,7 +446,8 @@ class AsyncJournal:
 
     async def _run_twice(self, *work: Statement[Any]) -> list[Any]:
         try:
-            return await self.run(*work)
+            with self._answered.will_do():
+                return await self.run(*work)
         except psycopg.OperationalError as error:
             if not _again(error):
                 raise
