@@ -265,15 +265,21 @@ def test_an_inner_body_that_commits_by_text_and_raises(
     """)
 
 
-def test_an_inner_body_that_rolls_back_to_before_itself(trail: Trail, recorded_actions: RecordedActions) -> None:
-    """Without a savepoint of its own it notices at its end that part of its work is gone."""
-    with pytest.raises(NotCommitted), trail.track_action("outer", concept="work") as outer:
+@pytest.mark.parametrize("savepoint", [True, False])
+def test_an_inner_body_that_rolls_back_to_before_itself(
+    trail: Trail, recorded_actions: RecordedActions, *, savepoint: bool
+) -> None:
+    """Part of its work is gone: the block around it cannot commit."""
+    with (
+        pytest.raises(NotCommitted, match="the body of an inner block rolled back to a savepoint from before"),
+        trail.track_action("outer", concept="work") as outer,
+    ):
         outer.connection.execute("SAVEPOINT mine")
-        with suppress(NotCommitted), trail.track_action("inner", concept="work", savepoint=False) as inner:
+        with trail.track_action("inner", concept="work", savepoint=savepoint) as inner:
             inner.connection.execute("ROLLBACK TO SAVEPOINT mine")
     recorded_actions.expect("""
         outer failed
-          inner failed
+          inner rolled_back
     """)
 
 

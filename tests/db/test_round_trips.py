@@ -62,17 +62,71 @@ def test_a_single_write_takes_no_more_round_trips_than_the_bare_transaction(sync
     assert (sync.count(bare), sync.count(tracked)) == (3, 3)
 
 
-def test_an_inner_block_takes_one_trip_to_enter_and_one_to_leave(sync: Sync) -> None:
-    """As psycopg's nested transaction() does; its row waits for the outermost block."""
+@pytest.mark.parametrize("savepoint", [True, False])
+def test_an_inner_block_takes_one_trip(sync: Sync, *, savepoint: bool) -> None:
+    """It ends with the beginning of the next one, or with the block around it; its row waits for the outermost one."""
 
     def tracked() -> None:
         with sync.trail.track_action("outer", concept="work") as action:
             sync.insert(action.connection)
             for _ in range(10):
-                with sync.trail.track_action("inner", concept="work") as inner:
+                with sync.trail.track_action("inner", concept="work", savepoint=savepoint) as inner:
                     sync.insert(inner.connection)
 
-    assert sync.count(tracked) == 3 + 10 * 3
+    assert sync.count(tracked) == 3 + 10 * 2
+
+
+def test_an_inner_block_that_does_not_stamp_takes_none(sync: Sync) -> None:
+    """Nor when the outer block goes on, or another one like it is inside."""
+
+    def tracked() -> None:
+        with sync.trail.track_action("outer", concept="work") as action:
+            for _ in range(10):
+                with sync.trail.track_action("inner", concept="work", stamp=False) as inner:
+                    sync.insert(inner.connection)
+                    with sync.trail.track_action("innermost", concept="work", stamp=False):
+                        pass
+                sync.insert(action.connection)
+
+    assert sync.count(tracked) == 2 + 10 * 2
+
+
+def test_an_inner_block_takes_two_trips_when_its_outer_block_goes_on(sync: Sync) -> None:
+    """What comes after it must not count as part of it."""
+
+    def tracked() -> None:
+        with sync.trail.track_action("outer", concept="work") as action:
+            for _ in range(10):
+                with sync.trail.track_action("inner", concept="work") as inner:
+                    sync.insert(inner.connection)
+                sync.insert(action.connection)
+
+    assert sync.count(tracked) == 2 + 10 * 4
+
+
+def test_inner_blocks_inside_one_another_end_together(sync: Sync) -> None:
+    """However many there are."""
+
+    def tracked() -> None:
+        track = sync.trail.track_action
+        with track("outer", concept="work") as action:
+            with track("one", concept="work"), track("two", concept="work"), track("three", concept="work"):
+                pass
+            sync.insert(action.connection)
+
+    assert sync.count(tracked) == 2 + 3 + 1 + 1
+
+
+def test_what_a_failing_block_has_left_unsaid_need_not_be_said(sync: Sync) -> None:
+    """The blocks inside it are undone with it."""
+
+    def tracked() -> None:
+        with pytest.raises(ValueError, match="no"), sync.trail.track_action("outer", concept="work"):
+            with sync.trail.track_action("inner", concept="work") as inner:
+                sync.insert(inner.connection)
+            raise ValueError("no")
+
+    assert sync.count(tracked) == 1 + 2 + 2
 
 
 def test_a_joined_block_takes_one_trip_to_enter_and_one_to_leave(sync: Sync) -> None:
@@ -96,6 +150,37 @@ def test_a_failure_takes_two_trips_to_record(sync: Sync) -> None:
             raise ValueError("no")
 
     assert sync.count(tracked) == 2 + 2
+
+
+def test_an_intent_takes_one_trip_more_and_a_transaction_of_its_own(sync: Sync) -> None:
+    """It is durable before the body runs; the outcome drops it along with the work."""
+
+    def tracked() -> None:
+        with sync.trail.track_action("add", concept="work", durability="intent") as action:
+            sync.insert(action.connection)
+
+    assert sync.count(tracked) == 3 + 1
+
+
+def test_an_idempotency_key_takes_no_trip(sync: Sync) -> None:
+    """It is claimed along with the beginning."""
+    keys = iter(range(1_000_000))
+
+    def tracked() -> None:
+        with sync.trail.track_action("add", concept="work", idempotency_key=next(keys)) as action:
+            sync.insert(action.connection)
+
+    assert sync.count(tracked) == 3
+
+
+def test_work_outside_the_database_takes_one_trip(sync: Sync) -> None:
+    """BEGIN, settings, row and COMMIT are one message."""
+
+    def tracked() -> None:
+        with sync.trail.track_action("add", concept="work", transaction=False):
+            pass
+
+    assert sync.count(tracked) == 1
 
 
 def test_the_same_counts_hold_asynchronously(proxy: Proxy) -> None:
@@ -128,4 +213,4 @@ def test_the_same_counts_hold_asynchronously(proxy: Proxy) -> None:
                 counts.append(proxy.round_trips - before)
             return counts
 
-    assert asyncio.run(main()) == [3, 3, 4]
+    assert asyncio.run(main()) == [3, 3, 3]

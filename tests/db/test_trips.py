@@ -17,15 +17,16 @@ from psycopg import sql
 from psycopg.pq import PipelineStatus, TransactionStatus
 
 from provenance import drivers
-from provenance.drivers import trips
+from provenance.drivers import running
 from provenance.errors import NotCommitted
 from provenance.models import Action
 from provenance.statements import Statement, as_they_are, command
-from tests.support import colours
+from tests.support import colours, databases
 from tests.support.colours import Blocking, done
 from tests.support.outages import until
 
 colour = colours.colour
+eye = databases.eye
 
 BEGIN, COMMIT, ROLLBACK = command("BEGIN"), command(b"COMMIT"), command(sql.SQL("ROLLBACK") + sql.SQL(""))
 INSERT = "INSERT INTO work (id) VALUES (%(id)s)"
@@ -44,8 +45,8 @@ def ask(query: Any, **params: object) -> Statement[Any]:
 @pytest.fixture(params=["familiar", "unfamiliar"])
 def _road(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
     """Both ways to the server in turn."""
-    assert trips.FAMILIAR
-    monkeypatch.setattr(trips, "FAMILIAR", request.param == "familiar")
+    assert running.FAMILIAR
+    monkeypatch.setattr(running, "FAMILIAR", request.param == "familiar")
 
 
 @pytest.fixture
@@ -205,21 +206,28 @@ async def test_adapters_of_the_connection_hold(connection: Any) -> None:
     assert await together(connection, ask("SELECT 1::integer")) == [[("1",)]]
 
 
-def _interrupt() -> None:
+def _asleep(eye: psycopg.Connection[Any]) -> bool:
+    # The client knows only that it has asked. A query that has not begun when its cancellation arrives runs to its end.
+    sleepers = "SELECT count(*) FROM pg_stat_activity WHERE datname = current_database() AND wait_event = 'PgSleep'"
+    return eye.execute(sleepers).fetchall() == [(1,)]
+
+
+def _interrupt(eye: psycopg.Connection[Any]) -> None:
+    asyncio.run(until(lambda: _asleep(eye)))
     os.kill(os.getpid(), signal.SIGINT)
 
 
 @pytest.mark.usefixtures("_road")
 @pytest.mark.parametrize("params", [{}, {"seconds": 30}])
-def test_ctrl_c_ends_the_wait(provenance_dsn: str, params: dict[str, int]) -> None:
+def test_ctrl_c_ends_the_wait(provenance_dsn: str, eye: psycopg.Connection[Any], params: dict[str, int]) -> None:
     """The query is cancelled, and the connection can be used."""
     asked = ask("SELECT pg_sleep(%(seconds)s)", **params) if params else ask("SELECT pg_sleep(30)")
     with psycopg.connect(provenance_dsn, autocommit=True) as connection:
-        timer = threading.Timer(0.2, _interrupt)
-        timer.start()
+        interrupting = threading.Thread(target=_interrupt, args=(eye,))
+        interrupting.start()
         with pytest.raises(KeyboardInterrupt):
             drivers.run_together(connection, (BEGIN, asked, insert(1), COMMIT))
-        timer.join()
+        interrupting.join()
         assert connection.info.transaction_status == TransactionStatus.INERROR
         drivers.run_together(connection, (ROLLBACK,))
         assert connection.execute("SELECT count(*) FROM work").fetchone() == (0,)
@@ -227,14 +235,16 @@ def test_ctrl_c_ends_the_wait(provenance_dsn: str, params: dict[str, int]) -> No
 
 @pytest.mark.usefixtures("_road")
 @pytest.mark.parametrize("params", [{}, {"seconds": 30}])
-def test_a_cancelled_task_ends_the_wait(provenance_dsn: str, params: dict[str, int]) -> None:
+def test_a_cancelled_task_ends_the_wait(
+    provenance_dsn: str, eye: psycopg.Connection[Any], params: dict[str, int]
+) -> None:
     """As Ctrl-C does."""
     asked = ask("SELECT pg_sleep(%(seconds)s)", **params) if params else ask("SELECT pg_sleep(30)")
 
     async def main() -> None:
         async with await psycopg.AsyncConnection.connect(provenance_dsn, autocommit=True) as connection:
             waiting = asyncio.create_task(drivers.arun_together(connection, (BEGIN, asked, insert(1), COMMIT)))
-            await until(lambda: connection.info.transaction_status == TransactionStatus.ACTIVE)
+            await until(lambda: _asleep(eye))
             waiting.cancel()
             with suppress(asyncio.CancelledError):
                 await waiting

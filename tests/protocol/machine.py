@@ -57,6 +57,8 @@ class Block:
     action: Any
     unit: Unit
     parent: UUID | None
+    stamp: UUID
+    """What its work is stamped with: its own id, or that of the nearest block around it that stamps."""
     solid: list[int] = attrs.field(factory=list)
     """Work written directly in the block, outside any savepoint of the user's: it shares the block's fate."""
     written: list[int] = attrs.field(factory=list)
@@ -237,12 +239,20 @@ class Programs(RuleBasedStateMachine):
         Programs.next_id += 1
         return Programs.next_id
 
-    async def execute(self, connection: Any, query: str, params: tuple[object, ...] = ()) -> None:
-        await self.colour.call(connection.execute, query, params or None)
+    async def execute(self, connection: Any, query: str, params: tuple[object, ...] = ()) -> bool:
+        """Return whether it was run: the statement after an inner block may find out what its body did."""
+        try:
+            await self.colour.call(connection.execute, query, params or None)
+        except NotCommitted:
+            assert self.innermost is not None
+            assert self.innermost.unit.tainted
+            return False
+        return True
 
     async def insert(self, block: Block) -> None:
         work = self.new_id()
-        await self.execute(block.action.connection, "INSERT INTO work (id) VALUES (%s)", (work,))
+        if not await self.execute(block.action.connection, "INSERT INTO work (id) VALUES (%s)", (work,)):
+            return
         block.written.append(work)
         if self.stack and self.stack[-1] is block:
             block.solid.append(work)
@@ -266,11 +276,11 @@ class Programs(RuleBasedStateMachine):
         if kind == "joined in a savepoint":
             self.colour.run(self.execute(self.caller, "SAVEPOINT mine"))
 
-    @rule(savepoint=st.booleans())
-    def enter(self, savepoint: bool) -> None:
+    @rule(savepoint=st.booleans(), stamp=st.sampled_from([True, True, False]))
+    def enter(self, savepoint: bool, stamp: bool) -> None:
         outer = self.innermost
         manager = self.colour.trail.track_action(
-            "step", concept="work", savepoint=savepoint, connection=None if outer else self.caller
+            "step", concept="work", savepoint=savepoint, stamp=stamp, connection=None if outer else self.caller
         )
         if outer is None and self.caller is not None and self.caller.closed:
             return
@@ -279,11 +289,16 @@ class Programs(RuleBasedStateMachine):
         except MisusedAction:
             # The transaction is aborted, or over: it says so instead of opening a block that cannot be.
             return
+        except NotCommitted:
+            assert outer is not None
+            assert outer.unit.tainted
+            return
         if outer is not None:
             unit = outer.unit
         else:
             unit = Unit(joined=self.caller is not None and not self.caller.autocommit, tainted=self.caller_tainted)
-        block = Block(manager, action, unit, outer.id if outer else None)
+        stamped_with = action.id if stamp or outer is None else outer.stamp
+        block = Block(manager, action, unit, outer.id if outer else None, stamped_with)
         self.blocks.append(block)
         self.stack.append(block)
         self.write()
@@ -310,15 +325,15 @@ class Programs(RuleBasedStateMachine):
     def close_savepoint(self, undo: bool) -> None:
         frame = self.stack.pop()
         # In a transaction that the body ended, the savepoint is gone and closing it fails; somebody catches that.
-        with suppress(psycopg.Error):
+        with suppress(psycopg.Error, NotCommitted):
             self.colour.run(self.colour.leave(frame.manager, psycopg.Rollback() if undo else None))
 
     @precondition(lambda self: self.usable and not self.innermost.unit.tainted)
-    @rule(undo=st.booleans())
-    def work_within_savepoint(self, undo: bool) -> None:
+    @rule(undo=st.booleans(), stamp=st.booleans())
+    def work_within_savepoint(self, undo: bool, stamp: bool) -> None:
         """A whole block between a savepoint and its end, which the rules above seldom come to by chance."""
         self.open_savepoint()
-        self.enter(savepoint=False)
+        self.enter(savepoint=False, stamp=stamp)
         self.leave()
         self.close_savepoint(undo)
 
@@ -344,8 +359,8 @@ class Programs(RuleBasedStateMachine):
         # Outside a transaction, which is where a body finds itself after a COMMIT of its own, the second one fails at once.
         with suppress(psycopg.errors.UniqueViolation):
             for work in (first, second):
-                self.colour.run(self.execute(block.action.connection, query, (work, f"same {first}")))
-                block.written.append(work)
+                if self.colour.run(self.execute(block.action.connection, query, (work, f"same {first}"))):
+                    block.written.append(work)
 
     def end_by_method(self, block: Block, method: str) -> None:
         try:
@@ -384,7 +399,7 @@ class Programs(RuleBasedStateMachine):
                 self.close_block(error)
             else:
                 frame = self.stack.pop()
-                with suppress(psycopg.Error):
+                with suppress(psycopg.Error, NotCommitted):
                     self.colour.run(self.colour.leave(frame.manager, error))
 
     @precondition(lambda self: self.innermost is not None)
@@ -397,7 +412,7 @@ class Programs(RuleBasedStateMachine):
 
         async def body() -> None:
             action = await self.colour.enter(manager)
-            block = Block(manager, action, Unit(joined=False), outer.id)
+            block = Block(manager, action, Unit(joined=False), outer.id, action.id)
             self.blocks.append(block)
             await self.insert(block)
             block.solid = list(block.written)
@@ -500,4 +515,4 @@ class Programs(RuleBasedStateMachine):
         else:
             assert not present, f"I4: {status}, but its work is there"
         assert not present or status == "completed", "I1: committed work without a completed action"
-        assert all(there[work] == block.id for work in present), "work is stamped with another action"
+        assert all(there[work] == block.stamp for work in present), "work is stamped with another action"

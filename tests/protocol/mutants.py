@@ -8,7 +8,8 @@ from typing import Any
 
 import pytest
 
-from provenance.recording import blocks, entering, leaving
+from provenance import drivers
+from provenance.recording import blocks, entering, leaving, owed
 from provenance.recording.blocks import Block, Unit
 from provenance.recording.steps import Journal, Run, Steps
 from provenance.statements import recording as statements
@@ -34,7 +35,7 @@ def no_guard_on_the_terminal_insert(patch: pytest.MonkeyPatch) -> None:
     original = Block.row
 
     def row(self: Block, *args: Any, **kwargs: Any) -> ActionRow:
-        return original(self, *args, **{**kwargs, "fenced": False})
+        return original(self, *args, **{**kwargs, "fence": None})
 
     patch.setattr(Block, "row", row)
 
@@ -135,6 +136,28 @@ def a_chained_transaction_passes_for_the_first(patch: pytest.MonkeyPatch) -> Non
     patch.setattr(Unit, "meddle", lambda self, enclosing, how: None)
 
 
+def the_end_of_an_inner_block_is_told_too_late(patch: pytest.MonkeyPatch) -> None:
+    """The body around it goes on before the server knows that the inner block has ended."""
+    patch.setattr(owed, "tell_before_next", lambda unit: None)
+
+
+def what_the_server_was_not_told_needs_no_fence(patch: pytest.MonkeyPatch) -> None:
+    """Whether the settings are still those of the block that was left last is not looked at."""
+    original = Unit.finished
+
+    def finished(self: Unit, block: Block) -> tuple[ActionRow, ...]:
+        unknown = bool(self.owed)
+        first, *others = original(self, block)
+        return (leaving.attrs.evolve(first, fence=None) if unknown else first), *others
+
+    patch.setattr(Unit, "finished", finished)
+
+
+def savepoints_are_rolled_back_unannounced(patch: pytest.MonkeyPatch) -> None:
+    """After blocks that do not stamp, whatever comes next is let through."""
+    patch.setattr(drivers, "undoes_nothing", lambda work: True)
+
+
 ALL: list[Mutation] = [
     no_done_marker,
     no_guard_on_the_terminal_insert,
@@ -146,4 +169,7 @@ ALL: list[Mutation] = [
     finished_blocks_survive_the_outer_failure,
     the_bodys_exception_is_replaced,
     a_chained_transaction_passes_for_the_first,
+    the_end_of_an_inner_block_is_told_too_late,
+    what_the_server_was_not_told_needs_no_fence,
+    savepoints_are_rolled_back_unannounced,
 ]

@@ -28,7 +28,7 @@ def action_row(**changed: Any) -> ActionRow:
         "started_at": _MOMENT,
         "completed_at": _MOMENT,
         "duration_ms": 1.5,
-        "fenced": False,
+        "fence": None,
     }
     return ActionRow(**{**empty, **needed, **changed})
 

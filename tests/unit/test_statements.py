@@ -168,11 +168,11 @@ def test_what_a_row_does_not_have_is_left_out() -> None:
 def test_bodies_go_in_as_the_json_they_are() -> None:
     """A body is not quoted again, and a text that looks like JSON stays a text."""
     row = action_row(
-        payload='{"a": [1, null]}', result="null", metadata="[]", error_message="{}", ordinal=3, fenced=True
+        payload='{"a": [1, null]}', result="null", metadata="[]", error_message="{}", ordinal=3, fence=UUID(int=7)
     )
     found = json.loads(recording.row_json(row))
-    wanted = ("payload", "result", "metadata", "error_message", "ordinal", "fenced")
-    assert [found[key] for key in wanted] == [{"a": [1, None]}, None, [], "{}", 3, True]
+    wanted = ("payload", "result", "metadata", "error_message", "ordinal", "fence")
+    assert [found[key] for key in wanted] == [{"a": [1, None]}, None, [], "{}", 3, str(UUID(int=7))]
 
 
 @unhurried
@@ -218,7 +218,7 @@ def test_every_column_of_a_row_is_inserted() -> None:
     fields = {field.name for field in attrs.fields(ActionRow)}
     statement = text(recording.insert([]))
     columns = set(re.split(r",\s*", re.search(r"\(([^)]*)\)\s*SELECT", statement)[1].strip()))  # type: ignore[index]
-    assert fields - columns == {"ordinal", "fenced", "intended"}
+    assert fields - columns == {"ordinal", "fence", "intended"}
     assert columns - fields == set()
     assert {name for name in fields if re.search(rf"\br\.{name}\b", statement)} == fields - {"intended"}
 

@@ -13,7 +13,9 @@ from provenance.drivers.connections import (
     release,
     transaction_status,
 )
+from provenance.drivers.messages import message
 from provenance.drivers.pooler import asuit_pooler, suit_pooler
+from provenance.drivers.preceding import before_next, nothing_before_next, undoes_nothing
 from provenance.drivers.running import arun, arun_together, run, run_together
 
 __all__ = [
@@ -25,13 +27,17 @@ __all__ = [
     "arun",
     "arun_together",
     "asuit_pooler",
+    "before_next",
     "cut",
     "hang_up",
     "hold",
     "in_pipeline",
+    "message",
+    "nothing_before_next",
     "release",
     "run",
     "run_together",
     "suit_pooler",
     "transaction_status",
+    "undoes_nothing",
 ]

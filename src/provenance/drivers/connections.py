@@ -9,7 +9,7 @@ from contextlib import suppress
 from typing import Any
 
 import psycopg
-from psycopg.pq import PipelineStatus, TransactionStatus
+from psycopg.pq import PipelineStatus
 
 from provenance.errors import MisusedAction
 
@@ -18,9 +18,9 @@ AsyncConnection = psycopg.AsyncConnection[Any]
 AnyConnection = SyncConnection | AsyncConnection
 
 
-def transaction_status(connection: AnyConnection) -> TransactionStatus:
-    """Return the state of the connection's transaction as the client knows it; no round trip."""
-    return TransactionStatus(connection.pgconn.transaction_status)
+def transaction_status(connection: AnyConnection) -> int:
+    """Return the state of the connection's transaction, a ``TransactionStatus``, as the client knows it; no round trip."""
+    return connection.pgconn.transaction_status
 
 
 def in_pipeline(connection: AnyConnection) -> bool:
@@ -79,5 +79,5 @@ async def aquiesce(connection: AsyncConnection) -> None:
 
 def release(connection: AnyConnection) -> None:
     """Give the connection its own methods back."""
-    for method in _HELD:
+    for method in (*_HELD, "wait"):
         vars(connection).pop(method, None)

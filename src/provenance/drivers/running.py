@@ -9,7 +9,6 @@ import psycopg
 from psycopg.pq import TransactionStatus
 from psycopg.rows import tuple_row
 
-from provenance.drivers import trips
 from provenance.drivers.connections import (
     AnyConnection,
     AsyncConnection,
@@ -20,6 +19,11 @@ from provenance.drivers.connections import (
 from provenance.statements import Row, Statement, text
 
 T = TypeVar("T")
+
+# With later ones the public interface is used, until somebody has looked at them.
+FAMILIAR = (3, 2) <= tuple(map(int, psycopg.__version__.split(".")[:2])) <= (3, 3)
+if FAMILIAR:  # pragma: no branch - no later one has been tried
+    from provenance.drivers import trips
 
 
 def _at_once(connection: AnyConnection) -> bool:
@@ -77,17 +81,17 @@ def _decoded(statements: Sequence[Statement[Any]], answers: Sequence[list[Row]])
 
 def run_together(connection: SyncConnection, statements: Sequence[Statement[Any]]) -> list[Any]:
     """Run statements in one round trip, the later ones only if the earlier ones succeed; return the decoded answers."""
-    if trips.FAMILIAR and _at_once(connection):
+    if FAMILIAR and _at_once(connection):
         with connection.lock:
-            return _decoded(statements, connection.wait(trips.trip(connection, statements)))
+            return connection.wait(trips.trip(connection, statements))  # pyright: ignore[reportPossiblyUnboundVariable]
     return _decoded(statements, _by_cursors(connection, statements))
 
 
 async def arun_together(connection: AsyncConnection, statements: Sequence[Statement[Any]]) -> list[Any]:
     """Run statements in one round trip, the later ones only if the earlier ones succeed; return the decoded answers."""
-    if trips.FAMILIAR and _at_once(connection):
+    if FAMILIAR and _at_once(connection):
         async with connection.lock:
-            return _decoded(statements, await connection.wait(trips.trip(connection, statements)))
+            return await connection.wait(trips.trip(connection, statements))  # pyright: ignore[reportPossiblyUnboundVariable]
     return _decoded(statements, await _aby_cursors(connection, statements))
 
 

@@ -11,18 +11,16 @@ from typing import Any
 
 import attrs
 import psycopg
-from psycopg import adapt, errors, generators
+from psycopg import adapt, generators
 from psycopg._preparing import Prepare, PrepareManager
 from psycopg._queries import PostgresQuery
 from psycopg.abc import PQGen, Transformer
-from psycopg.pq import ConnStatus, ExecStatus
+from psycopg.pq import ConnStatus
 from psycopg.pq.abc import PGconn, PGresult
 
 from provenance.drivers.connections import AnyConnection
-from provenance.statements import Row, Statement, text
-
-# With later ones the public interface is used, until somebody has looked at them.
-FAMILIAR = (3, 2) <= tuple(map(int, psycopg.__version__.split(".")[:2])) <= (3, 3)
+from provenance.drivers.messages import answers, check, error_in, in_one_message
+from provenance.statements import Statement, text
 
 
 @attrs.frozen
@@ -61,28 +59,6 @@ def _send(connection: AnyConnection, statement: Statement[Any], transformer: Tra
     return _Sent(query, prepare, name)
 
 
-def _error(connection: AnyConnection, results: Sequence[PGresult]) -> psycopg.Error | None:
-    for result in results:
-        if result.status == ExecStatus.FATAL_ERROR:
-            return errors.error_from_result(result, encoding=connection.info.encoding)
-    return None
-
-
-def _check(connection: AnyConnection, results: Sequence[PGresult]) -> None:
-    if (error := _error(connection, results)) is not None:
-        raise error
-
-
-def _in_one_message(
-    connection: AnyConnection, statements: Sequence[Statement[Any]], transformer: Transformer
-) -> PQGen[list[PGresult]]:
-    """Run statements without parameters by the simple protocol."""
-    connection.pgconn.send_query(b"; ".join(text(statement, transformer) for statement in statements))
-    results: list[PGresult] = yield from generators.execute(connection.pgconn)
-    _check(connection, results)
-    return results
-
-
 def _answers(connection: AnyConnection, sent: Sequence[_Sent]) -> PQGen[list[PGresult]]:
     """Wait for what the statements in the pipeline came to."""
     results: list[PGresult] = []
@@ -91,9 +67,9 @@ def _answers(connection: AnyConnection, sent: Sequence[_Sent]) -> PQGen[list[PGr
             results += yield from generators.fetch_many(connection.pgconn)
     except psycopg.Error as lost:
         # Why the server hung up says more than that it did. Of some reasons psycopg has no class for lost connections.
-        said = _error(connection, results)
+        said = error_in(connection, results)
         raise said if isinstance(said, psycopg.OperationalError) else lost from said
-    _check(connection, results)
+    check(connection, results)
     return results
 
 
@@ -103,20 +79,18 @@ def _end_pipeline(wire: PGconn) -> None:
         wire.exit_pipeline_mode()
 
 
-def _in_pipeline(
-    connection: AnyConnection, statements: Sequence[Statement[Any]], transformer: Transformer
-) -> PQGen[list[PGresult]]:
+def _in_pipeline(connection: AnyConnection, statements: Sequence[Statement[Any]]) -> PQGen[list[PGresult]]:
     """Run statements by the extended protocol. There is one Sync and no Flush: PgBouncer 1.18 cannot do with more."""
-    wire, cache = connection.pgconn, _cache(connection)
+    wire, cache, transformer = connection.pgconn, _cache(connection), adapt.Transformer(connection)
     wire.enter_pipeline_mode()
     try:
         sent = [_send(connection, statement, transformer) for statement in statements]
         wire.pipeline_sync()
         yield from generators.send(wire)
-        answers = iter((yield from _answers(connection, sent)))
+        found = iter((yield from _answers(connection, sent)))
     finally:
         _end_pipeline(wire)
-    results = [[next(answers) for _ in range(statement.results)][-1] for statement in sent]
+    results = [[next(found) for _ in range(statement.results)][-1] for statement in sent]
     for statement, result in zip(sent, results, strict=True):
         if statement.query is not None:
             key = cache.maybe_add_to_cache(statement.query, statement.prepare, statement.name)
@@ -125,25 +99,19 @@ def _in_pipeline(
     return results
 
 
-def _rows(result: PGresult, transformer: Transformer) -> list[Row]:
-    if result.status != ExecStatus.TUPLES_OK:
-        return []
-    transformer.set_pgresult(result)
-    return transformer.load_rows(0, result.ntuples, tuple)
-
-
-def trip(connection: AnyConnection, statements: Sequence[Statement[Any]]) -> PQGen[list[list[Row]]]:
-    """Run statements, the later ones only if the earlier ones succeed; return the rows of each.
+def trip(connection: AnyConnection, statements: Sequence[Statement[Any]]) -> PQGen[list[Any]]:
+    """Run statements, the later ones only if the earlier ones succeed; return the decoded answers.
 
     A generator for ``connection.wait()``, to be run with ``connection.lock``. The connection is in autocommit mode or in a
     transaction, so that psycopg owes no BEGIN, and not in pipeline mode.
     """
-    transformer = adapt.Transformer(connection)
     plain = all(statement.params is None for statement in statements)
-    results = yield from (_in_one_message if plain else _in_pipeline)(connection, statements, transformer)
+    results = yield from (in_one_message if plain else _in_pipeline)(connection, statements)
+    rolled_back = b"ROLLBACK" in [result.command_status for result in results]
     cache = _cache(connection)
-    if any(result.command_status == b"ROLLBACK" for result in results):
+    if rolled_back:
         # As after every rollback of psycopg's: what was prepared may be about objects that never were.
         cache.clear()
-    yield from cache.maintain_gen(connection)
-    return [_rows(result, transformer) for result in results]
+    if rolled_back or not plain:
+        yield from cache.maintain_gen(connection)
+    return answers(connection, statements, results)

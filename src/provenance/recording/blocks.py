@@ -16,7 +16,6 @@ from weakref import ReferenceType, WeakKeyDictionary
 
 import attrs
 from psycopg import IsolationLevel
-from psycopg.pq import TransactionStatus
 
 from provenance import drivers, ids
 from provenance.context import CurrentAction, RequestFrame
@@ -77,6 +76,8 @@ class Unit:
     ones, and failed ones without a savepoint, which are undone with the block around them."""
     settled: list[ActionRow] = attrs.field(factory=list[ActionRow])
     """Inner blocks whose outcome is final already: failed, or undone."""
+    owed: list[tuple[Block, ActionRow]] = attrs.field(factory=list["tuple[Block, ActionRow]"])
+    """Inner blocks that have finished without the server knowing it, in the order in which they were left."""
     in_doubt: list[ActionRow] = attrs.field(factory=list[ActionRow])
     """Inner blocks whose body ended the transaction around them."""
     open_blocks: list[Block] = attrs.field(factory=list["Block"])
@@ -86,7 +87,8 @@ class Unit:
     """The body ended the transaction: neither its work nor the client's picture of the connection can be relied on."""
 
     @property
-    def status(self) -> TransactionStatus:
+    def status(self) -> int:
+        """The state of its transaction, a ``TransactionStatus``."""
         return drivers.transaction_status(self.connection)
 
     @property
@@ -106,8 +108,36 @@ class Unit:
         while not self.meddled and self.standing and (self.standing[-1].ordinal or 0) > done:
             self.settled.append(_undone(self.standing.pop(), "a savepoint around the finished block was rolled back"))
 
+    def marked(self, block: Block) -> Block:
+        """Return the block that the settings name, as far as the server knows, when *block* is the innermost one open."""
+        left = next((block for block, _ in self.owed if block.marked), None)
+        return left or block.nearest_marked
+
+    def take_owed(self) -> list[ActionRow]:
+        """Return the rows of the blocks that the server need not be told of any more."""
+        rows = [row for _, row in self.owed]
+        self.owed.clear()
+        drivers.nothing_before_next(self.connection)
+        return rows
+
+    def finished(self, block: Block) -> tuple[ActionRow, ...]:
+        """Return the rows of the unit's outermost block and of those inside it, as they are when it commits.
+
+        What the server does not know of stands if the settings are those of the block that was left last.
+        """
+        fence = self.marked(block)
+        owed = self.take_owed()
+        rows = (
+            block.row(Status.COMPLETED, fence=fence.ref.id),
+            *self.standing,
+            *(attrs.evolve(row, ordinal=None) for row in owed),
+        )
+        self.standing.extend(owed)
+        return rows
+
     def drop_above(self, height: int) -> None:
         """Settle the blocks inside a block whose work is undone now."""
+        self.standing.extend(self.take_owed())
         while len(self.standing) > height:
             row = self.standing.pop()
             self.settled.append(
@@ -155,6 +185,7 @@ class Block(CurrentAction):
         "interruption",
         "key",
         "level",
+        "marked",
         "metadata",
         "owner",
         "parent_id",
@@ -224,6 +255,8 @@ class Block(CurrentAction):
         self.xid: str | None = None
         """The transaction, where its receipt may be somebody else's: of actions there is evidence of."""
         self.enclosing: Block | None = None
+        self.marked = True
+        """The settings of the transaction name it while it is the innermost one, and what it changes is stamped with it."""
         self.savepoint: UUID | None = None
         """What the savepoint around it is named after, where it has one."""
         self.before: Settings | None = None
@@ -272,6 +305,14 @@ class Block(CurrentAction):
         """Return what to store about an error of this block's."""
         return describe(error, self.host.redactor)
 
+    @property
+    def nearest_marked(self) -> Block:
+        """The block itself, or the nearest one around it that the settings name."""
+        block = self
+        while not block.marked and block.enclosing is not None:
+            block = block.enclosing
+        return block
+
     def close(self) -> None:
         """Note that the block has been left."""
         self.open = False
@@ -301,7 +342,7 @@ class Block(CurrentAction):
         return f"track_action({self.spec.action_type!r})"
 
     def row(
-        self, status: Status, failure: Failure | None = None, *, ordinal: int | None = None, fenced: bool = False
+        self, status: Status, failure: Failure | None = None, *, ordinal: int | None = None, fence: UUID | None = None
     ) -> ActionRow:
         """Return the block's row as of now."""
         elapsed_ns = time.monotonic_ns() - self.started_ns
@@ -328,7 +369,7 @@ class Block(CurrentAction):
             completed_at=(self.started_at + timedelta(microseconds=elapsed_ns // 1000)).isoformat(),
             duration_ms=elapsed_ns / 1_000_000,
             ordinal=ordinal,
-            fenced=fenced,
+            fence=fence,
             intended=self.intended,
         )
 

@@ -13,7 +13,7 @@ from provenance import drivers
 from provenance.drivers import AnyConnection
 from provenance.errors import MisusedAction, ProvenanceError, TrailUnavailable, WrongColour
 from provenance.models import Status
-from provenance.recording import keys
+from provenance.recording import keys, owed
 from provenance.recording.blocks import Block, Colour, Unit, owner_here, units
 from provenance.recording.steps import Checkout, CheckSchema, Giveback, Intend, Journal, Run, Steps
 from provenance.statements import Statement, intents
@@ -72,7 +72,9 @@ def refuse_open_unit(connection: AnyConnection) -> None:
         )
 
 
-def enter(block: Block, *, connection: AnyConnection | None, transaction: bool, savepoint: bool) -> Steps[None]:
+def enter(
+    block: Block, *, connection: AnyConnection | None, transaction: bool, savepoint: bool, stamp: bool
+) -> Steps[None]:
     """Open the block: nothing of the body has run yet, so whatever fails here has changed nothing.
 
     Raises:
@@ -89,7 +91,7 @@ def enter(block: Block, *, connection: AnyConnection | None, transaction: bool, 
     if not transaction:
         yield from _enter_detached(block)
     elif block.enclosing is not None:
-        yield from _enter_nested(block, block.enclosing, savepoint=savepoint)
+        yield from _enter_nested(block, block.enclosing, savepoint=savepoint, stamp=stamp)
     elif connection is None:
         yield from _enter_pooled(block)
     elif connection.autocommit and drivers.transaction_status(connection) == TransactionStatus.IDLE:
@@ -236,25 +238,26 @@ def _refuse(block: Block, error: BaseException) -> None:
         ) from error
 
 
-def _back_out(block: Block, connection: AnyConnection) -> Steps[None]:
-    """Leave the connection as it was after entering was interrupted, which may have been before or after its statements."""
+def _back_out(block: Block, connection: AnyConnection) -> Steps[bool]:
+    """Leave the connection as it was after entering was interrupted; return whether its statements may have been run."""
     status = drivers.transaction_status(connection)
     if status == TransactionStatus.INERROR and block.savepoint is not None:
         yield Run(connection, (statements.rollback_to(block.savepoint),), insist=True)
     if status != TransactionStatus.INTRANS:
-        return
+        return True
     settings: Settings
     (settings,) = yield Run(connection, (statements.READ_SETTINGS,), insist=True)
     if settings.block != block.ref:
-        return
+        return False
     if block.savepoint is not None:
         yield Run(connection, (statements.rollback_to(block.savepoint),), insist=True)
-        return
+        return True
     assert block.enclosing is not None  # noqa: S101 - only an inner block may do without a savepoint
-    yield Run(connection, _current(block.enclosing), insist=True)
+    yield Run(connection, _current(block.enclosing.nearest_marked), insist=True)
+    return True
 
 
-def _enter_nested(block: Block, enclosing: Block, *, savepoint: bool) -> Steps[None]:
+def _enter_nested(block: Block, enclosing: Block, *, savepoint: bool, stamp: bool) -> Steps[None]:
     unit = enclosing.unit
     assert unit is not None  # noqa: S101 - enclosing_block() returns blocks with a unit only
     if unit.meddled or unit.status != TransactionStatus.INTRANS:
@@ -262,23 +265,47 @@ def _enter_nested(block: Block, enclosing: Block, *, savepoint: bool) -> Steps[N
             f"{block.label}: the transaction of the enclosing {enclosing.label} is not usable any more: an error aborted "
             "it or the body ended it; let the enclosing block end first"
         )
-    opening = [statements.READ_SETTINGS, *_current(block), *_last_words(block, joined=unit.joined)]
+    last_words = _last_words(block, joined=unit.joined)
+    if not stamp and not last_words:
+        # Nothing of it concerns the server.
+        block.unit, block.marked, block.height = unit, False, len(unit.standing)
+        unit.open_blocks.append(block)
+        return
+    if last_words:
+        # They may fail, and what the settings were before would not be known.
+        yield from owed.tell(unit)
+    drivers.nothing_before_next(unit.connection)
+    opening = [statements.READ_SETTINGS, *owed.words(unit)]
     if savepoint:
         block.savepoint = block.ref.id
-        opening.insert(1, statements.savepoint(block.savepoint))
+        opening.append(statements.savepoint(block.savepoint))
+    opening += [*_current(block), *last_words]
     try:
         answers = yield Run(unit.connection, tuple(opening))
-        settings: Settings = answers[0]
-        if settings.block is not None:
-            unit.drop_undone(settings.done)
-            yield from _begun(block, answers, joined=unit.joined, standing=unit.standing)
     except BaseException as error:
-        with suppress(psycopg.Error):
-            yield from _back_out(block, unit.connection)
-        _refuse(block, error)
+        yield from _not_entered(block, unit, error)
         raise
-    if settings.block is None:
+    settings: Settings = answers[0]
+    if settings.block is None and not unit.owed:
         unit.meddle(enclosing, f"the body of {enclosing.label} ended its transaction and began another")
         raise MisusedAction(f"{block.label}: {enclosing.doomed}; let the enclosing block end first")
-    block.unit, block.before, block.height = unit, settings, len(unit.standing)
+    before = owed.told(unit, settings)
+    try:
+        yield from _begun(block, answers, joined=unit.joined, standing=unit.standing)
+    except BaseException as error:
+        yield from _not_entered(block, unit, error)
+        raise
+    block.unit, block.before, block.height = unit, before, len(unit.standing)
     unit.open_blocks.append(block)
+
+
+def _not_entered(block: Block, unit: Unit, error: BaseException) -> Steps[None]:
+    """Leave the transaction as it was."""
+    applied = True
+    with suppress(psycopg.Error):
+        applied = yield from _back_out(block, unit.connection)
+    if unit.owed and applied:
+        owed.not_told(unit, error)
+    elif unit.owed:
+        owed.tell_before_next(unit)
+    _refuse(block, error)

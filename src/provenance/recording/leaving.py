@@ -17,6 +17,7 @@ from provenance.errors import NotCommitted
 from provenance.failures import Failure
 from provenance.models import Status
 from provenance.recording.blocks import Block, Unit
+from provenance.recording.owed import ENDED, owe, restored
 from provenance.recording.steps import Forget, Giveback, Journal, JournalDoubt, Quiesce, Run, Settle, Steps
 from provenance.statements import Statement, intents
 from provenance.statements import recording as statements
@@ -29,8 +30,6 @@ T = TypeVar("T")
 # Numbers of finished inner blocks. One counter for the process, so that they grow along any one transaction, even over
 # several units in it.
 _ordinals = itertools.count(1)
-
-_ENDED = "the block ended its own transaction; what became of its work cannot be known"
 
 
 def leave(block: Block, error: BaseException | None) -> Steps[None]:
@@ -157,7 +156,7 @@ def _leave_own(block: Block, unit: Unit, verdict: _Verdict) -> Steps[None]:
 
 def _raise_refusal(block: Block, verdict: _Verdict, *, ended: bool) -> None:
     if ended and not verdict.raised:
-        raise NotCommitted(f"{block.label}: {_ENDED}; let the block commit, or raise to roll back")
+        raise NotCommitted(f"{block.label}: {ENDED}; let the block commit, or raise to roll back")
     if verdict.refusal is not None:
         raise verdict.refusal
 
@@ -203,12 +202,13 @@ def _attempt(unit: Unit, statement: Statement[T]) -> Steps[T | None]:
 
 def _record_failure(block: Block, unit: Unit, failure: Failure | None, *, ended: bool) -> Steps[None]:
     unit.meddled = ended
+    unit.standing.extend(unit.take_owed())
     if ended:
         doubt = failure.error_message if failure else None
         reason = Failure(
-            error_type=None, error_code=None, error_message=_ENDED + (f"; it then failed: {doubt}" if doubt else "")
+            error_type=None, error_code=None, error_message=ENDED + (f"; it then failed: {doubt}" if doubt else "")
         )
-        standing = [attrs.evolve(row, error_message=_ENDED) for row in unit.standing]
+        standing = [attrs.evolve(row, error_message=ENDED) for row in unit.standing]
         unit.standing.clear()
         yield from _write(unit, unit.take_settled())
         yield JournalDoubt((block.row(Status.PENDING, reason), *standing, *unit.in_doubt))
@@ -249,8 +249,7 @@ def _forget_later(evidence: list[UUID], answers: list[Any]) -> Steps[None]:
 
 
 def _commit(block: Block, unit: Unit) -> Steps[None]:
-    row = block.row(Status.COMPLETED, fenced=True)
-    rows = (row, *unit.standing, *unit.settled)
+    rows = (*unit.finished(block), *unit.settled)
     evidence = intents.intended(rows)
     try:
         # COMMIT of an aborted transaction returns normally, with the tag ROLLBACK. It cannot be reached here: the INSERT
@@ -264,9 +263,13 @@ def _commit(block: Block, unit: Unit) -> Steps[None]:
         yield from _forget_later(evidence, answers)
 
 
+def _null(error: BaseException) -> str | None:
+    return error.diag.column_name if isinstance(error, psycopg.errors.NotNullViolation) else None
+
+
 def _fence_down(error: BaseException) -> bool:
     """Whether the INSERT found itself in another transaction than the one the block opened."""
-    return isinstance(error, psycopg.errors.NotNullViolation) and error.diag.column_name == "id"
+    return _null(error) == "id"
 
 
 def _not_acknowledged(block: Block, unit: Unit, error: BaseException) -> Steps[None]:
@@ -277,7 +280,7 @@ def _not_acknowledged(block: Block, unit: Unit, error: BaseException) -> Steps[N
         yield from _attempt(unit, statements.ROLLBACK)
         yield from _record_failure(block, unit, failure, ended=_fence_down(error))
         if _fence_down(error):
-            raise NotCommitted(f"{block.label}: {_ENDED}; let the block commit, or raise to roll back") from error
+            raise NotCommitted(f"{block.label}: {ENDED}; let the block commit, or raise to roll back") from error
         raise _unwritten(block, error) if isinstance(error, psycopg.Error) else error
     if unit.status == TransactionStatus.IDLE and isinstance(error, psycopg.Error) and error.sqlstate is not None:
         # The server answered COMMIT with an error: a deferred constraint, a serialization failure.
@@ -294,6 +297,8 @@ def _unwritten(block: Block, error: psycopg.Error) -> Exception:
     reason = block.described(error).error_message
     if _fence_down(error):
         reason = "the settings that mark the block were reset inside it"
+    elif _null(error) == "root_id":
+        reason = "the body of an inner block rolled back to a savepoint from before that block"
     if isinstance(error, psycopg.errors.UniqueViolation) and error.diag.schema_name == "provenance":
         # The primary key is the fence: of several that work on the same action one can commit.
         reason = f"action {block.ref.id} has been given an outcome elsewhere"
@@ -331,14 +336,14 @@ def _settle(block: Block, unit: Unit, error: BaseException, failure: Failure) ->
 def _leave_joined(block: Block, unit: Unit, verdict: _Verdict) -> Steps[None]:
     assert block.savepoint is not None  # noqa: S101 - a joined block always has one
     if verdict.failure is None:
-        rows = (block.row(Status.COMPLETED, fenced=True), *unit.standing)
+        rows = unit.finished(block)
         declared = intents.intended(rows)
         closing = (
             statements.insert(rows),
             *intents.close_blocks(declared),
             # Comes back should the caller roll back. At the stricter levels it stays until it is recovered.
             *intents.forget_all(declared),
-            *_restored(block),
+            *restored(block),
             # Last: whatever of this fails or is interrupted before, there is a savepoint to go back to.
             statements.release(block.savepoint),
         )
@@ -371,14 +376,6 @@ def _was_finished(block: Block, unit: Unit) -> Steps[bool]:
     settings = yield from _attempt(unit, statements.READ_SETTINGS)
     status = yield from _attempt(unit, statements.outcome(block.ref.id))
     return settings is not None and settings.block != block.ref and status == Status.COMPLETED
-
-
-def _restored(block: Block) -> tuple[Statement[None], Statement[None]]:
-    """Return the statements that put the settings back as they were when the block was entered."""
-    before = block.before
-    return statements.set_action(before.action_id if before else None), statements.set_block(
-        before.block if before else None, before.tenant_id if before else ""
-    )
 
 
 def _journal(rows: tuple[ActionRow, ...]) -> Steps[None]:
@@ -417,20 +414,19 @@ def _undo_savepoint(block: Block, unit: Unit) -> Steps[bool]:
 
 def _leave_nested(block: Block, enclosing: Block, unit: Unit, verdict: _Verdict) -> Steps[None]:
     if verdict.failure is None:
-        refusal = yield from _finish_nested(block, enclosing, unit)
-        if refusal is None:
-            return
-        verdict = _Verdict(failure=block.described(refusal), refusal=refusal)
+        _finish_nested(block, enclosing, unit)
+        return
+    unit.standing.extend(unit.take_owed())
     row = block.row(Status.FAILED, verdict.failure)
     if block.savepoint is None:
         # Its work cannot be undone alone.
         enclosing.doomed = f"{block.label} failed inside {enclosing.label} and has no savepoint to go back to"
-        if unit.status == TransactionStatus.INTRANS:
-            yield Run(unit.connection, _restored(block), insist=True)
+        if block.marked and unit.status == TransactionStatus.INTRANS:
+            yield Run(unit.connection, restored(block), insist=True)
         unit.standing.append(row)
     elif (yield from _undo_savepoint(block, unit)):
         unit.meddle(enclosing, f"{block.label} inside {enclosing.label} ended the transaction around it")
-        unit.in_doubt.append(attrs.evolve(row, error_message=_ENDED))
+        unit.in_doubt.append(attrs.evolve(row, error_message=ENDED))
     else:
         unit.drop_above(block.height)
         unit.settled.append(row)
@@ -441,31 +437,11 @@ def _leave_nested(block: Block, enclosing: Block, unit: Unit, verdict: _Verdict)
         raise verdict.refusal
 
 
-def _finish_nested(block: Block, enclosing: Block, unit: Unit) -> Steps[NotCommitted | None]:
-    """Note that an inner block has finished; return why it cannot count as finished, if so."""
-    ordinal = next(_ordinals)
-    closing = [statements.READ_SETTINGS, *_restored(block), statements.set_done(ordinal)]
-    if block.savepoint is not None:
-        closing.insert(1, statements.release(block.savepoint))
-    try:
-        settings: Settings
-        settings, *_ = yield Run(unit.connection, tuple(closing))
-    except psycopg.Error as error:
-        refusal = NotCommitted(f"{block.label}: the savepoint around the block is gone: its body ended the transaction")
-        refusal.__cause__ = error
-        return refusal
-    except BaseException as interruption:
-        # Ctrl-C or a cancelled task: whether the block counts as finished is not known, so it must not.
-        enclosing.doomed = f"{block.label} inside {enclosing.label} was interrupted at its end"
-        unit.standing.append(block.row(Status.FAILED, block.described(interruption)))
-        raise
-    if settings.block is None:
-        # A block without savepoint notices only here that its body ended the transaction.
-        unit.meddle(enclosing, f"{block.label} inside {enclosing.label} ended the transaction around it")
-        unit.in_doubt.append(block.row(Status.PENDING, Failure(error_type=None, error_code=None, error_message=_ENDED)))
-        raise NotCommitted(f"{block.label}: {_ENDED}")
-    unit.drop_undone(settings.done)
-    if settings.block != block.ref:
-        return NotCommitted(f"{block.label}: its body rolled back to a savepoint from before the block")
-    unit.standing.append(block.row(Status.COMPLETED, ordinal=ordinal))
-    return None
+def _finish_nested(block: Block, enclosing: Block, unit: Unit) -> None:
+    """Note that an inner block has finished; the server is told when it must know."""
+    if unit.status == TransactionStatus.INTRANS:
+        owe(unit, block, block.row(Status.COMPLETED, ordinal=next(_ordinals)))
+        return
+    unit.meddle(enclosing, f"{block.label} inside {enclosing.label} ended the transaction around it")
+    unit.in_doubt.append(block.row(Status.PENDING, Failure(error_type=None, error_code=None, error_message=ENDED)))
+    raise NotCommitted(f"{block.label}: {ENDED}")

@@ -53,4 +53,4 @@ def text(statement: Statement[Any], context: AdaptContext) -> bytes:
 
 def command(query: LiteralString | bytes | sql.Composed) -> Statement[None]:
     """Return a statement without parameters and without an answer: transaction control, settings."""
-    return Statement(query, None, nothing)
+    return Statement(query.encode() if isinstance(query, str) else query, None, nothing)

@@ -123,6 +123,9 @@ class track_action:
             joined and never committed or rolled back here; an idle one in autocommit mode gets a transaction.
         transaction: ``False`` for work outside Postgres: no connection is held, and the row is written at the end.
         savepoint: ``False`` makes an inner block do without: then its failure dooms the enclosing block.
+        stamp: ``False`` makes an inner block do without a round trip of its own: what it changes is stamped and captured as
+            the enclosing action's, and its failure dooms the enclosing block. Of no effect together with an idempotency key
+            or ``durability="intent"``.
         durability: ``"intent"`` makes durable that the action is begun before its body runs, at the cost of a small
             transaction of its own: whatever then ends the process, ``provenance recover`` finds out what became of the
             action. With ``"atomic"`` an action is known of once its outcome is recorded. Left out, it is as the trail says.
@@ -164,6 +167,7 @@ class track_action:
         connection: AnyConnection | None = None,
         transaction: bool = True,
         savepoint: bool = True,
+        stamp: bool = True,
         durability: Durability | None = None,
         idempotency_key: Identifier | None = None,
     ) -> None:
@@ -188,6 +192,7 @@ class track_action:
         self._connection = connection
         self._transaction = transaction
         self._savepoint = savepoint
+        self._stamp = stamp
         self._durability = durability
         self._key = identifier(idempotency_key, "idempotency_key")
         self._intent: Intent | None = None
@@ -279,7 +284,11 @@ class track_action:
 
     def _enter(self, block: Block) -> Steps[None]:
         return recording.enter(
-            block, connection=self._connection, transaction=self._transaction, savepoint=self._savepoint
+            block,
+            connection=self._connection,
+            transaction=self._transaction,
+            savepoint=self._savepoint,
+            stamp=self._stamp,
         )
 
     def _forget(self) -> None:

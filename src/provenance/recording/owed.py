@@ -1,0 +1,144 @@
+"""Inner blocks that were left and that the server has not been told of yet.
+
+That an inner block has finished changes one thing in the database: which action the work after it belongs to. So it is told
+when there is such work. The next inner block tells it along with its own beginning; any other statement on the connection is
+preceded by it; and when the block around ends, it is enough to know that nothing came in between.
+"""
+
+from __future__ import annotations
+
+from functools import partial
+from typing import Any
+
+import attrs
+import psycopg
+from psycopg.abc import PQGen
+
+from provenance import drivers
+from provenance.errors import NotCommitted
+from provenance.models import Status
+from provenance.recording.blocks import Block, Unit
+from provenance.recording.steps import Run, Steps
+from provenance.statements import Statement
+from provenance.statements import recording as statements
+from provenance.statements.recording import ActionRow, Settings
+
+ENDED = "the block ended its own transaction; what became of its work cannot be known"
+
+# There is no savepoint of that name, or no transaction.
+_GONE = (psycopg.errors.InvalidSavepointSpecification, psycopg.errors.NoActiveSqlTransaction)
+
+
+def owe(unit: Unit, block: Block, row: ActionRow) -> None:
+    """Note that an inner block has finished; it is told before anything else is done on the connection."""
+    unit.owed.append((block, row))
+    tell_before_next(unit)
+
+
+def tell_before_next(unit: Unit) -> None:
+    """Have what is owed told before anything else is done on the connection for which it makes a difference.
+
+    Whose work it is makes none after blocks that are not marked; a savepoint that is rolled back does.
+    """
+    marked = any(block.marked for block, _ in unit.owed)
+    drivers.before_next(unit.connection, partial(_telling, unit), unless=None if marked else drivers.undoes_nothing)
+
+
+def restored(block: Block) -> tuple[Statement[None], Statement[None]]:
+    """Return the statements that put the settings back as they were when the block was entered."""
+    before = block.before
+    return statements.set_action(before.action_id if before else None), statements.set_block(
+        before.block if before else None, before.tenant_id if before else ""
+    )
+
+
+def words(unit: Unit) -> tuple[Statement[Any], ...]:
+    """Return the statements that tell what is owed, to be run right after the settings have been read."""
+    if not unit.owed:
+        return ()
+    _, last = unit.owed[-1]
+    marked = [block for block, _ in unit.owed if block.marked]
+    # With a savepoint go those inside it.
+    savepoints = [block.savepoint for block in marked if block.savepoint is not None]
+    releasing = (statements.release(savepoints[-1]),) if savepoints else ()
+    return *releasing, *(restored(marked[-1]) if marked else ()), statements.set_done(last.ordinal or 0)
+
+
+def tell(unit: Unit) -> Steps[None]:
+    """Tell what is owed.
+
+    Raises:
+        NotCommitted: it turns out that the body of one of the blocks ended the transaction.
+    """
+    if not unit.owed:
+        return
+    drivers.nothing_before_next(unit.connection)
+    try:
+        settings, *_ = yield Run(unit.connection, (statements.READ_SETTINGS, *words(unit)))
+    except BaseException as error:
+        not_told(unit, error)
+        raise
+    told(unit, settings)
+
+
+def _telling(unit: Unit) -> PQGen[None]:
+    try:
+        settings, *_ = yield from drivers.message(unit.connection, (statements.READ_SETTINGS, *words(unit)))
+    except BaseException as error:
+        not_told(unit, error)
+        raise
+    told(unit, settings)
+
+
+def told(unit: Unit, settings: Settings) -> Settings:
+    """Take note of what the server said just before it was told, and return what holds since then.
+
+    Raises:
+        NotCommitted: it turns out that the body of one of the blocks ended the transaction, or undid the block's beginning.
+    """
+    if not unit.owed:
+        unit.drop_undone(settings.done)
+        return settings
+    innermost, _ = unit.owed[0]
+    if settings.block is None:
+        # Without a savepoint that would be missed.
+        raise _meddled(unit)
+    inside, enclosing = unit.marked(innermost), _enclosing(unit)
+    before = [block.before for block, _ in unit.owed if block.before is not None]
+    owed = unit.take_owed()
+    unit.drop_undone(settings.done)
+    unit.standing.extend(owed)
+    if settings.block != inside.ref:
+        enclosing.doomed = f"the body of {inside.label} rolled back to a savepoint from before the block"
+        raise NotCommitted(f"{inside.label}: its body rolled back to a savepoint from before the block")
+    return attrs.evolve(before[-1] if before else settings, done=owed[-1].ordinal or 0)
+
+
+def not_told(unit: Unit, error: BaseException) -> None:
+    """See to it that the block around cannot succeed: it is not known whether the server has been told.
+
+    Raises:
+        NotCommitted: it is known that the body of one of the blocks ended the transaction.
+    """
+    if isinstance(error, _GONE):
+        raise _meddled(unit) from error
+    innermost, _ = unit.owed[0]
+    enclosing = _enclosing(unit)
+    enclosing.doomed = f"{innermost.label} inside {enclosing.label} was interrupted at its end"
+    unit.standing.extend(unit.take_owed())
+
+
+def _enclosing(unit: Unit) -> Block:
+    enclosing = unit.owed[-1][0].enclosing
+    assert enclosing is not None  # noqa: S101 - only inner blocks owe anything
+    return enclosing
+
+
+def _meddled(unit: Unit) -> NotCommitted:
+    innermost, _ = unit.owed[0]
+    enclosing = _enclosing(unit)
+    unit.meddle(enclosing, f"{innermost.label} inside {enclosing.label} ended the transaction around it")
+    unit.in_doubt += [
+        attrs.evolve(row, status=Status.PENDING, ordinal=None, error_message=ENDED) for row in unit.take_owed()
+    ]
+    return NotCommitted(f"{innermost.label}: {ENDED}")
