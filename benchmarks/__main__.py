@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from datetime import UTC, datetime
 from typing import TextIO
 
@@ -10,7 +10,7 @@ import attrs
 import click
 
 from benchmarks import capture, geography, middleware, writes
-from benchmarks.measuring import Comparison
+from benchmarks.measuring import Result
 from benchmarks.places import PLACES
 from benchmarks.report import report
 from benchmarks.server import facts, new_database, running_server
@@ -27,7 +27,7 @@ class Options:
     places: tuple[str, ...]
 
 
-WORKLOADS: dict[str, Callable[[Options], list[Comparison]]] = {
+WORKLOADS: dict[str, Callable[[Options], Sequence[Result]]] = {
     "writes": lambda wanted: writes.run(wanted.rounds, wanted.places),
     "middleware": lambda wanted: middleware.run(wanted.rounds),
     "capture": lambda wanted: capture.run(new_database(wanted.server, "capture"), wanted.rounds),
@@ -62,7 +62,7 @@ def main(
 
     A WORKLOAD is one of those that benchmarks/__main__.py lists; all of them when none is named.
     """
-    results: dict[str, list[Comparison]] = {}
+    results: dict[str, Sequence[Result]] = {}
     with running_server() as server:
         known = {"Date": f"{datetime.now(UTC):%Y-%m-%d %H:%M} UTC", **facts(server), "Rounds": f"{rounds:,}"}
         wanted = Options(server, rounds, cities, places or tuple(PLACES))
