@@ -9,7 +9,7 @@ from typing import TextIO
 import attrs
 import click
 
-from benchmarks import capture, geography, middleware, writes
+from benchmarks import capture, geography, middleware, reads, writes
 from benchmarks.measuring import Result
 from benchmarks.places import PLACES
 from benchmarks.report import report
@@ -25,6 +25,7 @@ class Options:
     rounds: int
     cities: int | None
     places: tuple[str, ...]
+    actions: tuple[int, ...]
 
 
 WORKLOADS: dict[str, Callable[[Options], Sequence[Result]]] = {
@@ -34,6 +35,7 @@ WORKLOADS: dict[str, Callable[[Options], Sequence[Result]]] = {
     "geography": lambda wanted: geography.run(
         new_database(wanted.server, "geography"), wanted.rounds, cities=wanted.cities
     ),
+    "reads": lambda wanted: reads.run(wanted.rounds, wanted.actions),
 }
 """What can be measured."""
 
@@ -50,13 +52,27 @@ WORKLOADS: dict[str, Callable[[Options], Sequence[Result]]] = {
 )
 @click.option("--cities", type=click.IntRange(min=1), help="How many of them geography covers; all when left out.")
 @click.option(
+    "--actions",
+    type=click.IntRange(min=2_000),
+    multiple=True,
+    default=[10_000, 100_000, 1_000_000, 10_000_000],
+    show_default=True,
+    help="How many actions there are in a trail that is read. Can be given several times.",
+)
+@click.option(
     "--output",
     type=click.File("w", encoding="utf-8", lazy=True),
     metavar="FILE.md",
     help="Write the report there, too.",
 )
 def main(
-    *, workloads: tuple[str, ...], rounds: int, places: tuple[str, ...], cities: int | None, output: TextIO | None
+    *,
+    workloads: tuple[str, ...],
+    rounds: int,
+    places: tuple[str, ...],
+    cities: int | None,
+    actions: tuple[int, ...],
+    output: TextIO | None,
 ) -> None:
     """Measure what provenance costs, and print a report in Markdown.
 
@@ -65,7 +81,7 @@ def main(
     results: dict[str, Sequence[Result]] = {}
     with running_server() as server:
         known = {"Date": f"{datetime.now(UTC):%Y-%m-%d %H:%M} UTC", **facts(server), "Rounds": f"{rounds:,}"}
-        wanted = Options(server, rounds, cities, places or tuple(PLACES))
+        wanted = Options(server, rounds, cities, places or tuple(PLACES), actions)
         # Named twice is measured once.
         for name in dict.fromkeys(workloads or WORKLOADS):
             click.echo(f"measuring {name} ...", err=True)
