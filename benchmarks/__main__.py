@@ -9,7 +9,7 @@ from typing import TextIO
 import attrs
 import click
 
-from benchmarks import capture, geography, middleware, reads, writes
+from benchmarks import capture, geography, ingest, middleware, reads, storage, writes
 from benchmarks.measuring import Result
 from benchmarks.places import PLACES
 from benchmarks.report import report
@@ -27,6 +27,10 @@ class Options:
     places: tuple[str, ...]
     actions: tuple[int, ...]
 
+    def most_actions(self, limit: int) -> int:
+        """Return how many actions a workload is measured on that is measured on one trail."""
+        return min(limit, max(self.actions))
+
 
 WORKLOADS: dict[str, Callable[[Options], Sequence[Result]]] = {
     "writes": lambda wanted: writes.run(wanted.rounds, wanted.places),
@@ -36,6 +40,8 @@ WORKLOADS: dict[str, Callable[[Options], Sequence[Result]]] = {
         new_database(wanted.server, "geography"), wanted.rounds, cities=wanted.cities
     ),
     "reads": lambda wanted: reads.run(wanted.rounds, wanted.actions),
+    "storage": lambda wanted: storage.run(wanted.rounds, wanted.most_actions(3_000_000)),
+    "ingest": lambda wanted: ingest.run(wanted.rounds, wanted.most_actions(2_000_000)),
 }
 """What can be measured."""
 
@@ -57,7 +63,8 @@ WORKLOADS: dict[str, Callable[[Options], Sequence[Result]]] = {
     multiple=True,
     default=[10_000, 100_000, 1_000_000, 10_000_000],
     show_default=True,
-    help="How many actions there are in a trail that is read. Can be given several times.",
+    help="How many actions there are in a trail that is read. Can be given several times. Storage and ingest are measured "
+    "on three and two millions, or on the most of these.",
 )
 @click.option(
     "--output",

@@ -17,3 +17,5 @@ def test_every_workload_ends_in_a_report() -> None:
     assert "| backfill | 2 |" in done.stdout
     # What it costs to be read grows with the trail.
     assert "| Variant | 2,000 actions: p50 / p99, ms |" in done.stdout
+    # A row that is written once and never changed leaves nothing behind.
+    assert "| Dead rows per action | tracked: at most 0 rows | 0 | met |" in done.stdout
