@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from datetime import UTC, datetime
 from typing import TextIO
 
 import attrs
 import click
 
-from benchmarks import capture, geography, middleware, writes
-from benchmarks.measuring import Comparison
+from benchmarks import capture, geography, ingest, middleware, reads, storage, writes
+from benchmarks.measuring import Result
 from benchmarks.places import PLACES
 from benchmarks.report import report
 from benchmarks.server import facts, new_database, running_server
@@ -25,15 +25,23 @@ class Options:
     rounds: int
     cities: int | None
     places: tuple[str, ...]
+    actions: tuple[int, ...]
+
+    def most_actions(self, limit: int) -> int:
+        """Return how many actions a workload is measured on that is measured on one trail."""
+        return min(limit, max(self.actions))
 
 
-WORKLOADS: dict[str, Callable[[Options], list[Comparison]]] = {
+WORKLOADS: dict[str, Callable[[Options], Sequence[Result]]] = {
     "writes": lambda wanted: writes.run(wanted.rounds, wanted.places),
     "middleware": lambda wanted: middleware.run(wanted.rounds),
     "capture": lambda wanted: capture.run(new_database(wanted.server, "capture"), wanted.rounds),
     "geography": lambda wanted: geography.run(
         new_database(wanted.server, "geography"), wanted.rounds, cities=wanted.cities
     ),
+    "reads": lambda wanted: reads.run(wanted.rounds, wanted.actions),
+    "storage": lambda wanted: storage.run(wanted.rounds, wanted.most_actions(3_000_000)),
+    "ingest": lambda wanted: ingest.run(wanted.rounds, wanted.most_actions(2_000_000)),
 }
 """What can be measured."""
 
@@ -50,22 +58,37 @@ WORKLOADS: dict[str, Callable[[Options], list[Comparison]]] = {
 )
 @click.option("--cities", type=click.IntRange(min=1), help="How many of them geography covers; all when left out.")
 @click.option(
+    "--actions",
+    type=click.IntRange(min=2_000),
+    multiple=True,
+    default=[10_000, 100_000, 1_000_000, 10_000_000],
+    show_default=True,
+    help="How many actions there are in a trail that is read. Can be given several times. Storage and ingest are measured "
+    "on three and two millions, or on the most of these.",
+)
+@click.option(
     "--output",
     type=click.File("w", encoding="utf-8", lazy=True),
     metavar="FILE.md",
     help="Write the report there, too.",
 )
 def main(
-    *, workloads: tuple[str, ...], rounds: int, places: tuple[str, ...], cities: int | None, output: TextIO | None
+    *,
+    workloads: tuple[str, ...],
+    rounds: int,
+    places: tuple[str, ...],
+    cities: int | None,
+    actions: tuple[int, ...],
+    output: TextIO | None,
 ) -> None:
     """Measure what provenance costs, and print a report in Markdown.
 
     A WORKLOAD is one of those that benchmarks/__main__.py lists; all of them when none is named.
     """
-    results: dict[str, list[Comparison]] = {}
+    results: dict[str, Sequence[Result]] = {}
     with running_server() as server:
         known = {"Date": f"{datetime.now(UTC):%Y-%m-%d %H:%M} UTC", **facts(server), "Rounds": f"{rounds:,}"}
-        wanted = Options(server, rounds, cities, places or tuple(PLACES))
+        wanted = Options(server, rounds, cities, places or tuple(PLACES), actions)
         # Named twice is measured once.
         for name in dict.fromkeys(workloads or WORKLOADS):
             click.echo(f"measuring {name} ...", err=True)

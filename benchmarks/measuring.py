@@ -34,8 +34,28 @@ class Summary:
 
 
 def summary(samples: Sequence[float]) -> Summary:
-    """Return the quartiles of at least two samples."""
-    return Summary(*statistics.quantiles(samples, n=4, method="inclusive"))
+    """Return the quartiles of samples."""
+    return Summary(percentile(samples, 25), percentile(samples, 50), percentile(samples, 75))
+
+
+def percentile(samples: Sequence[float], percent: int) -> float:
+    """Return the value that so many of a hundred samples do not exceed."""
+    # There is nothing between the samples where there is only one, as of what never varies.
+    return statistics.quantiles(samples, n=100, method="inclusive")[percent - 1] if len(samples) > 1 else samples[0]
+
+
+@attrs.frozen(kw_only=True)
+class Judgement:
+    """How a goal was kept."""
+
+    wanted: str
+    found: float
+    at_most: float
+
+    @property
+    def met(self) -> bool:
+        """Whether it was kept. What is judged is what was measured, and not what is left of it in print."""
+        return self.found <= self.at_most
 
 
 @attrs.frozen(kw_only=True)
@@ -64,6 +84,12 @@ class Comparison:
         """Return by how much the median of a variant is above that of the baseline, in the unit."""
         return self.median(variant) - self.median(self.baseline)
 
+    def judgements(self) -> list[Judgement]:
+        """Return how the goals were kept."""
+        return [
+            Judgement(wanted=goal.wanted(self), found=goal.found(self), at_most=goal.at_most) for goal in self.goals
+        ]
+
 
 @attrs.frozen
 class Goal(ABC):
@@ -79,10 +105,6 @@ class Goal(ABC):
     @abstractmethod
     def found(self, comparison: Comparison) -> float:
         """Return what was measured of it."""
-
-    def met(self, comparison: Comparison) -> bool:
-        """Return whether it was kept to. What is judged is what was measured, and not what is left of it in print."""
-        return self.found(comparison) <= self.at_most
 
 
 @attrs.frozen
@@ -129,3 +151,64 @@ class Within(Goal):
 
     def found(self, comparison: Comparison) -> float:
         return comparison.median(self.variant)
+
+
+@attrs.frozen
+class Percentile(Goal):
+    """What most of the samples of a variant keep to, in the unit."""
+
+    percent: int
+
+    def wanted(self, comparison: Comparison) -> str:
+        return f"{self.variant}: {self.percent} of 100 within {self.at_most:,.6g} {comparison.unit}"
+
+    def found(self, comparison: Comparison) -> float:
+        return percentile(comparison.samples[self.variant], self.percent)
+
+
+@attrs.frozen(kw_only=True)
+class Curves:
+    """The samples of some variants at several sizes of what they work on."""
+
+    title: str
+    method: str
+    unit: str
+    digits: int
+    sizes_of: str
+    """What the sizes count."""
+    samples: Mapping[str, Mapping[int, Sequence[float]]]
+    """Of each variant, at each size."""
+    goals: Sequence[Growth] = ()
+
+    def at(self, variant: str, size: int, percent: int) -> float:
+        """Return a point of the curve that is drawn through what so many of a hundred samples do not exceed."""
+        return percentile(self.samples[variant][size], percent)
+
+    def judgements(self) -> list[Judgement]:
+        """Return how the goals were kept."""
+        return [
+            Judgement(wanted=goal.wanted(self), found=goal.found(self), at_most=goal.at_most) for goal in self.goals
+        ]
+
+
+@attrs.frozen
+class Growth:
+    """How many times the median of a variant at one size that at another size is."""
+
+    variant: str
+    at_most: float
+    smaller: int
+    larger: int
+
+    def wanted(self, curves: Curves) -> str:
+        """Return the goal in words."""
+        sizes = f"{self.larger:,} {curves.sizes_of} at most {self.at_most:.3g} times that of {self.smaller:,}"
+        return f"{self.variant}: the median of {sizes}"
+
+    def found(self, curves: Curves) -> float:
+        """Return what was measured of it."""
+        return curves.at(self.variant, self.larger, 50) / curves.at(self.variant, self.smaller, 50)
+
+
+Result = Comparison | Curves
+"""What comes of a workload."""

@@ -4,36 +4,42 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 
-from benchmarks.measuring import Comparison, Goal, summary
+from benchmarks.measuring import Comparison, Curves, Judgement, Result, summary
 
 
-def report(facts: Mapping[str, str], results: Mapping[str, Sequence[Comparison]]) -> str:
-    """Return the whole report: the circumstances, how the goals were kept, and the comparisons of every workload."""
+def report(facts: Mapping[str, str], results: Mapping[str, Sequence[Result]]) -> str:
+    """Return the whole report: the circumstances, how the goals were kept, and the results of every workload."""
     parts = ["# Benchmarks", _table(["", ""], facts.items())]
-    found = [comparison for comparisons in results.values() for comparison in comparisons]
-    if any(comparison.goals for comparison in found):
-        parts += ["## Goals", _goals(found)]
-    for workload, comparisons in results.items():
-        parts += [f"## {workload}", *(_section(comparison) for comparison in comparisons)]
+    goals = _goals([result for found in results.values() for result in found])
+    if goals:
+        parts += ["## Goals", goals]
+    for workload, found in results.items():
+        parts += [f"## {workload}", *(_section(result) for result in found)]
     return "\n\n".join(parts) + "\n"
 
 
-def _goals(comparisons: Sequence[Comparison]) -> str:
-    rows = (
-        [comparison.title, goal.wanted(comparison), f"{goal.found(comparison):,.3g}", _verdict(goal, comparison)]
-        for comparison in comparisons
-        for goal in comparison.goals
-    )
-    return "\n".join(_line(cells) for cells in (["Work", "Goal", "Found", ""], ["---", "---", "---:", "---"], *rows))
+def _goals(results: Sequence[Result]) -> str:
+    rows = [
+        [result.title, judgement.wanted, f"{judgement.found:,.3g}", _verdict(judgement)]
+        for result in results
+        for judgement in result.judgements()
+    ]
+    heads = ["Work", "Goal", "Found", ""], ["---", "---", "---:", "---"]
+    return "\n".join(_line(cells) for cells in (*heads, *rows)) if rows else ""
 
 
-def _verdict(goal: Goal, comparison: Comparison) -> str:
-    if goal.met(comparison):
+def _verdict(judgement: Judgement) -> str:
+    if judgement.met:
         return "met"
-    return f"**missed** by {goal.found(comparison) / goal.at_most - 1:.0%}"
+    # Of nothing, no share can be told.
+    return f"**missed** by {judgement.found / judgement.at_most - 1:.0%}" if judgement.at_most else "**missed**"
 
 
-def _section(comparison: Comparison) -> str:
+def _section(result: Result) -> str:
+    return _curves(result) if isinstance(result, Curves) else _comparison(result)
+
+
+def _comparison(comparison: Comparison) -> str:
     unit = comparison.unit
     heads = ["Variant", "Samples", f"Lower quartile, {unit}", f"Median, {unit}", f"Upper quartile, {unit}"]
     table = _table([*heads, f"Times {comparison.baseline}"], (_row(comparison, name) for name in comparison.samples))
@@ -45,6 +51,17 @@ def _row(comparison: Comparison, variant: str) -> list[str]:
     found = summary(samples)
     quartiles = [f"{value:,.{comparison.digits}f}" for value in (found.lower, found.median, found.upper)]
     return [variant, f"{len(samples):,}", *quartiles, f"{comparison.ratio(variant):.2f}"]
+
+
+def _curves(curves: Curves) -> str:
+    sizes = sorted({size for measured in curves.samples.values() for size in measured})
+    heads = ["Variant", *(f"{size:,} {curves.sizes_of}: p50 / p99, {curves.unit}" for size in sizes)]
+    rows = ([variant, *(_point(curves, variant, size) for size in sizes)] for variant in curves.samples)
+    return "\n\n".join([f"### {curves.title}", curves.method, _table(heads, rows)])
+
+
+def _point(curves: Curves, variant: str, size: int) -> str:
+    return " / ".join(f"{curves.at(variant, size, percent):,.{curves.digits}f}" for percent in (50, 99))
 
 
 def _line(cells: Sequence[str]) -> str:

@@ -6,7 +6,6 @@ import json
 import random
 from collections.abc import Callable, Sequence
 from functools import partial
-from pathlib import Path
 from time import perf_counter_ns
 from typing import Any, LiteralString
 
@@ -15,6 +14,7 @@ from psycopg.pq import ExecStatus
 from psycopg.pq.abc import PGconn
 from psycopg_pool import ConnectionPool
 
+from benchmarks import original
 from benchmarks.measuring import Added, Comparison, Goal, Share, Times, interleaved
 from benchmarks.places import PLACES, Place, at
 from provenance import ids, request_scope, schema, track_action
@@ -31,7 +31,7 @@ _INNER = 10
 _UPDATE: LiteralString = "UPDATE accounts SET balance = balance + 1 WHERE id = %s"
 _UPDATE_CAPTURED: LiteralString = "UPDATE captured_accounts SET balance = balance + 1 WHERE id = %s"
 
-_PAYLOAD = {
+PAYLOAD = {
     "amount": "12.50",
     "currency": "EUR",
     "from": "0192f3c4-5d6e-7a8b-9c0d-1e2f3a4b5c6d",
@@ -39,14 +39,6 @@ _PAYLOAD = {
     "note": "monthly subscription, second reminder",
 }
 """About 200 bytes of JSON."""
-
-_BEGUN: LiteralString = """
-INSERT INTO original_actions
-    (action_type, concept, user_id, publisher_id, request_id, entity_type, entity_id, payload, parent_action_id)
-VALUES (%s, %s, %s, %s, %s, %s, %s, %s, %s) RETURNING id"""
-_ENDED: LiteralString = """
-UPDATE original_actions SET status = 'completed', result = %s, completed_at = now(),
-       duration_ms = EXTRACT(MILLISECONDS FROM now() - started_at) WHERE id = %s"""
 
 # What one who writes by hand knows: what a row of the trail looks like, and which of its values need no quoting.
 _BY_HAND = b"""
@@ -88,7 +80,7 @@ _LOG_GOALS: dict[str, list[Goal]] = {_ONE: [Added("tracked", 900)]}
 def _set_up(address: str) -> None:
     with psycopg.connect(address, autocommit=True) as connection:
         schema.up(connection)
-        connection.execute((Path(__file__).with_name("original.sql")).read_bytes())
+        original.create(connection)
         connection.execute(
             "CREATE TABLE accounts (id integer PRIMARY KEY, owner text NOT NULL, balance numeric NOT NULL) "
             "WITH (fillfactor = 70)"
@@ -132,7 +124,7 @@ class _Bench:
         with self._pool.connection() as connection:
             action_id = self._begin_original(connection, row, None)
             connection.execute(_UPDATE, (row,))
-            connection.execute(_ENDED, ('{"ok":true}', action_id))
+            original.end(connection, action_id)
 
     def by_hand(self, row: int) -> None:
         """With a row of the trail in as many round trips as the transaction alone: what no library can do better."""
@@ -140,7 +132,7 @@ class _Bench:
             action_id = str(ids.new_id())
             connection.pgconn.exec_(f"BEGIN; SET LOCAL provenance.action_id = '{action_id}'".encode())
             connection.execute(_UPDATE, (row,))
-            _finish(connection.pgconn, b"by_hand", [action_id, self._request_text, str(row), json.dumps(_PAYLOAD)])
+            _finish(connection.pgconn, b"by_hand", [action_id, self._request_text, str(row), json.dumps(PAYLOAD)])
 
     # -- ten updates, each an action, inside another action --
 
@@ -163,19 +155,19 @@ class _Bench:
             for number in range(_INNER):
                 inner = self._begin_original(connection, _other(row, number), outer)
                 connection.execute(_UPDATE, (_other(row, number),))
-                connection.execute(_ENDED, ('{"ok":true}', inner))
-            connection.execute(_ENDED, ('{"ok":true}', outer))
+                original.end(connection, inner)
+            original.end(connection, outer)
 
     def ten_by_hand(self, row: int) -> None:
         """All rows in one statement at the end; the updates are stamped with the outer action."""
         with self._pool.connection() as connection:
             outer = str(ids.new_id())
             connection.pgconn.exec_(f"BEGIN; SET LOCAL provenance.action_id = '{outer}'".encode())
-            rows: list[dict[str, object]] = [{"id": outer, "entity": row, "payload": _PAYLOAD}]
+            rows: list[dict[str, object]] = [{"id": outer, "entity": row, "payload": PAYLOAD}]
             for number in range(_INNER):
                 inner = _other(row, number)
                 connection.execute(_UPDATE, (inner,))
-                rows.append({"id": str(ids.new_id()), "parent": outer, "entity": inner, "payload": _PAYLOAD})
+                rows.append({"id": str(ids.new_id()), "parent": outer, "entity": inner, "payload": PAYLOAD})
             _finish(connection.pgconn, b"all_by_hand", [json.dumps(rows), outer, self._request_text])
 
     # -- one update of a row whose changes are captured --
@@ -195,15 +187,22 @@ class _Bench:
             concept="account",
             entity_type="account",
             entity_id=row,
-            payload=_PAYLOAD,
+            payload=PAYLOAD,
             savepoint=savepoint,
             stamp=stamp,
         )
 
     def _begin_original(self, connection: psycopg.Connection[Any], row: int, parent: object) -> object:
-        values = ("transfer", "account", "ada", "1", self._request, "account", str(row), json.dumps(_PAYLOAD), parent)
-        [(action_id,)] = connection.execute(_BEGUN, values).fetchall()
-        return action_id
+        return original.begin(
+            connection,
+            user_id="ada",
+            publisher_id="1",
+            request_id=self._request,
+            entity_type="account",
+            entity_id=row,
+            payload=PAYLOAD,
+            parent=parent,
+        )
 
     @property
     def workloads(self) -> dict[str, _Variants]:

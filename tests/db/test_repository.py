@@ -1,11 +1,10 @@
-"""Reading the trail, in both colours: every method, its bounds, and that it stays fast."""
+"""Reading the trail, in both colours: every method, and its bounds."""
 
 from __future__ import annotations
 
 import asyncio
 import inspect
 import json
-import re
 import secrets
 from collections.abc import AsyncIterator, Callable, Iterator, Mapping
 from contextlib import asynccontextmanager, nullcontext
@@ -25,8 +24,6 @@ from provenance import ids
 from provenance.errors import InvalidAction, InvalidRequestID
 from provenance.models import ActionTree, Page, Status
 from provenance.repository import ActionRepository, AsyncActionRepository
-from provenance.statements import Statement, reading
-from provenance.statements.reading import Filter
 from provenance.trail import Trail
 
 BASE = datetime(2026, 3, 1, tzinfo=UTC)
@@ -611,201 +608,6 @@ def test_limits_have_bounds(bench: Bench, limit: int) -> None:
     ):
         with pytest.raises(ValueError, match=rf"^limit: expected 1 to 1000, got {limit}; "):
             method(limit=limit)
-
-
-# --- Plans -----------------------------------------------------------------------------------------------------------
-
-SMALL = 100
-"""Tables of fewer rows may be read from end to end."""
-
-
-@pytest.fixture(scope="module")
-def planned(provenance_server: str, provenance_template: str) -> Iterator[psycopg.Connection[Any]]:
-    """Yield a connection to a database with actions over four months: every tenth is a child, the last 2,000 pending."""
-    name = f"provenance_test_{secrets.token_hex(8)}"
-    with psycopg.connect(provenance_server, autocommit=True) as admin:
-        admin.execute(
-            sql.SQL("CREATE DATABASE {} TEMPLATE {}").format(sql.Identifier(name), sql.Identifier(provenance_template))
-        )
-        address = conninfo.make_conninfo(provenance_server, dbname=name)
-        with psycopg.connect(address, autocommit=True, prepare_threshold=None) as connection:
-            connection.execute(
-                """
-                SET synchronous_commit = off;
-                CREATE TEMP TABLE made AS
-                SELECT n, (left(provenance.uuid_floor(clock_timestamp() + n * interval '7 minutes')::text, 14) || '7'
-                           || substr(gen_random_uuid()::text, 16))::uuid AS id
-                  FROM generate_series(1, 26000) n;
-                CREATE TEMP TABLE rows AS
-                SELECT id, CASE WHEN n % 10 = 0 THEN lag(id) OVER w ELSE id END AS root_id,
-                       CASE WHEN n % 10 = 0 THEN lag(id) OVER w END AS parent_action_id, 'a' AS action_type, 'c' AS concept,
-                       't' || n % 300 AS tenant_id, 'u' || n % 300 AS user_id, md5((n / 3)::text)::uuid AS request_id,
-                       'x' || n AS correlation_id, 'e' AS entity_type, (n % 500)::text AS entity_id, now() AS started_at, n
-                  FROM made WINDOW w AS (ORDER BY n);
-                INSERT INTO provenance.actions (id, root_id, parent_action_id, action_type, concept, tenant_id, user_id,
-                       request_id, correlation_id, entity_type, entity_id, started_at, completed_at, duration_ms, status)
-                SELECT id, root_id, parent_action_id, action_type, concept, tenant_id, user_id, request_id, correlation_id,
-                       entity_type, entity_id, started_at, started_at, 1, 'completed' FROM rows WHERE n <= 24000;
-                INSERT INTO provenance.action_intents (id, root_id, parent_action_id, action_type, concept, tenant_id,
-                       user_id, request_id, correlation_id, entity_type, entity_id, started_at)
-                SELECT id, root_id, parent_action_id, action_type, concept, tenant_id, user_id, request_id, correlation_id,
-                       entity_type, entity_id, started_at FROM rows WHERE n > 24000;
-                ANALYZE provenance.actions, provenance.action_intents"""
-            )
-            yield connection
-        admin.execute(sql.SQL("DROP DATABASE {} WITH (FORCE)").format(sql.Identifier(name)))
-
-
-def scans(connection: psycopg.Connection[Any], statement: Statement[Any], plan: str) -> list[tuple[str, str]]:
-    """Execute the statement as a prepared one with this kind of plan; return each executed scan: its kind, the table."""
-    assert statement.params is not None
-    query = statement.query.as_string(None) if isinstance(statement.query, sql.Composed) else statement.query
-    names = list(dict.fromkeys(re.findall(r"%\((\w+)\)s", query)))
-    for position, name in enumerate(names, start=1):
-        query = query.replace(f"%({name})s", f"${position}")
-    arguments = sql.SQL(", ").join(
-        sql.Literal(str(value) if isinstance(value, UUID) else value)
-        for value in (statement.params[name] for name in names)
-    )
-    connection.execute(f"DEALLOCATE ALL; SET plan_cache_mode = force_{plan}_plan; PREPARE q AS {query}".encode())
-    explain = sql.SQL("EXPLAIN (ANALYZE, TIMING OFF, FORMAT JSON) EXECUTE q({})").format(arguments)
-    row = connection.execute(explain).fetchone()
-    assert row is not None
-    waiting, found = [row[0][0]["Plan"]], list[tuple[str, str]]()
-    while waiting:
-        node = waiting.pop()
-        waiting += node.get("Plans", [])
-        if "Relation Name" in node and node["Actual Loops"]:
-            found.append((node["Node Type"], node["Relation Name"]))
-    return found
-
-
-def large_tables(connection: psycopg.Connection[Any]) -> set[str]:
-    rows = connection.execute(
-        "SELECT relname::text FROM pg_class WHERE relnamespace = 'provenance'::regnamespace AND reltuples >= %s",
-        (SMALL,),
-    ).fetchall()
-    return {row[0] for row in rows}
-
-
-def member(connection: psycopg.Connection[Any], condition: str) -> dict[str, Any]:
-    """Return some action in the middle of the trail."""
-    with connection.cursor(row_factory=dict_row) as cursor:
-        query = f"SELECT * FROM provenance.action_log WHERE {condition} ORDER BY id OFFSET 100 LIMIT 1"  # noqa: S608
-        row = cursor.execute(query.encode()).fetchone()
-    assert row is not None
-    return row
-
-
-def statements(connection: psycopg.Connection[Any]) -> dict[str, Statement[Any]]:
-    some = member(connection, "parent_action_id IS NOT NULL")
-    # The trail of this database lies in the coming months.
-    future = datetime.now(UTC) + timedelta(days=200)
-
-    def search(**wanted: Any) -> Statement[Any]:
-        return reading.search(Filter(**{"until": future, **wanted}), before=None, limit=50)
-
-    return {
-        "get": reading.get(some["id"]),
-        "by_request": reading.by_request(some["request_id"], limit=1_000),
-        "chain": reading.chain(some["root_id"], max_depth=100),
-        "ancestors": reading.ancestors(some["id"], max_depth=100),
-        "tree": reading.tree(some["id"]),
-        "entity_history": search(entity_type="e", entity_id=some["entity_id"]),
-        "by_user": search(user_id=some["user_id"]),
-        "by_tenant": search(tenant_id=some["tenant_id"]),
-        "by correlation": search(correlation_id=some["correlation_id"]),
-        "newest": search(),
-    }
-
-
-@pytest.mark.parametrize("plan", ["custom", "generic"])
-@pytest.mark.parametrize(
-    "method",
-    [
-        "get",
-        "by_request",
-        "chain",
-        "ancestors",
-        "tree",
-        "entity_history",
-        "by_user",
-        "by_tenant",
-        "by correlation",
-        "newest",
-    ],
-)
-def test_reading_uses_indexes(planned: psycopg.Connection[Any], method: str, plan: str) -> None:
-    """No statement reads a large table of actions from end to end, first planned for its values or for any."""
-    found = scans(planned, statements(planned)[method], plan)
-    large = large_tables(planned)
-    assert len(large & {table for _, table in found if table != "action_intents"}) >= 1
-    partitions = large - {"action_intents", "actions"}
-    assert [scan for scan in found if scan[0] == "Seq Scan" and scan[1] in partitions] == []
-    if method in ("get", "by_request", "chain", "ancestors", "tree"):
-        assert [scan for scan in found if scan == ("Seq Scan", "action_intents")] == []
-
-
-@pytest.mark.parametrize("plan", ["custom", "generic"])
-@pytest.mark.parametrize(
-    ("method", "index"),
-    [
-        ("by_user", "user_id_id"),
-        ("by_tenant", "tenant_id_id"),
-        ("entity_history", "entity_type_entity_id_id"),
-        ("by_request", "request_id"),
-        ("by correlation", "correlation_id"),
-        ("tree", "root_id"),
-        ("chain", "parent_action_id"),
-    ],
-)
-def test_each_index_has_its_method(planned: psycopg.Connection[Any], method: str, index: str, plan: str) -> None:
-    """The method is answered by the index that was made for it, not by going through the newest rows."""
-    before = index_scans(planned, index)
-    scans(planned, statements(planned)[method], plan)
-    assert index_scans(planned, index) > before
-
-
-def index_scans(connection: psycopg.Connection[Any], index: str) -> int:
-    """Return how often the partitions' indexes of this name were used so far."""
-    connection.execute("SELECT pg_stat_force_next_flush()")
-    connection.execute("SELECT pg_stat_clear_snapshot()")
-    row = connection.execute(
-        r"""SELECT sum(idx_scan)::int FROM pg_stat_user_indexes
-             WHERE schemaname = 'provenance' AND indexrelname ~ ('^actions_\d{4}_\d{2}_' || %s || '_idx$')""",
-        (index,),
-    ).fetchone()
-    assert row is not None
-    assert row[0] is not None
-    found: int = row[0]
-    return found
-
-
-@pytest.mark.parametrize("plan", ["custom", "generic"])
-@pytest.mark.parametrize("wanted", [{}, {"user_id": "u5"}, {"tenant_id": "t5"}, {"status": Status.COMPLETED}])
-def test_a_search_within_a_month_reads_that_month_only(
-    planned: psycopg.Connection[Any], wanted: dict[str, Any], plan: str
-) -> None:
-    """Other months, and the default partition, are not looked at."""
-    middle = datetime.now(UTC) + timedelta(days=62)
-    since = middle.replace(day=1, hour=0, minute=0, second=0, microsecond=0)
-    until = (since + timedelta(days=40)).replace(day=1)
-    statement = reading.search(Filter(since=since, until=until, **wanted), before=None, limit=1_000)
-    found = scans(planned, statement, plan)
-    assert {table for _, table in found} - {"action_intents"} == {f"actions_{since:%Y_%m}"}
-
-
-def test_prepared_statements_stay_fast(planned: psycopg.Connection[Any]) -> None:
-    """After some calls the server plans a prepared statement for any value; a tenant is then still found by its index."""
-    with psycopg.connect(planned.info.dsn, autocommit=True) as connection:
-        repository = ActionRepository(lambda: nullcontext(connection))
-        until = datetime.now(UTC) + timedelta(days=200)
-        for _ in range(20):
-            page = repository.search(tenant_id="t5", until=until, limit=20)
-        assert len(page) == 20
-        before = index_scans(connection, "tenant_id_id")
-        repository.search(tenant_id="t5", until=until, limit=20)
-        assert index_scans(connection, "tenant_id_id") > before
 
 
 # --- Pools -----------------------------------------------------------------------------------------------------------

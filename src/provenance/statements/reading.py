@@ -192,20 +192,21 @@ def chain(action_id: UUID, *, max_depth: int) -> Statement[list[ChainLink]]:
 
 def ancestors(action_id: UUID, *, max_depth: int) -> Statement[list[ChainLink]]:
     """An action and what led to it, nearest first."""
+    # Each step brings the whole action along. To look it up again, and the first one apart, would be to plan for all months
+    # three times, and for the first one by its value, so that the server would never keep a general plan.
     return Statement(
-        f"""WITH RECURSIVE up (id, parent_action_id, depth) AS (
-                SELECT a.id, a.parent_action_id, 0 FROM provenance.action_log a WHERE a.id = %(id)s
+        f"""WITH RECURSIVE up (id, depth, found) AS (
+                SELECT %(id)s::uuid, -1, NULL::provenance.action_log
                 UNION ALL
-                SELECT parent.id, parent.parent_action_id, up.depth + 1
+                SELECT (step.found).parent_action_id, up.depth + 1, step.found
                   FROM up CROSS JOIN LATERAL (
-                       SELECT p.id, p.parent_action_id FROM provenance.action_log p
-                        WHERE p.id = up.parent_action_id OFFSET 0) parent
+                       SELECT l AS found FROM provenance.action_log l WHERE l.id = up.id OFFSET 0) step
                  WHERE up.depth < %(depth)s
             ) CYCLE id SET looped USING path
-            SELECT {COLUMNS}, steps.depth
-              FROM (SELECT id, min(depth) AS depth FROM up WHERE NOT looped GROUP BY id) steps
-             CROSS JOIN LATERAL (SELECT l.* FROM provenance.action_log l WHERE l.id = steps.id OFFSET 0) a
-             ORDER BY steps.depth""",
+            SELECT {COLUMNS}, up.depth
+              FROM up CROSS JOIN LATERAL (SELECT (up.found).*) a
+             WHERE up.depth >= 0
+             ORDER BY up.depth""",
         {"id": _id(action_id), "depth": _depth(max_depth)},
         _links,
     )
