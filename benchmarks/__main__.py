@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from datetime import UTC, datetime
-from typing import TextIO
+from pathlib import Path
 
 import attrs
 import click
@@ -12,6 +12,7 @@ import click
 from benchmarks import capture, geography, ingest, middleware, reads, storage, writes
 from benchmarks.measuring import Result
 from benchmarks.places import PLACES
+from benchmarks.plots import draw
 from benchmarks.report import report
 from benchmarks.server import facts, new_database, running_server
 
@@ -68,9 +69,9 @@ WORKLOADS: dict[str, Callable[[Options], Sequence[Result]]] = {
 )
 @click.option(
     "--output",
-    type=click.File("w", encoding="utf-8", lazy=True),
+    type=click.Path(dir_okay=False, writable=True, path_type=Path),
     metavar="FILE.md",
-    help="Write the report there, too.",
+    help="Write the report there, too, with pictures beside it.",
 )
 def main(
     *,
@@ -79,7 +80,7 @@ def main(
     places: tuple[str, ...],
     cities: int | None,
     actions: tuple[int, ...],
-    output: TextIO | None,
+    output: Path | None,
 ) -> None:
     """Measure what provenance costs, and print a report in Markdown.
 
@@ -93,11 +94,17 @@ def main(
         for name in dict.fromkeys(workloads or WORKLOADS):
             click.echo(f"measuring {name} ...", err=True)
             results[name] = WORKLOADS[name](wanted)
-    text = report(known, results)
     # Printed first: a file that cannot be written loses nothing.
-    click.echo(text, nl=False)
+    click.echo(report(known, results), nl=False)
     if output is not None:
-        output.write(text)
+        _write(known, results, output)
+
+
+def _write(known: Mapping[str, str], results: Mapping[str, Sequence[Result]], output: Path) -> None:
+    pictures = {name: f"{output.stem}-{name}.svg" for name in results}
+    for name, found in results.items():
+        draw(found, output.with_name(pictures[name]))
+    output.write_text(report(known, results, pictures), encoding="utf-8")
 
 
 if __name__ == "__main__":

@@ -7,14 +7,25 @@ from collections.abc import Iterable, Mapping, Sequence
 from benchmarks.measuring import Comparison, Curves, Judgement, Result, summary
 
 
-def report(facts: Mapping[str, str], results: Mapping[str, Sequence[Result]]) -> str:
-    """Return the whole report: the circumstances, how the goals were kept, and the results of every workload."""
+def report(
+    facts: Mapping[str, str], results: Mapping[str, Sequence[Result]], pictures: Mapping[str, str] | None = None
+) -> str:
+    """Return the whole report: the circumstances, how the goals were kept, and the results of every workload.
+
+    Args:
+        facts: what is to be known of the circumstances, by name.
+        results: what came of each workload.
+        pictures: where there is a picture of a workload, as seen from the report.
+    """
     parts = ["# Benchmarks", _table(["", ""], facts.items())]
     goals = _goals([result for found in results.values() for result in found])
     if goals:
         parts += ["## Goals", goals]
     for workload, found in results.items():
-        parts += [f"## {workload}", *(_section(result) for result in found)]
+        parts.append(f"## {workload}")
+        if pictures and workload in pictures:
+            parts.append(f"![The results of {workload}, as in the tables below]({pictures[workload]})")
+        parts += [_section(result) for result in found]
     return "\n\n".join(parts) + "\n"
 
 
