@@ -9,7 +9,7 @@ from typing import TextIO
 import attrs
 import click
 
-from benchmarks import capture, geography, middleware, writes
+from benchmarks import capture, geography, middleware, peers, writes
 from benchmarks.measuring import Comparison
 from benchmarks.places import PLACES
 from benchmarks.report import report
@@ -29,6 +29,7 @@ class Options:
 
 WORKLOADS: dict[str, Callable[[Options], list[Comparison]]] = {
     "writes": lambda wanted: writes.run(wanted.rounds, wanted.places),
+    "peers": lambda wanted: peers.run(wanted.rounds, wanted.places),
     "middleware": lambda wanted: middleware.run(wanted.rounds),
     "capture": lambda wanted: capture.run(new_database(wanted.server, "capture"), wanted.rounds),
     "geography": lambda wanted: geography.run(
@@ -46,7 +47,7 @@ WORKLOADS: dict[str, Callable[[Options], list[Comparison]]] = {
     "places",
     type=click.Choice(list(PLACES)),
     multiple=True,
-    help="Where writes are measured; everywhere when left out. Can be given several times.",
+    help="Where writes and peers are measured; everywhere when left out. Can be given several times.",
 )
 @click.option("--cities", type=click.IntRange(min=1), help="How many of them geography covers; all when left out.")
 @click.option(
