@@ -9,7 +9,7 @@ from pathlib import Path
 import attrs
 import click
 
-from benchmarks import capture, geography, ingest, middleware, reads, storage, writes
+from benchmarks import capture, geography, ingest, middleware, peers, reads, storage, writes
 from benchmarks.measuring import Result
 from benchmarks.places import PLACES
 from benchmarks.plots import draw
@@ -35,6 +35,7 @@ class Options:
 
 WORKLOADS: dict[str, Callable[[Options], Sequence[Result]]] = {
     "writes": lambda wanted: writes.run(wanted.rounds, wanted.places),
+    "peers": lambda wanted: peers.run(wanted.rounds, wanted.places),
     "middleware": lambda wanted: middleware.run(wanted.rounds),
     "capture": lambda wanted: capture.run(new_database(wanted.server, "capture"), wanted.rounds),
     "geography": lambda wanted: geography.run(
@@ -55,7 +56,7 @@ WORKLOADS: dict[str, Callable[[Options], Sequence[Result]]] = {
     "places",
     type=click.Choice(list(PLACES)),
     multiple=True,
-    help="Where writes are measured; everywhere when left out. Can be given several times.",
+    help="Where writes and peers are measured; everywhere when left out. Can be given several times.",
 )
 @click.option("--cities", type=click.IntRange(min=1), help="How many of them geography covers; all when left out.")
 @click.option(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import statistics
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
@@ -128,7 +129,9 @@ class Share(Goal):
         return f"{self.variant}: adds at most {self.at_most:.3g} times what {self.other} adds to {comparison.baseline}"
 
     def found(self, comparison: Comparison) -> float:
-        return comparison.added(self.variant) / comparison.added(self.other)
+        other = comparison.added(self.other)
+        # Where noise hides what the other one adds, there is nothing to have a share of, and the goal is not met.
+        return comparison.added(self.variant) / other if other > 0 else math.inf
 
 
 @attrs.frozen
