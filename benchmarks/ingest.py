@@ -31,7 +31,7 @@ _MOST_ROUNDS = 10
 _COPY, _REPLAYED = "COPY", "replayed"
 
 # The other fields are about how a row gets into the table.
-_COLUMNS = [field.name for field in attrs.fields(ActionRow) if field.name not in ("ordinal", "fenced", "intended")]
+_COLUMNS = [field.name for field in attrs.fields(ActionRow) if field.name not in ("ordinal", "fence", "intended")]
 _COPY_IN = sql.SQL("COPY provenance.actions ({}) FROM STDIN").format(sql.SQL(", ").join(map(sql.Identifier, _COLUMNS)))
 
 

@@ -141,6 +141,19 @@ def test_a_joined_block_takes_one_trip_to_enter_and_one_to_leave(sync: Sync) -> 
     assert sync.count(tracked) == 3 + 1 + 2
 
 
+def test_a_joined_block_that_comes_first_begins_the_transaction_along_with_itself(sync: Sync) -> None:
+    """As with the sessions of ORMs, whose drivers owe the server a BEGIN."""
+
+    def tracked() -> None:
+        with (
+            sync.pool.connection() as connection,
+            sync.trail.track_action("join", concept="work", connection=connection) as action,
+        ):
+            sync.insert(action.connection)
+
+    assert sync.count(tracked) == 1 + 1 + 1 + 1
+
+
 def test_a_failure_takes_two_trips_to_record(sync: Sync) -> None:
     """One rolls back, one writes the row durably, on the connection that is there."""
 

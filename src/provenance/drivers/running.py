@@ -81,7 +81,7 @@ def _decoded(statements: Sequence[Statement[Any]], answers: Sequence[list[Row]])
 
 def run_together(connection: SyncConnection, statements: Sequence[Statement[Any]]) -> list[Any]:
     """Run statements in one round trip, the later ones only if the earlier ones succeed; return the decoded answers."""
-    if FAMILIAR and _at_once(connection):
+    if FAMILIAR and not in_pipeline(connection):
         with connection.lock:
             return connection.wait(trips.trip(connection, statements))  # pyright: ignore[reportPossiblyUnboundVariable]
     return _decoded(statements, _by_cursors(connection, statements))
@@ -89,7 +89,7 @@ def run_together(connection: SyncConnection, statements: Sequence[Statement[Any]
 
 async def arun_together(connection: AsyncConnection, statements: Sequence[Statement[Any]]) -> list[Any]:
     """Run statements in one round trip, the later ones only if the earlier ones succeed; return the decoded answers."""
-    if FAMILIAR and _at_once(connection):
+    if FAMILIAR and not in_pipeline(connection):
         async with connection.lock:
             return await connection.wait(trips.trip(connection, statements))  # pyright: ignore[reportPossiblyUnboundVariable]
     return _decoded(statements, await _aby_cursors(connection, statements))

@@ -15,12 +15,12 @@ from psycopg import adapt, generators
 from psycopg._preparing import Prepare, PrepareManager
 from psycopg._queries import PostgresQuery
 from psycopg.abc import PQGen, Transformer
-from psycopg.pq import ConnStatus
+from psycopg.pq import ConnStatus, TransactionStatus
 from psycopg.pq.abc import PGconn, PGresult
 
-from provenance.drivers.connections import AnyConnection
+from provenance.drivers.connections import AnyConnection, transaction_status
 from provenance.drivers.messages import answers, check, error_in, in_one_message
-from provenance.statements import Statement, text
+from provenance.statements import Statement, command, text
 
 
 @attrs.frozen
@@ -99,12 +99,20 @@ def _in_pipeline(connection: AnyConnection, statements: Sequence[Statement[Any]]
     return results
 
 
+def _begin(connection: AnyConnection) -> tuple[Statement[None], ...]:
+    """Return the BEGIN that psycopg owes the server, if it does; it would send it by itself and wait."""
+    if connection.autocommit or transaction_status(connection) != TransactionStatus.IDLE:
+        return ()
+    return (command(connection._get_tx_start_command()),)  # pyright: ignore[reportPrivateUsage]
+
+
 def trip(connection: AnyConnection, statements: Sequence[Statement[Any]]) -> PQGen[list[Any]]:
     """Run statements, the later ones only if the earlier ones succeed; return the decoded answers.
 
-    A generator for ``connection.wait()``, to be run with ``connection.lock``. The connection is in autocommit mode or in a
-    transaction, so that psycopg owes no BEGIN, and not in pipeline mode.
+    A generator for ``connection.wait()``, to be run with ``connection.lock``. The connection is not in pipeline mode.
     """
+    begin = _begin(connection)
+    statements = (*begin, *statements)
     plain = all(statement.params is None for statement in statements)
     results = yield from (in_one_message if plain else _in_pipeline)(connection, statements)
     rolled_back = b"ROLLBACK" in [result.command_status for result in results]
@@ -114,4 +122,4 @@ def trip(connection: AnyConnection, statements: Sequence[Statement[Any]]) -> PQG
         cache.clear()
     if rolled_back or not plain:
         yield from cache.maintain_gen(connection)
-    return answers(connection, statements, results)
+    return answers(connection, statements, results)[len(begin) :]
