@@ -339,7 +339,7 @@ class Programs(RuleBasedStateMachine):
 
     # One rule for all that goes wrong, so that most programs get far before something does.
     @precondition(lambda self: self.usable)
-    @rule(kind=st.sampled_from(["swallow an error", "violate later", *_METHODS, *_ENDINGS]))
+    @rule(kind=st.sampled_from(["swallow an error", "violate later", "end inside", *_METHODS, *_ENDINGS]))
     def mishap(self, kind: str) -> None:
         block = self.innermost
         assert block is not None
@@ -348,10 +348,22 @@ class Programs(RuleBasedStateMachine):
                 self.colour.run(self.execute(block.action.connection, "SELECT 1 / 0"))
         elif kind == "violate later":
             self.violate_deferred_constraint(block)
+        elif kind == "end inside":
+            self.end_inside_an_inner_block()
         elif kind in _METHODS:
             self.end_by_method(block, kind)
         else:
             self.end_by_text(block, kind)
+
+    def end_inside_an_inner_block(self) -> None:
+        """What nobody is told of before something comes after the inner block, or the one around it ends."""
+        outer = self.innermost
+        self.enter(savepoint=False, stamp=True)
+        block = self.innermost
+        assert block is not None
+        if block is not outer:
+            self.end_by_text(block, "ROLLBACK; BEGIN")
+            self.leave()
 
     def violate_deferred_constraint(self, block: Block) -> None:
         first, second = self.new_id(), self.new_id()

@@ -35,7 +35,7 @@ from provenance.context import (
 from provenance.errors import InvalidAction, InvalidRequestID, MisusedAction, NoRequestScope, ProvenanceError
 from provenance.models import ActionRef
 from provenance.values import identifier
-from tests.strategies import any_text
+from tests.strategies import any_text, unhurried
 
 ID = UUID("0af76519-16cd-43dd-8448-eb211c80319c")
 OTHER_ID = UUID("11111111-2222-4333-8444-555555555555")
@@ -626,6 +626,7 @@ _names = st.sampled_from(
 _anything_said = any_text | st.sampled_from(["%", "%00", "%ff%fe", f"{ID} {ID}", str(ID), "\r\n"]) | st.integers()
 
 
+@unhurried
 @given(st.dictionaries(_names | any_text, _anything_said | st.none() | st.binary(max_size=5), max_size=6))
 @example({"provenance-user-id": "%41" * 30_000, "provenance-tenant-id": "\0" * 65_536})
 def test_no_carrier_is_an_error(carrier: dict[str, Any]) -> None:

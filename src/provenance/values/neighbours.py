@@ -103,7 +103,7 @@ def hidden_members(members: list[tuple[_Key, object]], hides: Hides) -> list[tup
     """Return the members of an object with ``[redacted]`` in the place of the value that another one names."""
     # Most objects have no such member. A loop, for it is asked of every object there is.
     for key, _ in members:
-        if type(key) is not str or cast("str", key).lower() in _HELD:
+        if type(key) is not str or (len(text := cast("str", key)) <= _LONGEST_NAMING and text.lower() in _HELD):
             break
     else:
         return members
