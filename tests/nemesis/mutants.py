@@ -16,7 +16,7 @@ import pytest
 from provenance.errors import TrailUnavailable
 from provenance.journal import AsyncJournal, Journal
 from provenance.models import Recovery, Status
-from provenance.recording import entering, leaving, steps
+from provenance.recording import entering, leaving, owed, steps
 from provenance.recording.blocks import Block, Unit
 from provenance.recording.steps import Run, Steps
 from provenance.statements import Statement, command, intents
@@ -28,6 +28,7 @@ from tests.nemesis.profiles import Profile
 
 def _rows(block: Block, unit: Unit) -> Steps[tuple[ActionRow, ...]]:
     """Return what is to be written when the block commits, as it must be written by anybody who does so apart."""
+    yield from owed.tell(unit)
     (settings,) = yield Run(unit.connection, (statements.READ_SETTINGS,))
     unit.drop_undone(settings.done)
     standing = (attrs.evolve(row, ordinal=None) for row in unit.standing)
