@@ -258,6 +258,22 @@ async def test_the_next_block_finds_out_that_an_inner_body_ended_the_transaction
     """)
 
 
+async def test_the_end_of_a_savepoint_finds_out_and_is_an_end_nevertheless(colour: Blocking) -> None:
+    """psycopg must not take it to be open for ever after: the caller could not even roll back."""
+    connection = await colour.connect()
+    with suppress(NotCommitted):
+        async with colour.track("joined", connection=connection):
+            mine = connection.transaction()
+            blocking = isinstance(connection, psycopg.Connection)
+            await done(mine.__enter__() if blocking else mine.__aenter__())
+            async with colour.track("inner", savepoint=False):
+                await done(connection.execute("ROLLBACK; BEGIN"))
+            with pytest.raises(NotCommitted):
+                await done(mine.__exit__(None, None, None) if blocking else mine.__aexit__(None, None, None))
+    await done(connection.rollback())
+    await done(connection.close())
+
+
 @pytest.mark.parametrize("key", [None, "key"])
 async def test_the_next_statement_finds_out_that_an_inner_body_undid_its_own_beginning(
     colour: Blocking, recorded_actions: RecordedActions, *, key: str | None

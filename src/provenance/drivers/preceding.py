@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Callable
+from contextlib import suppress
 from typing import Any
 
 import psycopg
@@ -55,6 +56,11 @@ def undoes_nothing(work: Work) -> bool:
     return isinstance(query, str) and "rollback" not in query.lower()
 
 
+def _ends_something(work: Work) -> bool:
+    """Return whether work ends a ``transaction()`` or a pipeline, which psycopg would take to be open still without it."""
+    return getattr(work, "__name__", None) == "_exit_gen"
+
+
 def _nothing(work: Work) -> bool:
     return False
 
@@ -65,7 +71,13 @@ def _preceded(connection: SyncConnection, first: First, unless: Callable[[Work],
     def wait(work: Work, *args: Any, **kwargs: Any) -> Any:
         if not unless(work):
             nothing_before_next(connection)
-            ask(connection, first())
+            try:
+                ask(connection, first())
+            except Exception:
+                if _ends_something(work):
+                    with suppress(Exception):
+                        ask(connection, work)
+                raise
         return ask(connection, work, *args, **kwargs)
 
     return wait
@@ -77,7 +89,13 @@ def _apreceded(connection: AsyncConnection, first: First, unless: Callable[[Work
     async def wait(work: Work, *args: Any, **kwargs: Any) -> Any:
         if not unless(work):
             nothing_before_next(connection)
-            await ask(connection, first())
+            try:
+                await ask(connection, first())
+            except Exception:
+                if _ends_something(work):
+                    with suppress(Exception):
+                        await ask(connection, work)
+                raise
         return await ask(connection, work, *args, **kwargs)
 
     return wait
