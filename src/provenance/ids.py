@@ -40,10 +40,11 @@ class _Clock:
 
     def tick(self, now_ns: int) -> int:
         """Return 60 bits: milliseconds since 1970 and a 1/4096 ms fraction, greater than any returned before."""
-        milliseconds, rest = divmod(now_ns, _NS_PER_MS)
-        ticks = milliseconds << 12 | (rest << 12) // _NS_PER_MS
+        ticks = (now_ns << 12) // _NS_PER_MS
         with self._lock:
-            self._last = ticks = max(ticks, self._last + 1)
+            if ticks <= self._last:
+                ticks = self._last + 1
+            self._last = ticks
         return ticks
 
 
