@@ -69,11 +69,11 @@ class Exchange:
         Returns:
             The request's frame, and the values of the headers that its response must carry.
         """
-        identity = identify(inbound, trusted=bool(inbound) and self._trusts(request))
-        frame = RequestFrame(request_id=identity.request_id, correlation_id=identity.correlation_id)
+        request_id, correlation_id, echo = identify(inbound, trusted=bool(inbound) and self._trusts(request))
+        frame = RequestFrame(request_id=request_id, correlation_id=correlation_id)
         request[_FRAME_KEY] = frame
-        request[REQUEST_ID_KEY] = identity.text
-        return frame, [identity.echo] if self._disclose is None else [identity.echo, identity.text]
+        request[REQUEST_ID_KEY] = request_id
+        return frame, [echo] if self._disclose is None else [echo, request_id]
 
     def _trusts(self, request: MutableMapping[str, Any]) -> bool:
         if not callable(self._trust):
