@@ -51,21 +51,20 @@ class ProvenanceMiddleware:
     ) -> None:
         self.app = app
         self._exchange = Exchange(trust=trust, header=header, response_header=response_header, disclose=disclose)
-        self._names = self._exchange.names
         self._key = "HTTP_" + header.upper().replace("-", "_")
 
     def __call__(self, environ: WSGIEnvironment, start_response: StartResponse) -> Iterable[bytes]:
-        # A WSGI application mounted in an ASGI one is served by the installation out there, if a2wsgi mounts it.
-        if is_served(environ) or is_served(environ.get("asgi.scope", {})):
+        if is_served(environ):
             return self.app(environ, start_response)
-        frame, values = self._exchange.begin(environ, [environ[self._key]] if self._key in environ else [])
+        frame, ours = self._exchange.begin(environ, [environ[self._key]] if self._key in environ else [])
         replaced = self._exchange.replaced
 
         def start(status: str, headers: list[tuple[str, str]], exc_info: Any = None) -> Callable[[bytes], object]:
-            headers = [pair for pair in headers if pair[0].lower() not in replaced]
-            headers += zip(self._names, values, strict=True)
+            headers = [pair for pair in headers if pair[0].lower() not in replaced] + ours
             # Without exc_info as without us: there are servers and test clients that take two arguments only.
-            return start_response(status, headers, *(() if exc_info is None else (exc_info,)))
+            if exc_info is None:
+                return start_response(status, headers)
+            return start_response(status, headers, exc_info)
 
         context = copy_context()
         try:
