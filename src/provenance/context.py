@@ -99,6 +99,12 @@ def set_innermost_action(action: CurrentAction | None) -> None:
     _action.set(action)
 
 
+def enter_frame(frame: RequestFrame) -> None:
+    """Make *frame* the current one, with no action around it, in a Context that is discarded with it."""
+    _frame.set(frame)
+    _action.set(None)
+
+
 class open_frame:
     """Make *frame* the current one for a ``with`` block, with no action around it.
 
@@ -115,8 +121,7 @@ class open_frame:
 
     def __enter__(self) -> RequestFrame:
         self._before = (_frame.get(), _action.get())
-        _frame.set(self.frame)
-        _action.set(None)
+        enter_frame(self.frame)
         return self.frame
 
     def __exit__(

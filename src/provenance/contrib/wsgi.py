@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterable, Iterator
 from contextvars import Context, copy_context
 from typing import TYPE_CHECKING, Any
 
-from provenance.context import RequestFrame, open_frame
+from provenance.context import RequestFrame, enter_frame
 from provenance.contrib._exchange import Exchange, is_served
 
 if TYPE_CHECKING:
@@ -68,7 +68,8 @@ class ProvenanceMiddleware:
 
         context = copy_context()
         try:
-            body = context.run(self._enter, frame, environ, start)
+            context.run(enter_frame, frame)  # and never left: the Context is discarded with the request
+            body = context.run(self.app, environ, start)
         except BaseException:
             frame.closed = True
             raise
@@ -77,10 +78,6 @@ class ProvenanceMiddleware:
             frame.closed = True
             return body
         return _Body(body, context, frame)
-
-    def _enter(self, frame: RequestFrame, environ: WSGIEnvironment, start_response: StartResponse) -> Iterable[bytes]:
-        open_frame(frame).__enter__()  # and never left: the Context is discarded with the request
-        return self.app(environ, start_response)
 
 
 def _is_file(body: object, environ: WSGIEnvironment) -> bool:
