@@ -9,7 +9,7 @@ from typing import TextIO
 import attrs
 import click
 
-from benchmarks import capture, geography, middleware, writes
+from benchmarks import capture, geography, middleware, startup, writes
 from benchmarks.measuring import Comparison
 from benchmarks.places import PLACES
 from benchmarks.report import report
@@ -30,6 +30,7 @@ class Options:
 WORKLOADS: dict[str, Callable[[Options], list[Comparison]]] = {
     "writes": lambda wanted: writes.run(wanted.rounds, wanted.places),
     "middleware": lambda wanted: middleware.run(wanted.rounds),
+    "startup": lambda wanted: startup.run(wanted.rounds),
     "capture": lambda wanted: capture.run(new_database(wanted.server, "capture"), wanted.rounds),
     "geography": lambda wanted: geography.run(
         new_database(wanted.server, "geography"), wanted.rounds, cities=wanted.cities
