@@ -9,7 +9,7 @@ from typing import TextIO
 import attrs
 import click
 
-from benchmarks import capture, geography, middleware, startup, writes
+from benchmarks import capture, geography, middleware, soak, startup, writes
 from benchmarks.measuring import Comparison
 from benchmarks.places import PLACES
 from benchmarks.report import report
@@ -25,6 +25,7 @@ class Options:
     rounds: int
     cities: int | None
     places: tuple[str, ...]
+    soak_seconds: float
 
 
 WORKLOADS: dict[str, Callable[[Options], list[Comparison]]] = {
@@ -35,6 +36,7 @@ WORKLOADS: dict[str, Callable[[Options], list[Comparison]]] = {
     "geography": lambda wanted: geography.run(
         new_database(wanted.server, "geography"), wanted.rounds, cities=wanted.cities
     ),
+    "soak": lambda wanted: soak.run(new_database(wanted.server, "soak"), wanted.soak_seconds),
 }
 """What can be measured."""
 
@@ -51,13 +53,26 @@ WORKLOADS: dict[str, Callable[[Options], list[Comparison]]] = {
 )
 @click.option("--cities", type=click.IntRange(min=1), help="How many of them geography covers; all when left out.")
 @click.option(
+    "--soak-seconds",
+    type=click.FloatRange(min=0, min_open=True),
+    default=600.0,
+    show_default=True,
+    help="For how long soak serves requests.",
+)
+@click.option(
     "--output",
     type=click.File("w", encoding="utf-8", lazy=True),
     metavar="FILE.md",
     help="Write the report there, too.",
 )
 def main(
-    *, workloads: tuple[str, ...], rounds: int, places: tuple[str, ...], cities: int | None, output: TextIO | None
+    *,
+    workloads: tuple[str, ...],
+    rounds: int,
+    places: tuple[str, ...],
+    cities: int | None,
+    soak_seconds: float,
+    output: TextIO | None,
 ) -> None:
     """Measure what provenance costs, and print a report in Markdown.
 
@@ -66,7 +81,7 @@ def main(
     results: dict[str, list[Comparison]] = {}
     with running_server() as server:
         known = {"Date": f"{datetime.now(UTC):%Y-%m-%d %H:%M} UTC", **facts(server), "Rounds": f"{rounds:,}"}
-        wanted = Options(server, rounds, cities, places or tuple(PLACES))
+        wanted = Options(server, rounds, cities, places or tuple(PLACES), soak_seconds)
         # Named twice is measured once.
         for name in dict.fromkeys(workloads or WORKLOADS):
             click.echo(f"measuring {name} ...", err=True)
