@@ -16,13 +16,14 @@ import sys
 from importlib.metadata import distributions
 
 import provenance
+from provenance import *
 from provenance import schema
 
 frameworks = {"click", "django", "fastapi", "flask", "pytest", "rich", "starlette"}
 installed = frameworks & {found.name.lower() for found in distributions()}
 assert not installed, f"installing the core installs {sorted(installed)}"
 loaded = (frameworks | {"asgiref", "werkzeug"}) & {name.partition(".")[0] for name in sys.modules}
-assert not loaded, f"import provenance loads {sorted(loaded)}"
+assert not loaded, f"the core loads {sorted(loaded)}"
 with provenance.request_scope() as frame:
     assert provenance.get_request_id() == frame.request_id
 """

@@ -9,7 +9,7 @@ from pathlib import Path
 import attrs
 import click
 
-from benchmarks import capture, geography, ingest, middleware, peers, reads, storage, writes
+from benchmarks import capture, geography, ingest, middleware, peers, reads, soak, startup, storage, writes
 from benchmarks.measuring import Result
 from benchmarks.places import PLACES
 from benchmarks.plots import draw
@@ -27,6 +27,7 @@ class Options:
     cities: int | None
     places: tuple[str, ...]
     actions: tuple[int, ...]
+    soak_seconds: float
 
     def most_actions(self, limit: int) -> int:
         """Return how many actions a workload is measured on that is measured on one trail."""
@@ -37,6 +38,7 @@ WORKLOADS: dict[str, Callable[[Options], Sequence[Result]]] = {
     "writes": lambda wanted: writes.run(wanted.rounds, wanted.places),
     "peers": lambda wanted: peers.run(wanted.rounds, wanted.places),
     "middleware": lambda wanted: middleware.run(wanted.rounds),
+    "startup": lambda wanted: startup.run(wanted.rounds),
     "capture": lambda wanted: capture.run(new_database(wanted.server, "capture"), wanted.rounds),
     "geography": lambda wanted: geography.run(
         new_database(wanted.server, "geography"), wanted.rounds, cities=wanted.cities
@@ -44,6 +46,7 @@ WORKLOADS: dict[str, Callable[[Options], Sequence[Result]]] = {
     "reads": lambda wanted: reads.run(wanted.rounds, wanted.actions),
     "storage": lambda wanted: storage.run(wanted.rounds, wanted.most_actions(3_000_000)),
     "ingest": lambda wanted: ingest.run(wanted.rounds, wanted.most_actions(2_000_000)),
+    "soak": lambda wanted: soak.run(new_database(wanted.server, "soak"), wanted.soak_seconds),
 }
 """What can be measured."""
 
@@ -69,6 +72,13 @@ WORKLOADS: dict[str, Callable[[Options], Sequence[Result]]] = {
     "on three and two millions, or on the most of these.",
 )
 @click.option(
+    "--soak-seconds",
+    type=click.FloatRange(min=0, min_open=True),
+    default=600.0,
+    show_default=True,
+    help="For how long soak serves requests.",
+)
+@click.option(
     "--output",
     type=click.Path(dir_okay=False, writable=True, path_type=Path),
     metavar="FILE.md",
@@ -81,6 +91,7 @@ def main(
     places: tuple[str, ...],
     cities: int | None,
     actions: tuple[int, ...],
+    soak_seconds: float,
     output: Path | None,
 ) -> None:
     """Measure what provenance costs, and print a report in Markdown.
@@ -90,7 +101,7 @@ def main(
     results: dict[str, Sequence[Result]] = {}
     with running_server() as server:
         known = {"Date": f"{datetime.now(UTC):%Y-%m-%d %H:%M} UTC", **facts(server), "Rounds": f"{rounds:,}"}
-        wanted = Options(server, rounds, cities, places or tuple(PLACES), actions)
+        wanted = Options(server, rounds, cities, places or tuple(PLACES), actions, soak_seconds)
         # Named twice is measured once.
         for name in dict.fromkeys(workloads or WORKLOADS):
             click.echo(f"measuring {name} ...", err=True)

@@ -42,7 +42,8 @@ class RequestFrame:
     One frame is shared by everything that serves the request, whatever thread or task it runs in.
     """
 
-    request_id: UUID | None = None
+    _request_id: UUID | str | None = attrs.field(default=None, alias="request_id")
+    """The text is that of a UUID; it is made one when somebody asks, for most requests record nothing."""
     correlation_id: str | None = None
     user_id: str | None = None
     tenant_id: str = ""
@@ -50,6 +51,13 @@ class RequestFrame:
     """The action in another process that caused this work; see :func:`extract`."""
     closed: bool = False
     """The request is over. Code that still runs (a forgotten task, a long-lived thread) no longer belongs to it."""
+
+    @property
+    def request_id(self) -> UUID | None:
+        """The request's id; ``None`` for a frame that was made without one."""
+        if isinstance(self._request_id, str):
+            self._request_id = UUID(self._request_id)
+        return self._request_id
 
 
 class CurrentAction:
@@ -91,6 +99,12 @@ def set_innermost_action(action: CurrentAction | None) -> None:
     _action.set(action)
 
 
+def enter_frame(frame: RequestFrame) -> None:
+    """Make *frame* the current one, with no action around it, in a Context that is discarded with it."""
+    _frame.set(frame)
+    _action.set(None)
+
+
 class open_frame:
     """Make *frame* the current one for a ``with`` block, with no action around it.
 
@@ -107,8 +121,7 @@ class open_frame:
 
     def __enter__(self) -> RequestFrame:
         self._before = (_frame.get(), _action.get())
-        _frame.set(self.frame)
-        _action.set(None)
+        enter_frame(self.frame)
         return self.frame
 
     def __exit__(
@@ -138,7 +151,7 @@ class request_scope:
         InvalidAction: another id is of another type.
     """
 
-    __slots__ = ("_make", "_open")
+    __slots__ = ("_make", "_open", "_request_id")
 
     def __init__(
         self,
@@ -149,9 +162,9 @@ class request_scope:
         tenant_id: str | int | UUID | None = None,
         parent: ActionRef | None = None,
     ) -> None:
+        self._request_id = ids.as_request_id(request_id)
         self._make = partial(
             RequestFrame,
-            request_id=ids.as_request_id(request_id),
             correlation_id=identifier(correlation_id, "correlation_id"),
             user_id=identifier(user_id, "user_id"),
             tenant_id=identifier(tenant_id, "tenant_id") or "",
@@ -162,10 +175,7 @@ class request_scope:
     def __enter__(self) -> RequestFrame:
         if self._open is not None:
             raise MisusedAction("this request_scope is open already; call request_scope() again for another one")
-        frame = self._make()
-        if frame.request_id is None:
-            frame.request_id = ids.new_id()
-        self._open = open_frame(frame)
+        self._open = open_frame(self._make(request_id=self._request_id or ids.new_id()))
         return self._open.__enter__()
 
     def __exit__(

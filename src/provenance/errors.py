@@ -61,7 +61,8 @@ class NotCommitted(ProvenanceError, RuntimeError):
     """The block returned normally, but its work is not committed.
 
     Either the block swallowed a database error and left its transaction aborted, or it ended the transaction itself,
-    or the row that proves the action could not be written.
+    or the row that proves the action could not be written. What an inner block did to the transaction in SQL is found
+    out, and raised, by what comes next on the connection: a statement, another block, or the end of the block around it.
     """
 
 

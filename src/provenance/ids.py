@@ -12,8 +12,6 @@ import time
 from datetime import UTC, datetime, timedelta
 from uuid import UUID
 
-import attrs
-
 from provenance.errors import InvalidAction, InvalidRequestID
 from provenance.forking import renew_in_children
 
@@ -40,10 +38,11 @@ class _Clock:
 
     def tick(self, now_ns: int) -> int:
         """Return 60 bits: milliseconds since 1970 and a 1/4096 ms fraction, greater than any returned before."""
-        milliseconds, rest = divmod(now_ns, _NS_PER_MS)
-        ticks = milliseconds << 12 | (rest << 12) // _NS_PER_MS
+        ticks = (now_ns << 12) // _NS_PER_MS
         with self._lock:
-            self._last = ticks = max(ticks, self._last + 1)
+            if ticks <= self._last:
+                ticks = self._last + 1
+            self._last = ticks
         return ticks
 
 
@@ -68,6 +67,17 @@ def new_id_at(now_ns: int) -> UUID:
     return _compose(_clock.tick(now_ns), int.from_bytes(os.urandom(8), "big") >> 2)
 
 
+def new_request_id() -> str:
+    """Return a new UUIDv7 as text; unlike those of :func:`new_id`, two of the same millisecond are in no order.
+
+    It takes no lock, and never is a UUID on the way: every request needs its id as text, and few need it otherwise.
+    """
+    made = (time.time_ns() // _NS_PER_MS).to_bytes(6, "big") + os.urandom(10)
+    digits = made.hex()
+    variant = "89ab"[made[6] >> 6]  # two bits that the version displaces
+    return f"{digits[:8]}-{digits[8:12]}-7{digits[13:16]}-{variant}{digits[17:20]}-{digits[20:]}"
+
+
 def moment(now_ns: int) -> datetime:
     """Return nanoseconds since 1970 as an aware datetime in UTC, cut to microseconds."""
     return _EPOCH + timedelta(microseconds=now_ns // 1000)
@@ -89,7 +99,8 @@ def floor_id(at: datetime) -> UUID:
 
 # The forms of a 128-bit request id that are in wide use. Every pattern is ASCII only and closed at both ends:
 # uuid.UUID() itself would accept braces, "urn:uuid:", Unicode digits and any number of hyphens.
-_UUID_TEXT = re.compile(r"[0-9a-fA-F]{8}-[0-9a-fA-F]{4}-[0-9a-fA-F]{4}-[0-9a-fA-F]{4}-[0-9a-fA-F]{12}|[0-9a-fA-F]{32}")
+_HYPHENATED = re.compile(r"[0-9a-fA-F]{8}-[0-9a-fA-F]{4}-[0-9a-fA-F]{4}-[0-9a-fA-F]{4}-[0-9a-fA-F]{12}")
+_DIGITS = re.compile(r"[0-9a-fA-F]{32}")
 # https://www.w3.org/TR/trace-context/#traceparent-header: lower case, version ff is forbidden, and only versions
 # after 00 may carry further fields.
 _TRACEPARENT = re.compile(
@@ -105,6 +116,7 @@ _AWS_ROOT = re.compile(
 _GCP_TRACE = re.compile(r"([0-9a-fA-F]{32})/[0-9]{1,20}(?:;o=[0-9]+)?")
 _TOKEN = re.compile(r"[A-Za-z0-9._+/=:@~-]{1,200}")
 _LONGEST = 512
+_NIL = str(UUID(int=0))
 
 ACCEPTED_FORMS = (
     "a UUID of 36 characters or 32 hex digits, a W3C traceparent, an AWS 'Root=1-…' trace id or a Google "
@@ -112,22 +124,30 @@ ACCEPTED_FORMS = (
 )
 
 
-def _convert(text: str) -> UUID | None:
+def _convert(text: str) -> str | None:
+    """Return the request id that *text* stands for, as a UUID is written."""
+    if _HYPHENATED.fullmatch(text):
+        found = text.lower()
+    elif (digits := _digits_of(text)) is not None:
+        digits = digits.lower()
+        found = f"{digits[:8]}-{digits[8:12]}-{digits[12:16]}-{digits[16:20]}-{digits[20:]}"
+    else:
+        return None
+    return None if found == _NIL else found
+
+
+def _digits_of(text: str) -> str | None:
     if len(text) > _LONGEST:
         return None
-    digits: str | None = None
-    if match := _UUID_TEXT.fullmatch(text):
-        digits = match[0]
-    elif match := _TRACEPARENT.fullmatch(text):
-        digits = match["v0"] or match["vn"]
-    elif text.count("Root=") == 1 and (match := _AWS_ROOT.fullmatch(text)):
-        digits = match[1] + match[2]
-    elif match := _GCP_TRACE.fullmatch(text):
-        digits = match[1]
-    if digits is None:
-        return None
-    found = UUID(digits)
-    return found if found.int else None
+    if _DIGITS.fullmatch(text):
+        return text
+    if match := _TRACEPARENT.fullmatch(text):
+        return match["v0"] or match["vn"]
+    if text.count("Root=") == 1 and (match := _AWS_ROOT.fullmatch(text)):
+        return match[1] + match[2]
+    if match := _GCP_TRACE.fullmatch(text):
+        return match[1]
+    return None
 
 
 def parse_request_id(text: str) -> UUID:
@@ -143,7 +163,7 @@ def parse_request_id(text: str) -> UUID:
     found = _convert(text)
     if found is None:
         raise InvalidRequestID(f"not a request id: expected {ACCEPTED_FORMS}")
-    return found
+    return UUID(found)
 
 
 def as_request_id(value: UUID | str | None) -> UUID | None:
@@ -173,18 +193,7 @@ def as_action_id(value: object, what: str) -> UUID:
         raise InvalidAction(f"{what}: expected the UUID of an action") from None
 
 
-@attrs.frozen(kw_only=True)
-class RequestIdentity:
-    """What a request will be called: our id, the caller's own name for it, and what the response header says."""
-
-    request_id: UUID
-    text: str
-    """Our id, as text."""
-    correlation_id: str | None
-    echo: str
-
-
-def identify(inbound: list[str], *, trusted: bool) -> RequestIdentity:
+def identify(inbound: list[str], *, trusted: bool) -> tuple[str, str | None, str]:
     """Decide a request's identity from the values of its request-id header.
 
     A single well-formed value of a trusted caller becomes the request id when it stands for 128 bits, and the
@@ -194,15 +203,16 @@ def identify(inbound: list[str], *, trusted: bool) -> RequestIdentity:
     Args:
         inbound: every value of the header in this request, decoded as latin-1.
         trusted: whether the caller may choose the request id.
+
+    Returns:
+        The request id, as text; the caller's own name for the request, if it has one; and what the response header says.
     """
     correlation_id = None
     if len(inbound) == 1:
         given = inbound[0]
         converted = _convert(given)
         if trusted and converted is not None:
-            return RequestIdentity(request_id=converted, text=str(converted), correlation_id=None, echo=given)
-        correlation_id = given if _TOKEN.fullmatch(given) else str(converted) if converted else None
-    minted = new_id()
-    text = str(minted)
-    echo = correlation_id if trusted and correlation_id is not None else text
-    return RequestIdentity(request_id=minted, text=text, correlation_id=correlation_id, echo=echo)
+            return converted, None, given
+        correlation_id = given if _TOKEN.fullmatch(given) else converted
+    minted = new_request_id()
+    return minted, correlation_id, correlation_id if trusted and correlation_id is not None else minted

@@ -12,6 +12,7 @@ from benchmarks.__main__ import WORKLOADS, main
 def test_every_workload_ends_in_a_report(tmp_path: Path) -> None:
     """Each workload, as small as it gets, checks what it measured and says what came of it."""
     small = ["--rounds", "2", "--cities", "300", "--place", "local", "--place", "distant", "--actions", "2000"]
+    small += ["--soak-seconds", "1"]
     written = tmp_path / "report.md"
     small += ["--output", str(written)]
     done = CliRunner().invoke(main, small, catch_exceptions=False)

@@ -88,6 +88,13 @@ def test_an_empty_scope_has_only_a_minted_id() -> None:
         assert (None, None, "", None) == (frame.correlation_id, frame.user_id, frame.tenant_id, frame.parent)
 
 
+def test_a_frame_that_was_made_with_a_text_has_a_uuid() -> None:
+    """The middleware knows a request by the text of its id; whoever asks gets a UUID, and the same one every time."""
+    frame = RequestFrame(request_id=str(ID))
+
+    assert (ID, True) == (frame.request_id, frame.request_id is frame.request_id)
+
+
 def test_generated_ids_are_not_remembered() -> None:
     """Outside any request every call makes a new id and leaves no trace."""
     assert get_request_id_or_generate() != get_request_id_or_generate()

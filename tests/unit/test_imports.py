@@ -5,6 +5,7 @@ from __future__ import annotations
 import ast
 import subprocess
 import sys
+from importlib import import_module
 from importlib.metadata import packages_distributions
 from pathlib import Path
 
@@ -138,12 +139,59 @@ def test_schema_knows_only_errors() -> None:
     assert {name for name in found if not name.startswith("schema")} == {"errors"}
 
 
-def test_importing_the_library_imports_no_framework() -> None:
+def loaded_by(statement: str) -> set[str]:
+    """Return the modules that a new process has loaded after a statement."""
+    script = f"{statement}\nimport sys; print(*sys.modules)"
+    return set(
+        subprocess.run([sys.executable, "-c", script], check=True, capture_output=True, text=True).stdout.split()
+    )
+
+
+def test_importing_the_library_imports_nothing_else() -> None:
+    """Its names are imported when they are asked for: a process that needs few of them starts without the others."""
+    loaded = loaded_by("import provenance")
+    assert {"provenance"} == {name for name in loaded if name.startswith("provenance")}
+    assert set() == loaded & {"psycopg", "psycopg_pool", "attrs", "asgiref", "werkzeug"}
+
+
+def test_middleware_imports_no_driver_and_nothing_that_records() -> None:
+    """What a request needs is its context."""
+    loaded = loaded_by("import provenance.contrib.asgi, provenance.contrib.wsgi")
+    assert set() == loaded & {
+        "psycopg",
+        "psycopg_pool",
+        "asgiref",
+        "werkzeug",
+        "provenance.tracking",
+        "provenance.journal",
+    }
+
+
+def test_every_name_is_what_a_type_checker_takes_it_for() -> None:
+    """The names are imported twice: by a type checker, and when they are asked for."""
+    tree = ast.parse(MODULES["__init__"].read_text(encoding="utf-8"))
+    found = {
+        alias.name: getattr(import_module(node.module), alias.name)
+        for node in ast.walk(tree)
+        if isinstance(node, ast.ImportFrom) and (node.module or "").startswith("provenance.")
+        for alias in node.names
+        if node.module
+    }
+    assert found == {name: getattr(provenance, name) for name in provenance.__all__}
+    assert set(found) <= set(dir(provenance))
+
+
+def test_there_is_no_other_name() -> None:
+    """A misspelt name is reported as it is for any module."""
+    with pytest.raises(AttributeError, match=r"^module 'provenance' has no attribute 'track_acton'$"):
+        provenance.track_acton  # type: ignore[attr-defined]  # noqa: B018 - asking is all
+
+
+def test_the_whole_library_imports_no_framework() -> None:
     """The core runs on psycopg, its pool and attrs alone."""
-    script = "import sys, provenance; print('\\n'.join(sorted({name.partition('.')[0] for name in sys.modules})))"
-    output = subprocess.run([sys.executable, "-c", script], check=True, capture_output=True, text=True).stdout
     distributions = packages_distributions()
-    loaded = {name for module in output.split() for name in distributions.get(module, [])}
+    modules = {name.partition(".")[0] for name in loaded_by("from provenance import *")}
+    loaded = {name for module in modules for name in distributions.get(module, [])}
     assert loaded - {"provenance-trail", "pip", "setuptools"} <= {
         "attrs",
         "coverage",

@@ -49,17 +49,14 @@ class Exchange:
         self._trust = trust
         self._echo = _field_name("response_header", _DEFAULT_HEADER if response_header is None else response_header)
         self._disclose = None if disclose is None else _field_name("disclose", disclose)
-        self.replaced = tuple(name.lower() for name in self.names)
+        self.replaced = tuple(name.lower() for name in (self._echo, self._disclose) if name is not None)
         """The names of our response headers, in lower case."""
         if len(set(self.replaced)) != len(self.replaced):
             raise ValueError("disclose= and response_header= name the same header; give disclose= a name of its own")
 
-    @property
-    def names(self) -> list[str]:
-        """The names of our response headers, in the order of their values."""
-        return [name for name in (self._echo, self._disclose) if name is not None]
-
-    def begin(self, request: MutableMapping[str, Any], inbound: list[str]) -> tuple[RequestFrame, list[str]]:
+    def begin(
+        self, request: MutableMapping[str, Any], inbound: list[str]
+    ) -> tuple[RequestFrame, list[tuple[str, str]]]:
         """Identify a request and mark its environ or scope.
 
         Args:
@@ -67,13 +64,15 @@ class Exchange:
             inbound: every value of the inbound header, decoded as latin-1.
 
         Returns:
-            The request's frame, and the values of the headers that its response must carry.
+            The request's frame, and the headers that its response must carry.
         """
-        identity = identify(inbound, trusted=bool(inbound) and self._trusts(request))
-        frame = RequestFrame(request_id=identity.request_id, correlation_id=identity.correlation_id)
+        request_id, correlation_id, echo = identify(inbound, trusted=bool(inbound) and self._trusts(request))
+        frame = RequestFrame(request_id=request_id, correlation_id=correlation_id)
         request[_FRAME_KEY] = frame
-        request[REQUEST_ID_KEY] = identity.text
-        return frame, [identity.echo] if self._disclose is None else [identity.echo, identity.text]
+        request[REQUEST_ID_KEY] = request_id
+        if self._disclose is None:
+            return frame, [(self._echo, echo)]
+        return frame, [(self._echo, echo), (self._disclose, request_id)]
 
     def _trusts(self, request: MutableMapping[str, Any]) -> bool:
         if not callable(self._trust):
@@ -94,7 +93,10 @@ def is_served(request: Mapping[str, Any]) -> bool:
     of another request (uvicorn and Daphne start pipelined requests inside it).
     """
     frame = live_frame()
-    return frame is not None and request.get(_FRAME_KEY) is frame
+    if frame is None:
+        return False
+    # A WSGI application mounted in an ASGI one is served by the installation out there, if a2wsgi mounts it.
+    return request.get(_FRAME_KEY) is frame or request.get("asgi.scope", {}).get(_FRAME_KEY) is frame
 
 
 def _field_name(option: str, value: object) -> str:

@@ -55,14 +55,14 @@ class ProvenanceMiddleware:
             await self.app(scope, receive, send)
             return
         inbound = [value.decode("latin-1") for name, value in scope.get("headers", ()) if name == self._header]
-        frame, values = self._exchange.begin(scope, inbound)
+        frame, headers = self._exchange.begin(scope, inbound)
         # Servers hand each request a copy of the lifespan's state. It is filled in place, as is the scope: Starlette
         # and metrics middleware outside this one read there what the application has set.
         state = scope.setdefault("state", {})
         if isinstance(state, dict):
             state["request_id"] = scope[REQUEST_ID_KEY]
         names = self._names
-        ours = [(name, value.encode("latin-1")) for name, value in zip(names, values, strict=True)]
+        ours = [(name.lower().encode(), value.encode()) for name, value in headers]
 
         async def send_with_id(message: Any) -> None:
             if message["type"] in _RESPONSE_STARTS:

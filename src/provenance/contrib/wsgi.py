@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterable, Iterator
 from contextvars import Context, copy_context
 from typing import TYPE_CHECKING, Any
 
-from provenance.context import RequestFrame, open_frame
+from provenance.context import RequestFrame, enter_frame
 from provenance.contrib._exchange import Exchange, is_served
 
 if TYPE_CHECKING:
@@ -51,25 +51,25 @@ class ProvenanceMiddleware:
     ) -> None:
         self.app = app
         self._exchange = Exchange(trust=trust, header=header, response_header=response_header, disclose=disclose)
-        self._names = self._exchange.names
         self._key = "HTTP_" + header.upper().replace("-", "_")
 
     def __call__(self, environ: WSGIEnvironment, start_response: StartResponse) -> Iterable[bytes]:
-        # A WSGI application mounted in an ASGI one is served by the installation out there, if a2wsgi mounts it.
-        if is_served(environ) or is_served(environ.get("asgi.scope", {})):
+        if is_served(environ):
             return self.app(environ, start_response)
-        frame, values = self._exchange.begin(environ, [environ[self._key]] if self._key in environ else [])
+        frame, ours = self._exchange.begin(environ, [environ[self._key]] if self._key in environ else [])
         replaced = self._exchange.replaced
 
         def start(status: str, headers: list[tuple[str, str]], exc_info: Any = None) -> Callable[[bytes], object]:
-            headers = [pair for pair in headers if pair[0].lower() not in replaced]
-            headers += zip(self._names, values, strict=True)
+            headers = [pair for pair in headers if pair[0].lower() not in replaced] + ours
             # Without exc_info as without us: there are servers and test clients that take two arguments only.
-            return start_response(status, headers, *(() if exc_info is None else (exc_info,)))
+            if exc_info is None:
+                return start_response(status, headers)
+            return start_response(status, headers, exc_info)
 
         context = copy_context()
         try:
-            body = context.run(self._enter, frame, environ, start)
+            context.run(enter_frame, frame)  # and never left: the Context is discarded with the request
+            body = context.run(self.app, environ, start)
         except BaseException:
             frame.closed = True
             raise
@@ -78,10 +78,6 @@ class ProvenanceMiddleware:
             frame.closed = True
             return body
         return _Body(body, context, frame)
-
-    def _enter(self, frame: RequestFrame, environ: WSGIEnvironment, start_response: StartResponse) -> Iterable[bytes]:
-        open_frame(frame).__enter__()  # and never left: the Context is discarded with the request
-        return self.app(environ, start_response)
 
 
 def _is_file(body: object, environ: WSGIEnvironment) -> bool:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import base64
 import re
 from collections.abc import Callable
+from functools import cache
 
 from provenance.values.texts import REDACTED
 
@@ -101,11 +102,11 @@ def _after_prefix(found: re.Match[str]) -> str:
 
 
 _Replacement = str | Callable[[re.Match[str]], str]
-_Row = tuple[str, re.Pattern[str], _Replacement]
+_Row = tuple[str, str, _Replacement]
 
 
 def _form(needle: str, pattern: str, replacement: _Replacement = REDACTED) -> _Row:
-    return needle, re.compile("(?<![A-Za-z0-9])" + pattern), replacement
+    return needle, "(?<![A-Za-z0-9])" + pattern, replacement
 
 
 def _forms(prefixes: str, rest: str) -> list[_Row]:
@@ -138,10 +139,10 @@ _FORMS: list[_Row] = [
     _form("xox", r"xox[a-z](?:\.xox[a-z])?-[A-Za-z0-9-]{10,}"),  # Slack
     *_forms("xapp-", r"[A-Za-z0-9-]{10,}"),
     _form("hooks.slack.com/", r"(hooks\.slack\.com/[a-z]{1,20}/)[A-Za-z0-9/_-]{10,}", _after_prefix),
-    ("/api/webhooks/", re.compile(r"(/api/webhooks/)[0-9]{17,20}/[A-Za-z0-9_-]{30,}"), _after_prefix),  # Discord
+    ("/api/webhooks/", r"(/api/webhooks/)[0-9]{17,20}/[A-Za-z0-9_-]{30,}", _after_prefix),  # Discord
     # Whoever has an address that was signed may do what it says: of Azure, AWS and Google.
     *(
-        (needle, re.compile(rf"([?&](?:X-[A-Z][a-z]{{2,3}}-)?{needle})[^\s&#\"'<>]+"), _after_prefix)
+        (needle, rf"([?&](?:X-[A-Z][a-z]{{2,3}}-)?{needle})[^\s&#\"'<>]+", _after_prefix)
         for needle in ("sig=", "Signature=")
     ),
     *_forms("sk_live_ sk_test_ sk_org_live_ sk_org_test_ rk_live_ rk_test_ whsec_", r"[A-Za-z0-9+/=]{10,}"),  # Stripe
@@ -164,12 +165,15 @@ _FORMS: list[_Row] = [
     *_forms("AGE-SECRET-KEY-1", r"[A-Z0-9]{20,}"),
     (
         "Private-Lines: ",  # PuTTY
-        re.compile(r"(Private-Lines: [0-9]{1,4}(?:\r?\n|\\n)).*?(?=(?:\r?\n|\\n)Private-(?:MAC|Hash):|\Z)", re.DOTALL),
+        r"(?s)(Private-Lines: [0-9]{1,4}(?:\r?\n|\\n)).*?(?=(?:\r?\n|\\n)Private-(?:MAC|Hash):|\Z)",
         _after_prefix,
     ),
     # Telegram's, which follow the word "bot" in addresses.
-    (":AA", re.compile(r"(?<![0-9])[0-9]{8,10}:AA[A-Za-z0-9_-]{32,}"), REDACTED),
+    (":AA", r"(?<![0-9])[0-9]{8,10}:AA[A-Za-z0-9_-]{32,}", REDACTED),
 ]
+
+# Few of the forms ever occur in one process, and to compile them all takes longer than much else when it starts.
+_compiled = cache(re.compile)
 
 
 # What all the forms have, but for those that begin so. Most texts are told to hold none by a single search.
@@ -207,5 +211,5 @@ def hidden(text: str) -> str:
     if _may_have_a_form(text):
         for needle, pattern, replacement in _FORMS:
             if needle in text:
-                text = pattern.sub(replacement, text)
+                text = _compiled(pattern).sub(replacement, text)
     return text
