@@ -75,6 +75,7 @@ def _preceded(connection: SyncConnection, first: First, unless: Callable[[Work],
                 ask(connection, first())
             except Exception:
                 if _ends_something(work):
+                    # That it fails as well, in such a transaction, says nothing more.
                     with suppress(Exception):
                         ask(connection, work)
                 raise
@@ -93,6 +94,7 @@ def _apreceded(connection: AsyncConnection, first: First, unless: Callable[[Work
                 await ask(connection, first())
             except Exception:
                 if _ends_something(work):
+                    # That it fails as well, in such a transaction, says nothing more.
                     with suppress(Exception):
                         await ask(connection, work)
                 raise
