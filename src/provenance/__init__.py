@@ -155,7 +155,7 @@ _HOMES = {
 """The modules that the public names are imported from, when they are first asked for."""
 _HOME = {name: module for module, names in _HOMES.items() for name in names.split()}
 
-if not TYPE_CHECKING:  # so that a type checker knows a misspelt name
+if not TYPE_CHECKING:  # pragma: no branch - a type checker is to know a misspelt name
 
     def __getattr__(name: str) -> object:
         """Import what is asked for when it is first asked for: a process waits for nothing that it does not use."""
