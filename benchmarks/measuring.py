@@ -6,7 +6,7 @@ import math
 import statistics
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import attrs
 
@@ -84,12 +84,6 @@ class Comparison:
     def added(self, variant: str) -> float:
         """Return by how much the median of a variant is above that of the baseline, in the unit."""
         return self.median(variant) - self.median(self.baseline)
-
-    def judgements(self) -> list[Judgement]:
-        """Return how the goals were kept."""
-        return [
-            Judgement(wanted=goal.wanted(self), found=goal.found(self), at_most=goal.at_most) for goal in self.goals
-        ]
 
 
 @attrs.frozen
@@ -187,12 +181,6 @@ class Curves:
         """Return a point of the curve that is drawn through what so many of a hundred samples do not exceed."""
         return percentile(self.samples[variant][size], percent)
 
-    def judgements(self) -> list[Judgement]:
-        """Return how the goals were kept."""
-        return [
-            Judgement(wanted=goal.wanted(self), found=goal.found(self), at_most=goal.at_most) for goal in self.goals
-        ]
-
 
 @attrs.frozen
 class Growth:
@@ -215,3 +203,9 @@ class Growth:
 
 Result = Comparison | Curves
 """What comes of a workload."""
+
+
+def judgements(result: Result) -> list[Judgement]:
+    """Return how the goals of a result were kept."""
+    goals: Sequence[Any] = result.goals  # which are goals of such a result
+    return [Judgement(wanted=goal.wanted(result), found=goal.found(result), at_most=goal.at_most) for goal in goals]

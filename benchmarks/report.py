@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 
-from benchmarks.measuring import Comparison, Curves, Judgement, Result, summary
+from benchmarks.measuring import Comparison, Curves, Judgement, Result, judgements, summary
 
 
 def report(
@@ -33,7 +33,7 @@ def _goals(results: Sequence[Result]) -> str:
     rows = [
         [result.title, judgement.wanted, f"{judgement.found:,.3g}", _verdict(judgement)]
         for result in results
-        for judgement in result.judgements()
+        for judgement in judgements(result)
     ]
     heads = ["Work", "Goal", "Found", ""], ["---", "---", "---:", "---"]
     return "\n".join(_line(cells) for cells in (*heads, *rows)) if rows else ""

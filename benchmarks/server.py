@@ -7,6 +7,7 @@ import platform
 from collections.abc import Generator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import psycopg
 from psycopg import conninfo, sql
@@ -42,6 +43,12 @@ def new_database(server: str, name: str) -> str:
     with psycopg.connect(server, autocommit=True) as admin:
         admin.execute(sql.SQL("CREATE DATABASE {}").format(sql.Identifier(name)))
     return conninfo.make_conninfo(server, dbname=name)
+
+
+def logged(connection: psycopg.Connection[Any]) -> int:
+    """Return how many bytes of write-ahead log the server has written so far."""
+    ((found,),) = connection.execute("SELECT pg_current_wal_insert_lsn() - '0/0'").fetchall()
+    return int(found)
 
 
 def facts(server: str) -> dict[str, str]:

@@ -170,24 +170,19 @@ def run(address: str, seconds: float) -> list[Comparison]:
         f"{2 * _AT_ONCE} at a time, each with an action inside another one; a fifth of the inner ones fail. "
         "Each sample is taken between requests, after a collection."
     )
-    goals = [Times(_AFTER, _AT_MOST)]
+    kept: list[tuple[str, str, int, list[float]]] = [
+        ("memory", "MiB", 1, [measurement.mebibytes for measurement in found]),
+        ("objects", "objects", 0, [measurement.objects for measurement in found]),
+    ]
     return [
         Comparison(
-            title="The memory of a process that serves",
+            title=f"The {what} of a process that serves",
             method=method,
-            unit="MiB",
-            digits=1,
-            samples=_by_quarter([measurement.mebibytes for measurement in found]),
+            unit=unit,
+            digits=digits,
+            samples=_by_quarter(values),
             baseline=_BEFORE,
-            goals=goals,
-        ),
-        Comparison(
-            title="The objects of a process that serves",
-            method=method,
-            unit="objects",
-            digits=0,
-            samples=_by_quarter([measurement.objects for measurement in found]),
-            baseline=_BEFORE,
-            goals=goals,
-        ),
+            goals=[Times(_AFTER, _AT_MOST)],
+        )
+        for what, unit, digits, values in kept
     ]

@@ -14,6 +14,7 @@ from psycopg_pool import ConnectionPool
 from benchmarks import original, population
 from benchmarks.measuring import Comparison, Result, Share, Within, interleaved
 from benchmarks.population import Subject
+from benchmarks.server import logged
 from benchmarks.writes import PAYLOAD
 from provenance import ids, request_scope
 from provenance.trail import Trail
@@ -48,8 +49,6 @@ _DEAD: dict[str, LiteralString] = {
     _TRACKED: "SELECT sum(n_dead_tup)::bigint FROM pg_stat_user_tables WHERE schemaname = 'provenance'",
     _ORIGINAL: "SELECT n_dead_tup FROM pg_stat_user_tables WHERE relname = 'original_actions'",
 }
-
-_POSITION: LiteralString = "SELECT pg_current_wal_insert_lsn() - '0/0'"
 
 # Few rows, so that the work itself changes next to no pages.
 _ACCOUNTS: LiteralString = """
@@ -142,9 +141,9 @@ class _Bench:
 
     def _logged(self, variant: Callable[[Subject], None]) -> float:
         self._eye.execute("CHECKPOINT")
-        before = _number(self._eye, _POSITION)
+        before = logged(self._eye)
         self._write(variant)
-        return (_number(self._eye, _POSITION) - before) / _PER_SAMPLE
+        return (logged(self._eye) - before) / _PER_SAMPLE
 
     def _dead(self, variant: Callable[[Subject], None], query: LiteralString) -> float:
         before = _number(self._eye, query)

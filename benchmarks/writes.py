@@ -17,6 +17,7 @@ from psycopg_pool import ConnectionPool
 from benchmarks import original
 from benchmarks.measuring import Added, Comparison, Goal, Share, Times, interleaved
 from benchmarks.places import PLACES, Place, at
+from benchmarks.server import logged
 from provenance import ids, request_scope, schema, track_action
 from provenance.trail import Trail
 
@@ -251,8 +252,7 @@ class _Bench:
 
     def _position(self) -> int:
         with self._pool.connection() as connection:
-            ((found,),) = connection.execute("SELECT pg_current_wal_insert_lsn() - '0/0'").fetchall()
-        return int(found)
+            return logged(connection)
 
 
 def _other(row: int, number: int) -> int:
