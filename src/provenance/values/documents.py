@@ -18,8 +18,6 @@ from provenance.values.texts import REDACTED
 _BLANK = "\ufeff \t\r\n"
 _ENDS = {"{": "}", "[": "]", '"': '"'}
 dumps = json.JSONEncoder(separators=(",", ":")).encode
-# What it does with a text, without asking what it is.
-quoted = json.encoder.encode_basestring_ascii
 """Writes compact ASCII JSON."""
 # What may stand between two separators of an address or a form.
 _PIECE = re.compile(r"""[^\s&;,?\#="'<>]++""")

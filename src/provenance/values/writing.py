@@ -11,6 +11,7 @@ from datetime import date, time, timedelta
 from decimal import Decimal
 from enum import Enum
 from itertools import islice
+from json.encoder import encode_basestring_ascii
 from operator import attrgetter, methodcaller
 from pathlib import PurePath
 from types import NoneType
@@ -21,7 +22,7 @@ import attrs
 
 from provenance.errors import UnserializableValue
 from provenance.values import cards
-from provenance.values.documents import dumps, quoted
+from provenance.values.documents import dumps
 from provenance.values.neighbours import hidden_items, hidden_members
 from provenance.values.redactor import Captured, Key, Redactor, quoted_key
 from provenance.values.texts import (
@@ -182,16 +183,16 @@ class _Writer:
 
     def _string(self, text: str, *, kept: bool = False) -> str:
         if len(text) <= self.room and self.redactor.harmless(text):
-            return self._charged(quoted(text))
+            return self._charged(encode_basestring_ascii(text))
         cut = len(text) > self.room
         if cut:
             text = beginning(text, self.room)
         if not kept:
             text = self.redactor.redact(text)
-        written = quoted(text)
+        written = encode_basestring_ascii(text)
         if "\\u" in written and UNSTORABLE.search(text):
             doubled = text.replace("\\", "\\\\")
-            written = f'{{"$str":{quoted(escaped(doubled))}}}'
+            written = f'{{"$str":{encode_basestring_ascii(escaped(doubled))}}}'
         self._charged(written)
         if cut:
             # What is left may be short by now, and is still not the whole.
