@@ -9,15 +9,11 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Generator, Sequence
-from contextlib import contextmanager
-from contextvars import ContextVar
+from collections.abc import Sequence
 from datetime import timedelta
 from functools import partial
-from time import monotonic
 from typing import Any, TypedDict
 from uuid import UUID
-from weakref import WeakKeyDictionary
 
 import psycopg
 from psycopg_pool import AsyncConnectionPool, ConnectionPool
@@ -26,6 +22,7 @@ from provenance import drivers
 from provenance.context import CurrentAction
 from provenance.errors import TrailUnavailable
 from provenance.forking import leave_to_parent, renew_in_children
+from provenance.journal.answered import Answered, a_recent_answer_will_do
 from provenance.journal.heartbeat import Heartbeat
 from provenance.journal.limits import alimited, limited
 from provenance.journal.outage import Outage, writing
@@ -43,41 +40,12 @@ DEADLINE = timedelta(seconds=5)
 
 _SIZE = 2
 
-_LATELY = 5.0
-"""Seconds for which a connection that has answered may be trusted to do so again."""
-
 # Spelled out, because settle() relies on each statement seeing what was committed before it.
 _BEGIN = recording.begin(psycopg.IsolationLevel.READ_COMMITTED, read_only=False, deferrable=None)
 
 
 def _transaction(*work: Statement[Any]) -> tuple[Statement[Any], ...]:
     return (_BEGIN, *recording.journal_settings(DEADLINE), *work, recording.COMMIT)
-
-
-class _Answered:
-    """When the connections of a pool have answered last.
-
-    One that has just done so need not be asked whether it still does, by those who can do again what it is needed for.
-    """
-
-    def __init__(self) -> None:
-        self._times: WeakKeyDictionary[drivers.AnyConnection, float] = WeakKeyDictionary()
-        self._enough: ContextVar[bool] = ContextVar("enough", default=False)
-
-    def note(self, connection: drivers.AnyConnection) -> None:
-        self._times[connection] = monotonic()
-
-    @contextmanager
-    def will_do(self) -> Generator[None]:
-        """Have a recent answer do for the connections that are taken here."""
-        token = self._enough.set(True)
-        try:
-            yield
-        finally:
-            self._enough.reset(token)
-
-    def lately(self, connection: drivers.AnyConnection) -> bool:
-        return self._enough.get() and monotonic() - self._times.get(connection, -_LATELY) < _LATELY
 
 
 class _PoolOptions(TypedDict):
@@ -144,7 +112,7 @@ class Journal:
         self._where = (conninfo, kwargs)
         self.outage = Outage(spool, self._attempt)
         self._heartbeat = Heartbeat(self.run)
-        self._answered = _Answered()
+        self._answered = Answered()
         self._pool = self._make_pool()
         renew_in_children(self)
 
@@ -167,7 +135,7 @@ class Journal:
             connection.execute("SET client_encoding = 'UTF8'")
 
     def _check(self, connection: drivers.SyncConnection) -> None:
-        if self._answered.lately(connection):
+        if self._answered.will_do(connection):
             return
         with limited(connection, _hang_up_after()):
             connection.execute("")
@@ -304,7 +272,7 @@ class Journal:
     def _run_twice(self, *work: Statement[Any]) -> list[Any]:
         """Run what may be done twice, on another connection if the first one breaks."""
         try:
-            with self._answered.will_do():
+            with a_recent_answer_will_do():
                 return self.run(*work)
         except psycopg.OperationalError as error:
             if not _again(error):
@@ -325,7 +293,7 @@ class AsyncJournal:
         self._where = (conninfo, kwargs)
         self.outage = Outage(spool, self._run_apart)
         self._heartbeat = Heartbeat(self._run_apart)
-        self._answered = _Answered()
+        self._answered = Answered()
         self._pool = self._make_pool()
         renew_in_children(self)
 
@@ -348,7 +316,7 @@ class AsyncJournal:
             await connection.execute("SET client_encoding = 'UTF8'")
 
     async def _check(self, connection: drivers.AsyncConnection) -> None:
-        if self._answered.lately(connection):
+        if self._answered.will_do(connection):
             return
         async with alimited(connection, _hang_up_after()):
             await connection.execute("")
@@ -446,7 +414,7 @@ class AsyncJournal:
 
     async def _run_twice(self, *work: Statement[Any]) -> list[Any]:
         try:
-            with self._answered.will_do():
+            with a_recent_answer_will_do():
                 return await self.run(*work)
         except psycopg.OperationalError as error:
             if not _again(error):
