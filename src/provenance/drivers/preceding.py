@@ -18,12 +18,16 @@ from provenance.drivers.connections import AnyConnection, AsyncConnection, SyncC
 
 Work = PQGen[Any]
 """What is done with a connection, as psycopg hands it to ``connection.wait()``."""
-
-
 First = Callable[[], PQGen[None]]
+"""Makes the work that is to come first."""
 
 
-def before_next(connection: AnyConnection, first: First, *, unless: Callable[[Work], bool] | None = None) -> None:
+def nothing(work: Work) -> bool:
+    """Tell of all work that it is to be preceded."""
+    return False
+
+
+def before_next(connection: AnyConnection, first: First, *, unless: Callable[[Work], bool] = nothing) -> None:
     """Have *first* run once, right before whatever the connection is used for next; what it raises is raised there.
 
     In a wait of its own, so that a time limit of what comes next does not strike it.
@@ -34,9 +38,9 @@ def before_next(connection: AnyConnection, first: First, *, unless: Callable[[Wo
         unless: tells of work that it need not be preceded; what comes after it is asked about again.
     """
     vars(connection)["wait"] = (
-        _preceded(connection, first, unless or _nothing)
+        _preceded(connection, first, unless)
         if isinstance(connection, psycopg.Connection)
-        else _apreceded(connection, first, unless or _nothing)
+        else _apreceded(connection, first, unless)
     )
 
 
@@ -59,10 +63,6 @@ def undoes_nothing(work: Work) -> bool:
 def _ends_something(work: Work) -> bool:
     """Return whether work ends a ``transaction()`` or a pipeline, which psycopg would take to be open still without it."""
     return getattr(work, "__name__", None) == "_exit_gen"
-
-
-def _nothing(work: Work) -> bool:
-    return False
 
 
 def _preceded(connection: SyncConnection, first: First, unless: Callable[[Work], bool]) -> object:

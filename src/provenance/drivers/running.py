@@ -26,15 +26,11 @@ if FAMILIAR:  # pragma: no branch - no later one has been tried
     from provenance.drivers import trips
 
 
-def _at_once(connection: AnyConnection) -> bool:
-    """Whether nothing is to be sent before the statements: psycopg sends the BEGIN that it owes on its own."""
-    begun = connection.autocommit or transaction_status(connection) != TransactionStatus.IDLE
-    return begun and not in_pipeline(connection)
-
-
 def _joined(connection: AnyConnection, statements: Sequence[Statement[Any]]) -> bytes | None:
     """Return the statements as one message of the simple protocol, or ``None`` where they cannot be one."""
-    if not _at_once(connection) or any(statement.params is not None for statement in statements):
+    # psycopg sends the BEGIN that it owes on its own.
+    begun = connection.autocommit or transaction_status(connection) != TransactionStatus.IDLE
+    if not begun or in_pipeline(connection) or any(statement.params is not None for statement in statements):
         return None
     return b"; ".join(text(statement, connection) for statement in statements)
 

@@ -41,7 +41,7 @@ def bury(block: Block) -> Steps[None]:
         yield Journal((block.row(Status.FAILED, failure),))
     else:
         unit.end()
-        unit.standing.extend(unit.take_owed())
+        unit.leave_untold()
         if unit.pooled:
             yield Giveback(unit.connection, True)
         if unit.joined or unit.meddled:

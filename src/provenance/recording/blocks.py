@@ -120,6 +120,10 @@ class Unit:
         drivers.nothing_before_next(self.connection)
         return rows
 
+    def leave_untold(self) -> None:
+        """Count what is owed among what waits for the end of the unit: its fate is that of the rest."""
+        self.standing.extend(self.take_owed())
+
     def finished(self, block: Block) -> tuple[ActionRow, ...]:
         """Return the rows of the unit's outermost block and of those inside it, as they are when it commits.
 
@@ -137,7 +141,7 @@ class Unit:
 
     def drop_above(self, height: int) -> None:
         """Settle the blocks inside a block whose work is undone now."""
-        self.standing.extend(self.take_owed())
+        self.leave_untold()
         while len(self.standing) > height:
             row = self.standing.pop()
             self.settled.append(

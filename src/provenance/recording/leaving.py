@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import itertools
 import logging
 from datetime import timedelta
 from typing import Any, TypeVar, cast
@@ -26,10 +25,6 @@ from provenance.statements.recording import ActionRow, Settings
 logger = logging.getLogger("provenance")
 
 T = TypeVar("T")
-
-# Numbers of finished inner blocks. One counter for the process, so that they grow along any one transaction, even over
-# several units in it.
-_ordinals = itertools.count(1)
 
 
 def leave(block: Block, error: BaseException | None) -> Steps[None]:
@@ -202,7 +197,7 @@ def _attempt(unit: Unit, statement: Statement[T]) -> Steps[T | None]:
 
 def _record_failure(block: Block, unit: Unit, failure: Failure | None, *, ended: bool) -> Steps[None]:
     unit.meddled = ended
-    unit.standing.extend(unit.take_owed())
+    unit.leave_untold()
     if ended:
         doubt = failure.error_message if failure else None
         reason = Failure(
@@ -414,9 +409,9 @@ def _undo_savepoint(block: Block, unit: Unit) -> Steps[bool]:
 
 def _leave_nested(block: Block, enclosing: Block, unit: Unit, verdict: _Verdict) -> Steps[None]:
     if verdict.failure is None:
-        _finish_nested(block, enclosing, unit)
+        owe(unit, block)
         return
-    unit.standing.extend(unit.take_owed())
+    unit.leave_untold()
     row = block.row(Status.FAILED, verdict.failure)
     if block.savepoint is None:
         # Its work cannot be undone alone.
@@ -435,13 +430,3 @@ def _leave_nested(block: Block, enclosing: Block, unit: Unit, verdict: _Verdict)
             yield Journal(unit.take_settled())
     if verdict.refusal is not None:
         raise verdict.refusal
-
-
-def _finish_nested(block: Block, enclosing: Block, unit: Unit) -> None:
-    """Note that an inner block has finished; the server is told when it must know."""
-    if unit.status == TransactionStatus.INTRANS:
-        owe(unit, block, block.row(Status.COMPLETED, ordinal=next(_ordinals)))
-        return
-    unit.meddle(enclosing, f"{block.label} inside {enclosing.label} ended the transaction around it")
-    unit.in_doubt.append(block.row(Status.PENDING, Failure(error_type=None, error_code=None, error_message=ENDED)))
-    raise NotCommitted(f"{block.label}: {ENDED}")

@@ -7,12 +7,14 @@ preceded by it; and when the block around ends, it is enough to know that nothin
 
 from __future__ import annotations
 
+import itertools
 from functools import partial
 from typing import Any
 
 import attrs
 import psycopg
 from psycopg.abc import PQGen
+from psycopg.pq import TransactionStatus
 
 from provenance import drivers
 from provenance.errors import NotCommitted
@@ -21,7 +23,7 @@ from provenance.recording.blocks import Block, Unit
 from provenance.recording.steps import Run, Steps
 from provenance.statements import Statement
 from provenance.statements import recording as statements
-from provenance.statements.recording import ActionRow, Settings
+from provenance.statements.recording import Settings
 
 ENDED = "the block ended its own transaction; what became of its work cannot be known"
 
@@ -29,9 +31,20 @@ ENDED = "the block ended its own transaction; what became of its work cannot be 
 _GONE = (psycopg.errors.InvalidSavepointSpecification, psycopg.errors.NoActiveSqlTransaction)
 
 
-def owe(unit: Unit, block: Block, row: ActionRow) -> None:
-    """Note that an inner block has finished; it is told before anything else is done on the connection."""
-    unit.owed.append((block, row))
+# Numbers of finished inner blocks. One counter for the process, so that they grow along any one transaction, even over
+# several units in it.
+_ordinals = itertools.count(1)
+
+
+def owe(unit: Unit, block: Block) -> None:
+    """Note that an inner block has finished; it is told before anything else is done on the connection.
+
+    Raises:
+        NotCommitted: its body ended the transaction, so that there is nothing to be told.
+    """
+    unit.owed.append((block, block.row(Status.COMPLETED, ordinal=next(_ordinals))))
+    if unit.status != TransactionStatus.INTRANS:
+        raise _meddled(unit)
     tell_before_next(unit)
 
 
@@ -40,8 +53,11 @@ def tell_before_next(unit: Unit) -> None:
 
     Whose work it is makes none after blocks that are not marked; a savepoint that is rolled back does.
     """
-    marked = any(block.marked for block, _ in unit.owed)
-    drivers.before_next(unit.connection, partial(_telling, unit), unless=None if marked else drivers.undoes_nothing)
+    telling = partial(_telling, unit)
+    if any(block.marked for block, _ in unit.owed):
+        drivers.before_next(unit.connection, telling)
+    else:
+        drivers.before_next(unit.connection, telling, unless=drivers.undoes_nothing)
 
 
 def restored(block: Block) -> tuple[Statement[None], Statement[None]]:
@@ -125,7 +141,7 @@ def not_told(unit: Unit, error: BaseException) -> None:
     innermost, _ = unit.owed[0]
     enclosing = _enclosing(unit)
     enclosing.doomed = f"{innermost.label} inside {enclosing.label} was interrupted at its end"
-    unit.standing.extend(unit.take_owed())
+    unit.leave_untold()
 
 
 def _enclosing(unit: Unit) -> Block:
