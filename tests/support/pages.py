@@ -108,14 +108,21 @@ class Reader:
         """Run a line in the terminal, and return how its output differs from what the page says."""
         line = self.own(line)
         if exported := re.fullmatch(r"export (\w+)=(.*)", line):
-            printed, _ = self._start(f"printf %s {exported[2]}").communicate(timeout=_PATIENCE)
-            self.environment[exported[1]] = printed
+            self.environment[exported[1]] = self._printed(f"printf %s {exported[2]}")
             return None
         if self.keeps_running:
             self.keeps_running = False
             return self._keep_running(line, expected)
-        printed, _ = self._start(line).communicate(timeout=_PATIENCE)
-        return compare(expected, printed, self)
+        return compare(expected, self._printed(line), self)
+
+    def _printed(self, line: str) -> str:
+        with self._start(line) as program:
+            try:
+                return program.communicate(timeout=_PATIENCE)[0]
+            except subprocess.TimeoutExpired:
+                # As its reader would, who has waited for long enough.
+                program.send_signal(signal.SIGINT)
+                raise
 
     def _start(self, line: str) -> subprocess.Popen[str]:
         return subprocess.Popen(

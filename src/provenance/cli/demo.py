@@ -43,17 +43,19 @@ if TYPE_CHECKING:
     "--cities",
     type=click.IntRange(min=1),
     metavar="N",
-    help="Load so many cities, the largest first, instead of all 234,908.",
+    default=10_000,
+    show_default=True,
+    help="How many cities to load, the largest first, of 234,908.",
 )
 @json_option
 @click.pass_obj
-def demo(dsn: str | None, *, cities: int | None, as_json: bool) -> None:
+def demo(dsn: str | None, *, cities: int, as_json: bool) -> None:
     """Run an example application, and show what the trail says about it.
 
     The application is served by Flask, Starlette and plain WSGI, on free loopback ports, and gets real requests. Then
-    its publishers get coverage of the cities of the world, which is moved from columns for levels to one id. Without
-    a database address it starts an embedded Postgres; with one, it works in a database of its own there. Either is
-    gone afterwards. Exits with 1 when the trail does not say what happened.
+    its publishers get coverage of the largest cities of the world, which is moved from columns for levels to one id.
+    Without a database address it starts an embedded Postgres; with one, it works in a database of its own there.
+    Either is gone afterwards. Exits with 1 when the trail does not say what happened.
     """
     try:
         from provenance.examples.zmanim.walkthrough import walk  # noqa: PLC0415 - only with the extra

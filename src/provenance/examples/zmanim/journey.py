@@ -72,7 +72,7 @@ class Journey:
         return found
 
 
-def travel(conninfo: str, trail: Trail, *, cities: int | None = None, progress: Progress | None = None) -> Journey:
+def travel(conninfo: str, trail: Trail, *, cities: int, progress: Progress | None = None) -> Journey:
     """Load the places, give publishers coverage of all of them, give the coverage ids, and look at what came of it.
 
     Args:

@@ -187,12 +187,12 @@ def _without_tracebacks() -> Generator[None]:
             logger.setLevel(level)
 
 
-def walk(conninfo: str, *, cities: int | None = 0, progress: Progress | None = None) -> Story:
+def walk(conninfo: str, *, cities: int = 0, progress: Progress | None = None) -> Story:
     """Prepare an empty database, serve the application three times, make all requests, and read what was recorded.
 
     Args:
         conninfo: the address of a database that may be filled.
-        cities: how many to load for the journey through geography, which follows; ``None`` for all, 0 for no journey.
+        cities: how many to load for the journey through geography, which follows; 0 for no journey.
         progress: called with how far that has come.
     """
     with psycopg.connect(conninfo, autocommit=True) as connection, Trail(conninfo) as trail:
