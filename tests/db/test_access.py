@@ -282,6 +282,7 @@ SETTINGS = json.dumps(
 # Calls of what grant_reader() grants; {row} stands for the settings of the captured table. That these are all of the granted
 # functions is checked below.
 CALLS_OF_A_READER = [
+    "SELECT provenance.is_recorded('018bcfe5-6800-7abc-8def-0123456789ab')",
     "SELECT provenance.row_values('(1,\"a b\",)')",
     "SELECT provenance.captures_of('work', 'public.work')",
     "SELECT * FROM provenance.rows_as_of('work', 'public.work', now())",

@@ -262,3 +262,15 @@ def test_prepared_statements_stay_fast(planned: psycopg.Connection[Any]) -> None
         before = index_scans(connection, "tenant_id_id")
         repository.search(tenant_id="t5", until=until, limit=20)
         assert index_scans(connection, "tenant_id_id") > before
+
+
+def test_a_page_from_the_newest_on_is_prepared_once(planned: psycopg.Connection[Any]) -> None:
+    """Asked again a moment later, the server knows the statement: planning takes longer than all the rest."""
+    with psycopg.connect(planned.info.dsn, autocommit=True, prepare_threshold=0) as connection:
+        repository = ActionRepository(lambda: nullcontext(connection))
+        for user in ("u5", "u6", "u7"):
+            repository.by_user(user)
+        found = connection.execute(
+            "SELECT count(*) FROM pg_prepared_statements WHERE statement ~ 'user_id'", prepare=False
+        )
+        assert found.fetchone() == (1,)

@@ -36,8 +36,8 @@ MAX_DEPTH = 100
 MAX_LIMIT = 1_000
 """The most rows one page may hold."""
 
-# Ids made on other machines may be ahead of this clock.
-_SKEW = timedelta(days=1)
+# Ids made on other machines may be ahead of this clock, by a day at least.
+_SKEW = timedelta(days=2)
 
 
 _UNREADABLE: JSONValue = {"$unreadable": "value"}
@@ -312,6 +312,11 @@ def _bound(at: datetime) -> sql.Literal:
     return sql.Literal(UUID(int=ids.floor_id(at).int >> 80 << 80))
 
 
+def _end() -> datetime:
+    """Return a moment after all there is; the same one all day, for a statement that differs each time is never prepared."""
+    return datetime.now(UTC).replace(hour=0, minute=0, second=0, microsecond=0) + _SKEW
+
+
 def search(wanted: Filter, *, before: UUID | None, limit: int) -> Statement[Page[Action]]:
     """Actions that fit, newest first, one page at a time."""
     limit = checked_limit(limit)
@@ -321,7 +326,7 @@ def search(wanted: Filter, *, before: UUID | None, limit: int) -> Statement[Page
     conditions: list[sql.Composable] = [
         sql.SQL("a.id >= {} AND a.id < {}").format(
             _bound(wanted.since) if wanted.since else sql.Literal(UUID(int=0)),
-            _bound(wanted.until or datetime.now(UTC) + _SKEW),
+            _bound(wanted.until or _end()),
         )
     ]
     if before is not None:

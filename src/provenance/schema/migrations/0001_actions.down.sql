@@ -1,4 +1,5 @@
 DROP VIEW provenance.action_log;
+DROP FUNCTION provenance.is_recorded(uuid);
 DROP TABLE provenance.actions, provenance.action_intents;
 DROP FUNCTION
     provenance.grant_reader(name),

@@ -64,6 +64,7 @@ CREATE OR REPLACE FUNCTION provenance.grant_reader(role_name name) RETURNS void
 BEGIN
     EXECUTE format('GRANT USAGE ON SCHEMA provenance TO %I', role_name);
     EXECUTE format('GRANT SELECT ON provenance.actions, provenance.action_intents, provenance.action_log TO %I', role_name);
+    EXECUTE format('GRANT EXECUTE ON FUNCTION provenance.is_recorded(uuid) TO %I', role_name);
 END
 $$;
 CREATE OR REPLACE FUNCTION provenance.grant_writer(role_name name) RETURNS void
