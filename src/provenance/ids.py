@@ -10,6 +10,7 @@ import re
 import threading
 import time
 from datetime import UTC, datetime, timedelta
+from functools import lru_cache
 from uuid import UUID
 
 from provenance.errors import InvalidAction, InvalidRequestID
@@ -76,6 +77,10 @@ def new_request_id() -> str:
     digits = made.hex()
     variant = "89ab"[made[6] >> 6]  # two bits that the version displaces
     return f"{digits[:8]}-{digits[8:12]}-7{digits[13:16]}-{variant}{digits[17:20]}-{digits[20:]}"
+
+
+as_text = lru_cache(maxsize=1024)(str)
+"""Return an id as text. That of an action is asked for several times in its transaction, and ``UUID`` makes it anew."""
 
 
 def moment(now_ns: int) -> datetime:

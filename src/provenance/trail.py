@@ -273,7 +273,7 @@ class Trail(_Setup, Outliving, Tables, Views, Recovering, Erasing):
         if not connection.autocommit:
             # So that psycopg sends no BEGIN of its own: ours goes out together with the settings.
             try:
-                connection.autocommit = True
+                drivers.switch_autocommit(connection, on=True)
             except psycopg.ProgrammingError as error:
                 # Somebody used it after giving it back; the pool cleans it up.
                 self.pool.putconn(connection)
@@ -287,7 +287,7 @@ class Trail(_Setup, Outliving, Tables, Views, Recovering, Erasing):
         if connection in self._switched:
             self._switched.discard(connection)
             if not connection.closed:
-                connection.autocommit = False
+                drivers.switch_autocommit(connection, on=False)
         self.pool.putconn(connection)
 
     def _check_schema(self, connection: drivers.SyncConnection | None) -> None:
@@ -422,7 +422,7 @@ class AsyncTrail(_Setup, AsyncOutliving, AsyncTables, AsyncViews, AsyncRecoverin
         if not connection.autocommit:
             # So that psycopg sends no BEGIN of its own: ours goes out together with the settings.
             try:
-                await connection.set_autocommit(True)
+                await drivers.aswitch_autocommit(connection, on=True)
             except psycopg.ProgrammingError as error:
                 await self.pool.putconn(connection)
                 raise unavailable(error, "the action") from error
@@ -435,7 +435,7 @@ class AsyncTrail(_Setup, AsyncOutliving, AsyncTables, AsyncViews, AsyncRecoverin
         if connection in self._switched:
             self._switched.discard(connection)
             if not connection.closed:
-                await connection.set_autocommit(False)
+                await drivers.aswitch_autocommit(connection, on=False)
         await self.pool.putconn(connection)
 
     async def _check_schema(self, connection: drivers.AsyncConnection | None) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import itertools
 import json
 import re
 import time
@@ -727,6 +728,8 @@ FRAGMENTS = [
 ]  # fmt: skip
 
 
+# One with a pattern of its own looks at everything.
+thorough = Redactor(patterns=["\0never\0"])
 fragments = st.lists(st.sampled_from(FRAGMENTS) | st.text(max_size=3), max_size=30).map("".join)
 
 
@@ -738,6 +741,36 @@ def test_any_text_can_be_redacted(text: str) -> None:
 
     assert isinstance(actual, str)
     assert to_json(text, REDACTOR, what="payload") is not None
+
+
+WORDS = st.sampled_from(
+    ["Bearer", "basic", "Negotiate", "token", "password", "is", "aBcDeFgHiJ", "dXNlcjpwYXNz", "EAA", "apikey", "must",
+     "value", "true", "eyJhbGciOiJI", "name", "secret", "Cookie"]
+) | st.text("abXY", min_size=1, max_size=14)  # fmt: skip
+sentences = st.lists(st.tuples(WORDS, st.sampled_from([" ", ", ", ". ", "; ", "! ", ",", ".", "  ", "", "-"]))).map(
+    lambda parts: "".join(itertools.chain.from_iterable(parts))
+)
+
+
+@example("monthly subscription, second reminder")
+@example("the bearer aBcDeFgHiJ")
+@example("Basic dXNlcjpwYXNz")
+@given(sentences | fragments | any_text)
+@unhurried
+def test_what_is_told_to_be_harmless_at_once_is(text: str) -> None:
+    """All the looks that it is spared would have found nothing, and it needs no escapes."""
+    assert not thorough.harmless(text)
+    if REDACTOR.harmless(text):
+        assert text == thorough.redact(text)
+        assert "\\u0000" not in json.dumps(text)
+        assert text.isprintable()
+
+
+def test_a_sentence_is_told_to_be_harmless() -> None:
+    """Else the shortcut would be none."""
+    assert REDACTOR.harmless("monthly subscription, second reminder")
+    assert not REDACTOR.harmless("the bearer aBcDeFgHiJ")
+    assert not REDACTOR.harmless("unauthorisedly long")
 
 
 @given(st.lists(st.sampled_from([each.encode("utf-8", "surrogatepass") for each in FRAGMENTS]) | st.binary(max_size=3)))

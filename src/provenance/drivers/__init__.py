@@ -16,7 +16,14 @@ from provenance.drivers.connections import (
 from provenance.drivers.messages import message
 from provenance.drivers.pooler import asuit_pooler, suit_pooler
 from provenance.drivers.preceding import before_next, nothing_before_next, undoes_nothing
-from provenance.drivers.running import arun, arun_together, run, run_together
+from provenance.drivers.running import (
+    arun,
+    arun_together,
+    aswitch_autocommit,
+    run,
+    run_together,
+    switch_autocommit,
+)
 
 __all__ = [
     "AnyConnection",
@@ -27,6 +34,7 @@ __all__ = [
     "arun",
     "arun_together",
     "asuit_pooler",
+    "aswitch_autocommit",
     "before_next",
     "cut",
     "hang_up",
@@ -38,6 +46,7 @@ __all__ = [
     "run",
     "run_together",
     "suit_pooler",
+    "switch_autocommit",
     "transaction_status",
     "undoes_nothing",
 ]

@@ -6,6 +6,7 @@ import asyncio
 import os
 import socket
 from contextlib import suppress
+from functools import partial
 from typing import Any
 
 import psycopg
@@ -38,6 +39,13 @@ def answers_bytes(connection: AnyConnection) -> bool:
 _HELD = ("commit", "rollback", "close")
 
 
+def _refuse(method: str, owner: str, /, *_: object, **__: object) -> None:
+    raise MisusedAction(
+        f"{method}() is refused inside {owner}: the block ends the transaction itself; return from it to commit, "
+        "raise or call action.fail() to roll back"
+    )
+
+
 def hold(connection: AnyConnection, owner: str) -> None:
     """Refuse ``commit()``, ``rollback()`` and ``close()`` on the connection until :func:`release`.
 
@@ -45,14 +53,7 @@ def hold(connection: AnyConnection, owner: str) -> None:
     type, cursors and adapters.
     """
     for method in _HELD:
-
-        def refuse(*_: object, method: str = method, **__: object) -> None:
-            raise MisusedAction(
-                f"{method}() is refused inside {owner}: the block ends the transaction itself; return from it to commit, "
-                "raise or call action.fail() to roll back"
-            )
-
-        setattr(connection, method, refuse)
+        setattr(connection, method, partial(_refuse, method, owner))
 
 
 def cut(connection: AnyConnection) -> None:

@@ -31,11 +31,11 @@ def check(connection: AnyConnection, results: Sequence[PGresult]) -> None:
 
 def answers(connection: AnyConnection, statements: Sequence[Statement[Any]], results: Sequence[PGresult]) -> list[Any]:
     """Return the decoded answers of statements."""
-    transformer = adapt.Transformer(connection)
     found: list[Any] = []
     for statement, result in zip(statements, results, strict=True):
         rows: list[Row] = []
         if result.status == ExecStatus.TUPLES_OK:
+            transformer = adapt.Transformer(connection)
             transformer.set_pgresult(result)
             rows = transformer.load_rows(0, result.ntuples, tuple)
         found.append(statement.decode(rows))

@@ -71,6 +71,30 @@ async def arun(connection: AsyncConnection, statement: Statement[T]) -> T:
         return statement.decode(await _arows(cursor))
 
 
+def switch_autocommit(connection: SyncConnection, *, on: bool) -> None:
+    """Switch autocommit of a connection that nobody else has.
+
+    Raises:
+        psycopg.ProgrammingError: a transaction is open.
+    """
+    if FAMILIAR:
+        trips.switch_autocommit(connection, on)  # pyright: ignore[reportPossiblyUnboundVariable]
+    else:
+        connection.autocommit = on
+
+
+async def aswitch_autocommit(connection: AsyncConnection, *, on: bool) -> None:
+    """Switch autocommit of a connection that nobody else has.
+
+    Raises:
+        psycopg.ProgrammingError: a transaction is open.
+    """
+    if FAMILIAR:
+        trips.switch_autocommit(connection, on)  # pyright: ignore[reportPossiblyUnboundVariable]
+    else:
+        await connection.set_autocommit(on)
+
+
 def _decoded(statements: Sequence[Statement[Any]], answers: Sequence[list[Row]]) -> list[Any]:
     return [statement.decode(rows) for statement, rows in zip(statements, answers, strict=True)]
 

@@ -99,6 +99,17 @@ def _in_pipeline(connection: AnyConnection, statements: Sequence[Statement[Any]]
     return results
 
 
+def switch_autocommit(connection: AnyConnection, on: bool) -> None:
+    """Do what the setter does, whose lock and wait cost more than the rest of lending a connection.
+
+    Raises:
+        psycopg.ProgrammingError: a transaction is open.
+    """
+    if transaction_status(connection) != TransactionStatus.IDLE:
+        raise psycopg.ProgrammingError("autocommit cannot be switched in a transaction")
+    connection._autocommit = on  # pyright: ignore[reportPrivateUsage]
+
+
 def _begin(connection: AnyConnection) -> tuple[Statement[None], ...]:
     """Return the BEGIN that psycopg owes the server, if it does; it would send it by itself and wait."""
     if connection.autocommit or transaction_status(connection) != TransactionStatus.IDLE:

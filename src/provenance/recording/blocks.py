@@ -61,6 +61,11 @@ class ActionSpec:
     request_id: UUID | None = None
 
 
+def _empty() -> list[Any]:
+    # Called for every transaction: list[ActionRow] takes several times as long to make the same list.
+    return []
+
+
 @attrs.define(kw_only=True, eq=False)
 class Unit:
     """One transaction of ours, or one savepoint in a caller's, with the rows that wait for its end."""
@@ -71,16 +76,16 @@ class Unit:
     """The transaction is the caller's: it is never committed or rolled back here."""
     pooled: bool
     """The connection goes back to the pool."""
-    standing: list[ActionRow] = attrs.field(factory=list[ActionRow])
+    standing: list[ActionRow] = attrs.field(factory=_empty)
     """Inner blocks that were left and whose work is still part of the transaction, in the order they were left: finished
     ones, and failed ones without a savepoint, which are undone with the block around them."""
-    settled: list[ActionRow] = attrs.field(factory=list[ActionRow])
+    settled: list[ActionRow] = attrs.field(factory=_empty)
     """Inner blocks whose outcome is final already: failed, or undone."""
-    owed: list[tuple[Block, ActionRow]] = attrs.field(factory=list["tuple[Block, ActionRow]"])
+    owed: list[tuple[Block, ActionRow]] = attrs.field(factory=_empty)
     """Inner blocks that have finished without the server knowing it, in the order in which they were left."""
-    in_doubt: list[ActionRow] = attrs.field(factory=list[ActionRow])
+    in_doubt: list[ActionRow] = attrs.field(factory=_empty)
     """Inner blocks whose body ended the transaction around them."""
-    open_blocks: list[Block] = attrs.field(factory=list["Block"])
+    open_blocks: list[Block] = attrs.field(factory=_empty)
     ended: bool = False
     """The unit is over."""
     meddled: bool = False

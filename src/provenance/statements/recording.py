@@ -14,6 +14,7 @@ from uuid import UUID
 import attrs
 from psycopg import IsolationLevel, sql
 
+from provenance.ids import as_text
 from provenance.models import ActionRef
 from provenance.statements import Rows, Statement, command, nothing, truth
 
@@ -43,7 +44,7 @@ def _setting(name: LiteralString, value: str) -> Statement[None]:
     """Set something until the transaction, or the savepoint around this, ends. SET takes no parameters."""
     if _NEEDS_NO_QUOTING(value):
         # Composing takes psycopg ten times as long.
-        return command(f"SET LOCAL {name} = '{value}'".encode())
+        return Statement(f"SET LOCAL {name} = '{value}'".encode(), None, nothing)
     return command(sql.SQL("SET LOCAL {} = {}").format(sql.SQL(name), sql.Literal(value)))
 
 
@@ -62,12 +63,12 @@ def begin(isolation: IsolationLevel | None, read_only: bool | None, deferrable: 
 
 def set_action(action_id: UUID | None) -> Statement[None]:
     """Make an action the current one until the transaction, or the savepoint around this, ends."""
-    return _setting(_ACTION, "" if action_id is None else str(action_id))
+    return _setting(_ACTION, "" if action_id is None else as_text(action_id))
 
 
 def set_block(ref: ActionRef | None, tenant_id: str = "") -> Statement[None]:
     """Make a tracked block the innermost one of the transaction."""
-    return _setting(_BLOCK, "" if ref is None else f"{ref.id} {ref.root_id} {tenant_id}")
+    return _setting(_BLOCK, "" if ref is None else f"{as_text(ref.id)} {as_text(ref.root_id)} {tenant_id}")
 
 
 def set_done(ordinal: int) -> Statement[None]:
@@ -175,7 +176,7 @@ def row_json(row: ActionRow) -> str:
         elif isinstance(value, str):
             fields.append(key + encode_basestring_ascii(value))
         elif isinstance(value, UUID):
-            fields.append(f'{key}"{value}"')
+            fields.append(f'{key}"{as_text(value)}"')
         else:
             fields.append(key + json.dumps(value))
     return f"{{{','.join(fields)}}}"
@@ -231,15 +232,15 @@ def _alone(row: ActionRow) -> Mapping[str, str | None] | None:
     if row.fence != row.id or row.error_message is not None:
         return None
     values = {
-        "id": str(row.id),
-        "root_id": None if row.root_id is None else str(row.root_id),
-        "parent_action_id": None if row.parent_action_id is None else str(row.parent_action_id),
+        "id": as_text(row.id),
+        "root_id": None if row.root_id is None else as_text(row.root_id),
+        "parent_action_id": None if row.parent_action_id is None else as_text(row.parent_action_id),
         "action_type": row.action_type,
         "concept": row.concept,
         "status": row.status,
         "tenant_id": row.tenant_id,
         "user_id": row.user_id,
-        "request_id": None if row.request_id is None else str(row.request_id),
+        "request_id": None if row.request_id is None else as_text(row.request_id),
         "correlation_id": row.correlation_id,
         "entity_type": row.entity_type,
         "entity_id": row.entity_id,
@@ -250,7 +251,7 @@ def _alone(row: ActionRow) -> Mapping[str, str | None] | None:
         "completed_at": row.completed_at,
         "duration_ms": repr(row.duration_ms),
     }
-    return values if all(value is None or value.isascii() for value in values.values()) else None
+    return values if "".join(filter(None, values.values())).isascii() else None
 
 
 def insert(rows: Sequence[ActionRow]) -> Statement[None]:

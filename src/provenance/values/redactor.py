@@ -16,8 +16,12 @@ Captured = Mapping[str, "Captured | None"]
 # How many times a text may be encoded: JSON inside JSON, an address inside an address.
 _DEEPEST = 3
 # A word or a number, shorter than any secret that can be told by its form, and without anything that could stand between a
-# key and its value; or a UUID.
-_HARMLESS = re.compile(r"[\w.,/-]{0,13}|[0-9a-f]{8}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{12}").fullmatch
+# key and its value; a UUID; or a sentence of such words, of letters alone. Behind some of them a secret may be one, too.
+_WORD = r"(?!(?i:basic|bearer|negotiate|token) )[A-Za-z]{1,13}"
+_HARMLESS = re.compile(
+    r"[\w.,/-]{0,13}|[0-9a-f]{8}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{12}"
+    rf"|{_WORD}(?:[,;.!?]? {_WORD})*[.!?]?"
+).fullmatch
 
 
 def _patterns(given: Iterable[str | re.Pattern[str]]) -> tuple[re.Pattern[str], ...]:
@@ -139,7 +143,7 @@ class Redactor:
         return self._captured.get(action_type)
 
     def harmless(self, text: str) -> bool:
-        """Return whether it can be seen at once that nothing in *text* is secret; it is short then, and printable."""
+        """Return whether it can be seen at once that nothing in *text* is secret; it is printable then."""
         return not self.patterns and _HARMLESS(text) is not None
 
     def redact(self, text: str) -> str:
