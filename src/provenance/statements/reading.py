@@ -345,9 +345,9 @@ def search(wanted: Filter, *, before: UUID | None, limit: int) -> Statement[Page
         params["status"] = wanted.status.value
     # The limit comes by a subquery, so that a plan for these values knows as little of it as one for any values. It would
     # seem the cheaper one for ever, and be made anew each time, which takes longer than all the rest.
-    query = sql.SQL("SELECT {} FROM provenance.action_log a WHERE {} ORDER BY a.id DESC LIMIT (SELECT %(limit)s)").format(
-        sql.SQL(COLUMNS), sql.SQL(" AND ").join(conditions)
-    )
+    query = sql.SQL(
+        "SELECT {} FROM provenance.action_log a WHERE {} ORDER BY a.id DESC LIMIT (SELECT %(limit)s::bigint)"
+    ).format(sql.SQL(COLUMNS), sql.SQL(" AND ").join(conditions))
 
     def page(rows: Rows) -> Page[Action]:
         items = tuple(_all(rows[:limit]))
