@@ -44,7 +44,7 @@ def _setting(name: LiteralString, value: str) -> Statement[None]:
     """Set something until the transaction, or the savepoint around this, ends. SET takes no parameters."""
     if _NEEDS_NO_QUOTING(value):
         # Composing takes psycopg ten times as long.
-        return Statement(f"SET LOCAL {name} = '{value}'".encode(), None, nothing)
+        return command(f"SET LOCAL {name} = '{value}'".encode())
     return command(sql.SQL("SET LOCAL {} = {}").format(sql.SQL(name), sql.Literal(value)))
 
 

@@ -247,7 +247,7 @@ class _Writer:
 
     def _container(self, value: object, depth: int) -> str:
         kind = type(value)
-        if kind is dict or issubclass(kind, dict):
+        if issubclass(kind, dict):
             return self._object(_dict_items(value), depth)
         if hasattr(kind, "_fields") and issubclass(kind, tuple):
             return self._object(_named_items(value), depth)
@@ -319,12 +319,9 @@ class _Writer:
     def _member(self, key: Key, item: object, depth: int, captured: Captured | None) -> str:
         if key.hides or (captured is not None and key.name not in captured):
             return self._charged(_REDACTED_TEXT)
-        if captured is None and type(item) is str and len(item) <= self.room and self.redactor.harmless(item):
-            # What most members are, without a call for each question.
-            return self._charged(encode_basestring_ascii(item))
         self.captured = None if captured is None else captured[key.name]
-        if key.keeps and self.captured is None and type(item) is str:
-            return self._string(item, kept=True)
+        if self.captured is None and type(item) is str:
+            return self._string(item, kept=key.keeps)
         return self.write(item, depth)
 
     def _shown_key(self, key: Key, texts: Mapping[str, str]) -> str:
