@@ -1040,6 +1040,81 @@ def test_secrets_never_get_out(found: tuple[Any, str], limit: int) -> None:
     assert [] == [text for text in said if text and (CANARY in text or _IN_BASE64 in text)]
 
 
+class Rare(dict[Any, Any]):
+    """A dict that is no plain one, so that no short cut is taken for it."""
+
+
+def rare(value: Any) -> Any:
+    """Return the value with other dicts in the place of plain ones."""
+    if type(value) is dict:
+        return Rare({key: rare(item) for key, item in value.items()})
+    return list(map(rare, value)) if type(value) is list else value
+
+
+KEYS = st.sampled_from(
+    [
+        "name",
+        "Value",
+        "value",
+        "key",
+        "field",
+        "old",
+        "new",
+        "loc",
+        "input",
+        "password",
+        "note",
+        "a\x00",
+        "a\\u0000",
+        "",
+        1,
+    ]
+) | st.text("ab 4-", max_size=20)
+LEAVES = st.none() | st.booleans() | st.integers() | st.floats() | st.text() | st.just("password")
+LEAVES |= st.sampled_from([4111111111111111, -4111111111111111, 10**13, 10**13 - 1, {1}, b"a", object(), SOME_UUID])
+SHAPED = st.recursive(LEAVES, lambda inner: st.dictionaries(KEYS, inner, max_size=40) | st.lists(inner), max_leaves=60)
+
+
+@example({"name": "password", "value": "hush"}, 32_768)
+@example({"a\x00": 1, "a\\u0000": 2}, 32_768)
+@example({"n" * 2000: 1}, 32_768)
+@example({f"{number}": number for number in range(33)}, 32_768)
+@given(SHAPED, st.integers(0, 100) | st.just(32_768))
+@unhurried
+def test_plain_dicts_are_written_as_others_are(value: Any, limit: int) -> None:
+    """The short cut for them changes nothing: not the text, not the refusal."""
+    for redactor in (REDACTOR, Redactor(patterns=["b+"]), Redactor(capture={"a": ["name", "old.new"]})):
+        for convert in (strict, to_json_marked):
+            captured = {"captured": redactor.captured("a")} if convert is strict else {}
+            quick, slow = (
+                convert(each, redactor, what="payload", limit=limit, **captured) for each in (value, rare(value))
+            )
+            assert quick == slow
+
+
+def strict(value: object, redactor: Redactor, **options: Any) -> str | None:
+    """Return the text, or the refusal."""
+    try:
+        return to_json(value, redactor, **options)
+    except UnserializableValue as refused:
+        return str(refused)
+
+
+def test_a_key_may_pretend_to_be_another() -> None:
+    """Text that says it equals another one is judged by what it is."""
+
+    class Sly(str):
+        __slots__ = ()
+
+        def __eq__(self, other: object) -> bool:
+            return other in ("note", "password")
+
+        __hash__ = lambda self: hash("note")  # noqa: E731
+
+    assert json_of({"note": "hush"}) == {"note": "hush"}
+    assert json_of({Sly("password"): "hush"}) == {"password": REDACTED}
+
+
 def test_hidden_values_are_not_looked_at() -> None:
     """A hidden value is replaced whatever it is, without being read: even one that could not be stored."""
     value = {"password": Hostile(), "n": 1, "Cookie": None, "nested": [{"apiKey": loop(), "keyboard": "us"}]}

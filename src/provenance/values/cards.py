@@ -37,7 +37,8 @@ _ISSUERS = (
 # Of the digits 0 to 9 doubled, the cross sums.
 _DOUBLED = (0, 2, 4, 6, 8, 1, 3, 5, 7, 9)
 _SHORTEST = 14
-_LEAST = 10 ** (_SHORTEST - 1)
+LEAST = 10 ** (_SHORTEST - 1)
+"""No smaller number is that of a card."""
 
 # It begins with the digit, which lets the engine skip all other text; what may stand before that is looked at afterwards.
 # A digit after a point belongs to a fraction, and one after a plus to a telephone number.
@@ -68,7 +69,7 @@ def is_card(digits: str) -> bool:
 
 def is_card_number(number: int) -> bool:
     """Return whether an int has the digits of a payment card."""
-    return number >= _LEAST and number < _LEAST * 10**6 and is_card(str(number))
+    return number >= LEAST and number < LEAST * 10**6 and is_card(str(number))
 
 
 def _in_iban(found: re.Match[str]) -> bool:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import TypeVar, cast
 
 from provenance.values.arguments import next_item
@@ -97,6 +97,12 @@ def _held(key: object) -> tuple[str, ...]:
     """Return which members' values are named by the value under *key*."""
     text = _text(key)
     return _HELD.get(text.lower(), ()) if text is not None and len(text) <= _LONGEST_NAMING else ()
+
+
+def may_name_values(keys: Iterable[str]) -> bool:
+    """Return whether :func:`hidden_members` may hide something among members with these keys."""
+    names = {key.lower() for key in keys}
+    return any(not names.isdisjoint(_HELD[name]) for name in names & _HELD.keys())
 
 
 def hidden_members(members: list[tuple[_Key, object]], hides: Hides) -> list[tuple[_Key, object]]:

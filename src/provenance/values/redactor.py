@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Iterable, Mapping
+from functools import lru_cache
 
 import attrs
 
 from provenance.values import arguments, cards, complaints, documents, keys, markup, named, pairs, tokens
+from provenance.values.neighbours import may_name_values
 from provenance.values.texts import REDACTED, escaped, name
 
 Captured = Mapping[str, "Captured | None"]
@@ -22,6 +24,12 @@ _HARMLESS = re.compile(
     r"[\w.,/-]{0,13}|[0-9a-f]{8}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{12}"
     rf"|{_WORD}(?:[,;.!?]? {_WORD})*[.!?]?"
 ).fullmatch
+
+_SHAPES = 1024
+
+
+def _nothing(_: str) -> None:
+    """Know of no text that it is harmless."""
 
 
 def _patterns(given: Iterable[str | re.Pattern[str]]) -> tuple[re.Pattern[str], ...]:
@@ -121,14 +129,23 @@ class Redactor:
         factory=dict[str, tuple[str, ...]], converter=_capture, hash=False
     )
     _rule: keys.Rule = attrs.field(init=False, repr=False, eq=False)
-    _captured: Mapping[str, Captured] = attrs.field(init=False, repr=False, eq=False)
     key: Callable[[str], Key] = attrs.field(init=False, repr=False, eq=False)
     """Returns what becomes of a member with this key."""
+    shape: Callable[[tuple[str, ...]], tuple[Key, ...] | None] = attrs.field(init=False, repr=False, eq=False)
+    """Returns what becomes of the members of an object with these keys, or ``None`` if there is more to it; remembers it, so
+    it may be asked only of keys that are few and short."""
+    captured: Callable[[str], Captured | None] = attrs.field(init=False, repr=False, eq=False)
+    """Returns which keys of the payload of such an action are stored, or ``None`` when that is not restricted."""
+    harmless: Callable[[str], object] = attrs.field(init=False, repr=False, eq=False)
+    """Returns something if it can be seen at once that nothing in a text is secret; it is printable then."""
 
     def __attrs_post_init__(self) -> None:
         object.__setattr__(self, "_rule", keys.Rule(self.extra, self.keep))
         object.__setattr__(self, "key", keys.remembered(self._key))
-        object.__setattr__(self, "_captured", {kind: _tree(paths) for kind, paths in self.capture.items()})
+        # Asked for every action and for every text, these are the very functions of dict and pattern.
+        object.__setattr__(self, "captured", {kind: _tree(paths) for kind, paths in self.capture.items()}.get)
+        object.__setattr__(self, "harmless", _nothing if self.patterns else _HARMLESS)
+        object.__setattr__(self, "shape", lru_cache(_SHAPES)(self._shape))
 
     def hides(self, key: str) -> bool:
         """Return whether the value under *key* is to be replaced by ``[redacted]``."""
@@ -138,13 +155,10 @@ class Redactor:
         shown = self.redact(name)
         return Key(name, shown, quoted_key(shown), self._rule.hides(name), self._rule.keeps(name))
 
-    def captured(self, action_type: str) -> Captured | None:
-        """Return which keys of the payload of such an action are stored, or ``None`` when that is not restricted."""
-        return self._captured.get(action_type)
-
-    def harmless(self, text: str) -> bool:
-        """Return whether it can be seen at once that nothing in *text* is secret; it is printable then."""
-        return not self.patterns and _HARMLESS(text) is not None
+    def _shape(self, names: tuple[str, ...]) -> tuple[Key, ...] | None:
+        known = tuple(map(self.key, names))
+        differ = len({key.quoted for key in known}) == len(known) and all(key.shown == key.name for key in known)
+        return known if differ and not may_name_values(names) else None
 
     def redact(self, text: str) -> str:
         """Return *text* with everything secret in it replaced by ``[redacted]``, and the rest as it is.

@@ -12,7 +12,7 @@ from decimal import Decimal
 from enum import Enum
 from itertools import islice
 from json.encoder import encode_basestring_ascii
-from operator import attrgetter, methodcaller
+from operator import attrgetter, itemgetter, methodcaller
 from pathlib import PurePath
 from types import NoneType
 from typing import Any, TypeVar
@@ -50,6 +50,10 @@ _CONSTANTS = {None: "null", True: "true", False: "false"}
 _UNREADABLE = '{"$unserializable":"value"}'
 _PLAIN_CONTAINERS = frozenset({dict, list, tuple})
 _LEAVES = frozenset({str, int, float, bool})
+_TEXT = frozenset({str})
+_MOST_KEYS = 32
+_LONGEST_KEYS = 1024
+_first = itemgetter(0)
 
 # Values are told apart by type() and issubclass(): isinstance() also asks value.__class__, which a lazy proxy answers
 # by loading what it stands for. Subclasses of builtins are read through the builtin, so that no override runs or hides
@@ -148,24 +152,25 @@ class _Writer:
         self.room = room
         self.open: set[int] = set()
 
-    def write(self, value: object, depth: int = 0) -> str:
-        if self.captured is not None and type(value) in _LEAVES:
+    def write(self, value: Any, depth: int = 0) -> str:
+        kind: type[object] = type(value)
+        if self.captured is not None and kind in _LEAVES:
             return self._charged(_REDACTED_TEXT)
-        if type(value) is str:
+        if kind is str:
             return self._string(value)
-        if type(value) is int:
+        if kind is int:
             return self._integer(value)
-        if value is None or type(value) is bool:
+        if value is None or kind is bool:
             return self._charged(_CONSTANTS[value])
-        if type(value) is float:
+        if kind is float:
             return self._float(value)
         try:
-            return self._other(value, depth)
+            return self._dict(value, depth) if kind is dict else self._other(value, depth)
         except _RefusedError:
             raise
         except Exception as error:  # noqa: BLE001
             # The caller's own code ran here (a property, a mapping), or another thread changed a dict meanwhile.
-            failure = f"reading a value of type {_type_name(type(value))} raised {_type_name(type(error))}"
+            failure = f"reading a value of type {_type_name(kind)} raised {_type_name(type(error))}"
             return self._refused(value, f"{failure}; pass plain data instead", error)
 
     def _charged(self, text: str) -> str:
@@ -244,6 +249,54 @@ class _Writer:
         if not self.marked:
             raise _RefusedError("the value contains itself; pass data without references back")
         return self._charged(_CYCLE)
+
+    def _dict(self, value: dict[object, object], depth: int) -> str:
+        """Write a dict as :meth:`_other` does, and quicker where its keys are text, as most are, and known together."""
+        members = list(value.items()) if len(value) <= _MOST_KEYS else []
+        keys: tuple[Any, ...] = tuple(map(_first, members))
+        # No subclass: one may be equal to another text than its own.
+        known = (
+            self.redactor.shape(keys)
+            if _TEXT.issuperset(map(type, keys)) and self.captured is None and sum(map(len, keys)) <= _LONGEST_KEYS
+            else None
+        )
+        if not known or depth >= _DEEPEST or id(value) in self.open:
+            return self._other(value, depth)
+        self.open.add(id(value))
+        try:
+            return self._known(known, members, depth + 1)
+        finally:
+            self.open.discard(id(value))
+
+    def _known(self, keys: tuple[Key, ...], members: list[tuple[object, object]], depth: int) -> str:
+        texts: list[str] = []
+        harmless = self.redactor.harmless
+        for key, (_, item) in zip(keys, members, strict=True):
+            self.room -= len(key.name) + 4
+            if self.room < 0:
+                break
+            # By type(); see above.
+            if key.hides:
+                text = _REDACTED_TEXT
+            elif type(item) is str and len(item) <= self.room and harmless(item):
+                text = encode_basestring_ascii(item)
+            elif type(item) is int and -cards.LEAST < item < cards.LEAST:
+                text = int.__repr__(item)
+            elif item is None or type(item) is bool:
+                text = _CONSTANTS[item]
+            else:
+                texts.append(f"{key.quoted}:{self._below(key, item, depth)}")
+                continue
+            self.room -= len(text)
+            texts.append(f"{key.quoted}:{text}")
+        return f"{{{','.join(texts)}}}"
+
+    def _below(self, key: Key, item: object, depth: int) -> str:
+        try:
+            return self._string(item, kept=key.keeps) if type(item) is str else self.write(item, depth)
+        except _RefusedError as refused:
+            refused.path.append(_path_part(key.name))
+            raise
 
     def _container(self, value: object, depth: int) -> str:
         kind = type(value)
@@ -391,7 +444,7 @@ def to_json(
     except _RefusedError as refused:
         path = "".join(reversed(refused.path))
         raise UnserializableValue(f"{what}{path}: {refused.reason}") from refused.__cause__
-    return _capped(text, limit, partial=writer.room < 0)
+    return text if len(text) <= limit and writer.room >= 0 else _capped(text, limit, partial=writer.room < 0)
 
 
 def to_json_marked(
