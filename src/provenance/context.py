@@ -9,7 +9,7 @@ Nothing here does I/O.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, MutableMapping
+from collections.abc import Callable, Mapping, MutableMapping
 from contextvars import ContextVar
 from enum import Enum
 from functools import partial
@@ -75,28 +75,24 @@ _frame: ContextVar[RequestFrame | None] = ContextVar("provenance_request_frame",
 _action: ContextVar[CurrentAction | None] = ContextVar("provenance_current_action", default=None)
 
 
-def current_frame() -> RequestFrame | None:
-    """Return the frame of the request being served, closed or not, or ``None`` outside any."""
-    return _frame.get()
+# Asked for at every turn of every action, these are the very methods of the variables.
+current_frame: Final[Callable[[], RequestFrame | None]] = _frame.get
+"""Returns the frame of the request being served, closed or not, or ``None`` outside any."""
+
+innermost_action: Final[Callable[[], CurrentAction | None]] = _action.get
+"""Returns the innermost action this code runs inside, even one that has ended meanwhile in another task."""
+
+set_innermost_action: Final[Callable[[CurrentAction | None], object]] = _action.set
+"""Makes an action the innermost one.
+
+Restore the previous one by value, for a token does not survive a change of Context.
+"""
 
 
 def live_frame() -> RequestFrame | None:
     """Return the frame of the request being served, or ``None`` outside any and once the request is over."""
     frame = _frame.get()
     return None if frame is None or frame.closed else frame
-
-
-def innermost_action() -> CurrentAction | None:
-    """Return the innermost action this code runs inside, even one that has ended meanwhile in another task."""
-    return _action.get()
-
-
-def set_innermost_action(action: CurrentAction | None) -> None:
-    """Make *action* the innermost one.
-
-    Restore the previous one by value, for a token does not survive a change of Context.
-    """
-    _action.set(action)
 
 
 def enter_frame(frame: RequestFrame) -> None:

@@ -102,7 +102,8 @@ class _Setup:
         self.durability: Durability = durability
         self._fail_closed = on_unavailable == "raise"
         self.redactor = redactor or Redactor()
-        self._schema_checked = False
+        self.ready = False
+        """The schema has been seen to be there."""
         self._closed = False
         self.abandoned: deque[Block] = deque()
         """Blocks that nobody can leave any more; what they hold is given back when the next one is entered."""
@@ -155,7 +156,7 @@ class _Setup:
                 f"the provenance schema is at version {version} in this database, and version {SCHEMA_VERSION} is needed; "
                 "run `provenance migrate up`"
             )
-        self._schema_checked = True
+        self.ready = True
         self._outage.wake()
 
 
@@ -260,7 +261,8 @@ class Trail(_Setup, Outliving, Tables, Views, Recovering, Erasing):
             tracking.drive(bury(self.abandoned.popleft()), self.perform)
 
     def _checkout(self, *, checked: bool) -> drivers.SyncConnection:
-        self._bury()
+        if self.abandoned:
+            self._bury()
         try:
             self._open()
             if checked:
@@ -292,7 +294,7 @@ class Trail(_Setup, Outliving, Tables, Views, Recovering, Erasing):
 
     def _check_schema(self, connection: drivers.SyncConnection | None) -> None:
         self._check_open()
-        if self._schema_checked or (self._outage.down and self._may_wait(connection)):
+        if self.ready or (self._outage.down and self._may_wait(connection)):
             return
         with self._perhaps_later(connection), translated("recording"):
             if connection is None:
@@ -440,7 +442,7 @@ class AsyncTrail(_Setup, AsyncOutliving, AsyncTables, AsyncViews, AsyncRecoverin
 
     async def _check_schema(self, connection: drivers.AsyncConnection | None) -> None:
         self._check_open()
-        if self._schema_checked or (self._outage.down and self._may_wait(connection)):
+        if self.ready or (self._outage.down and self._may_wait(connection)):
             return
         with self._perhaps_later(connection), translated("recording"):
             if connection is None:

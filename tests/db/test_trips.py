@@ -20,7 +20,7 @@ from provenance import drivers
 from provenance.drivers import running
 from provenance.errors import NotCommitted
 from provenance.models import Action
-from provenance.statements import Statement, as_they_are, command
+from provenance.statements import Statement, as_they_are, command, nothing
 from tests.support import colours, databases
 from tests.support.colours import Blocking, done
 from tests.support.outages import until
@@ -84,6 +84,25 @@ async def test_each_statement_is_answered_with_its_own_rows(connection: Any, par
     statements = (BEGIN, asked, ask(f"VALUES ('{identity}'::uuid), (NULL)"), command("SET LOCAL a.b = 'c'"), COMMIT)
     assert await together(connection, *statements) == [None, [(1,)], [(identity,), (None,)], None, None]
     assert connection.info.transaction_status == TransactionStatus.IDLE
+
+
+@pytest.mark.usefixtures("_road")
+async def test_a_statement_may_be_several_commands(connection: Any) -> None:
+    """Its answers are counted, so that what comes after it gets its own."""
+    several = Statement(b"BEGIN; SET LOCAL a.b = 'c'; SET LOCAL a.d = 'e'", None, nothing, commands=3)
+    reading = ask("SELECT current_setting('a.b'), current_setting('a.d')")
+    assert await together(connection, several, reading, COMMIT) == [None, [("c", "e")], None]
+
+
+@pytest.mark.usefixtures("_road")
+async def test_parameters_may_be_numbered(connection: Any) -> None:
+    """They are sent as they are, of whatever type the server takes them to be; nulls too."""
+    query = "SELECT $1::integer, $2, $1::text, $3::uuid"
+    numbered = Statement(query, {}, as_they_are, numbered=("7", "seven", None))
+    for _ in range(8):
+        assert await together(connection, BEGIN, numbered, COMMIT) == [None, [(7, "seven", "7", None)], None]
+    run = drivers.run if isinstance(connection, psycopg.Connection) else drivers.arun
+    assert await done(run(connection, numbered)) == [(7, "seven", "7", None)]
 
 
 @pytest.mark.usefixtures("_road")

@@ -108,20 +108,20 @@ def the_bodys_exception_is_replaced(patch: pytest.MonkeyPatch) -> None:
     """An error of the recording takes the place of the body's own."""
 
     def exit_(self: tracked.track_action, exc_type: Any, exc: Any, tb: Any) -> None:
-        run = self._running()
-        run.suspend()
+        block = self._entered()
+        block.suspend()
         try:
-            tracked.drive(leaving.leave(run.block, exc), run.host.perform)
+            tracked.drive(leaving.leave(block, exc), block.host.perform)
         finally:
             self._forget()
         if exc is not None:
             raise leaving.NotCommitted("replaced")
 
     async def aexit(self: tracked.track_action, exc_type: Any, exc: Any, tb: Any) -> None:
-        run = self._running()
-        run.suspend()
+        block = self._entered()
+        block.suspend()
         try:
-            await tracked.adrive(leaving.leave(run.block, exc), run.host.perform)
+            await tracked.adrive(leaving.leave(block, exc), block.host.perform)
         finally:
             self._forget()
         if exc is not None:

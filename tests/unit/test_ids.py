@@ -19,7 +19,7 @@ from hypothesis import strategies as st
 
 from provenance import ids
 from provenance.errors import InvalidRequestID, ProvenanceError
-from provenance.ids import floor_id, identify, moment, new_id, new_id_at, new_request_id, parse_request_id
+from provenance.ids import floor_id, identify, microseconds, moment, new_id, new_id_at, new_request_id, parse_request_id
 
 HYPHENS = "0af76519-16cd-43dd-8448-eb211c80319c"
 DIGITS = "0af7651916cd43dd8448eb211c80319c"
@@ -28,6 +28,7 @@ AWS_ROOT = "Root=1-0af76519-16cd43dd8448eb211c80319c"
 SPAN = "b7ad6b7169203331"
 
 SPRING = datetime(2024, 3, 31, 1, 30, tzinfo=UTC)
+EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 SPRING_NS = int(SPRING.timestamp()) * 1_000_000_000
 
 
@@ -200,20 +201,15 @@ def test_a_forked_child_makes_ids_while_the_lock_was_held() -> None:
 # Times and ids
 
 
-@pytest.mark.parametrize(
-    ("nanoseconds", "expected"),
-    [
-        (0, datetime(1970, 1, 1, tzinfo=UTC)),
-        (SPRING_NS + 123_456_789, SPRING + timedelta(microseconds=123_456)),
-        (1_999, datetime(1970, 1, 1, 0, 0, 0, 1, tzinfo=UTC)),
-        (-1, datetime(1969, 12, 31, 23, 59, 59, 999_999, tzinfo=UTC)),
-    ],
-)
-def test_moment(nanoseconds: int, expected: datetime) -> None:
-    """A clock reading becomes an aware datetime in UTC, cut to the microsecond."""
-    actual = moment(nanoseconds)
+@example(EPOCH)
+@example(EPOCH - timedelta(microseconds=1))
+@example(SPRING - timedelta(microseconds=1))
+@given(st.datetimes())
+def test_moment(at: datetime) -> None:
+    """Microseconds become the text that a datetime has, its fraction always in full, and come from one."""
+    at = at.replace(tzinfo=UTC)
 
-    assert (expected, UTC) == (actual, actual.tzinfo)
+    assert at.isoformat(timespec="microseconds") == moment(microseconds(at))
 
 
 @pytest.mark.parametrize(

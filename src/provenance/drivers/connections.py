@@ -36,24 +36,32 @@ def answers_bytes(connection: AnyConnection) -> bool:
     return spelled.upper().translate(None, b"-_ ") == b"SQLASCII"
 
 
-_HELD = ("commit", "rollback", "close")
-
-
-def _refuse(method: str, owner: str, /, *_: object, **__: object) -> None:
+def _refuse(method: str, holder: object, /, *_: object, **__: object) -> None:
     raise MisusedAction(
-        f"{method}() is refused inside {owner}: the block ends the transaction itself; return from it to commit, "
+        f"{method}() is refused inside {holder}: the block ends the transaction itself; return from it to commit, "
         "raise or call action.fail() to roll back"
     )
 
 
-def hold(connection: AnyConnection, owner: str) -> None:
+_HOLDER = "provenance_holder"
+_HELD = ("commit", "rollback", "close")
+
+
+def hold(connection: AnyConnection, holder: object) -> None:
     """Refuse ``commit()``, ``rollback()`` and ``close()`` on the connection until :func:`release`.
 
     The methods are shadowed on the instance, so that the body keeps the very connection it may have been given, with its
     type, cursors and adapters.
     """
+    own = vars(connection)
+    own[_HOLDER] = holder
     for method in _HELD:
-        setattr(connection, method, partial(_refuse, method, owner))
+        own[method] = partial(_refuse, method, holder)
+
+
+def holder(connection: AnyConnection) -> Any:
+    """Return what holds the connection, or ``None``."""
+    return vars(connection).get(_HOLDER)
 
 
 def cut(connection: AnyConnection) -> None:
@@ -80,5 +88,6 @@ async def aquiesce(connection: AsyncConnection) -> None:
 
 def release(connection: AnyConnection) -> None:
     """Give the connection its own methods back."""
-    for method in (*_HELD, "wait"):
-        vars(connection).pop(method, None)
+    own = vars(connection)
+    for name in (_HOLDER, *_HELD, "wait"):
+        own.pop(name, None)

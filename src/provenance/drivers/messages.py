@@ -12,7 +12,7 @@ from psycopg.pq import ExecStatus
 from psycopg.pq.abc import PGresult
 
 from provenance.drivers.connections import AnyConnection
-from provenance.statements import Row, Statement, text
+from provenance.statements import Row, Statement, nothing, text
 
 
 def error_in(connection: AnyConnection, results: Sequence[PGresult]) -> psycopg.Error | None:
@@ -23,30 +23,39 @@ def error_in(connection: AnyConnection, results: Sequence[PGresult]) -> psycopg.
     return None
 
 
-def check(connection: AnyConnection, results: Sequence[PGresult]) -> None:
-    """Raise the error among results, if one is there."""
-    if (error := error_in(connection, results)) is not None:
-        raise error
+def _rows(connection: AnyConnection, result: PGresult) -> list[Row]:
+    if result.status != ExecStatus.TUPLES_OK:
+        return []
+    transformer = adapt.Transformer(connection)
+    transformer.set_pgresult(result)
+    return transformer.load_rows(0, result.ntuples, tuple)
 
 
 def answers(connection: AnyConnection, statements: Sequence[Statement[Any]], results: Sequence[PGresult]) -> list[Any]:
-    """Return the decoded answers of statements."""
+    """Return the decoded answers of statements, of which each has as many results as it has commands."""
     found: list[Any] = []
-    for statement, result in zip(statements, results, strict=True):
-        rows: list[Row] = []
-        if result.status == ExecStatus.TUPLES_OK:
-            transformer = adapt.Transformer(connection)
-            transformer.set_pgresult(result)
-            rows = transformer.load_rows(0, result.ntuples, tuple)
-        found.append(statement.decode(rows))
+    position = -1
+    for statement in statements:
+        position += statement.commands
+        # Most have none.
+        found.append(None if statement.decode is nothing else statement.decode(_rows(connection, results[position])))
     return found
 
 
 def in_one_message(connection: AnyConnection, statements: Sequence[Statement[Any]]) -> PQGen[list[PGresult]]:
     """Run statements, the later ones only if the earlier ones succeed."""
-    connection.pgconn.send_query(b"; ".join([text(statement, connection) for statement in statements]))
-    results: list[PGresult] = yield from generators.execute(connection.pgconn)
-    check(connection, results)
+    wire = connection.pgconn
+    wire.send_query(
+        b"; ".join(
+            [
+                statement.query if isinstance(statement.query, bytes) else text(statement, connection)
+                for statement in statements
+            ]
+        )
+    )
+    results: list[PGresult] = yield from generators.execute(wire)
+    if (error := error_in(connection, results)) is not None:
+        raise error
     return results
 
 

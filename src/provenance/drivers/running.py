@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from typing import Any, TypeVar
 
 import psycopg
-from psycopg.pq import TransactionStatus
+from psycopg.pq import PipelineStatus, TransactionStatus
 from psycopg.rows import tuple_row
 
 from provenance.drivers.connections import (
@@ -40,13 +40,19 @@ def _prepare(statement: Statement[Any]) -> bool | None:
     return False if statement.params is None else statement.prepare
 
 
+def _params(statement: Statement[Any]) -> Any:
+    return statement.params if statement.numbered is None else statement.numbered
+
+
 # Not connection.cursor(): what class of cursor the application uses, and what rows it likes, is its own business.
-def _cursor(connection: SyncConnection) -> psycopg.Cursor[Row]:
-    return psycopg.Cursor(connection, row_factory=tuple_row)
+def _cursor(connection: SyncConnection, statement: Statement[Any] | None = None) -> psycopg.Cursor[Row]:
+    numbered = statement is not None and statement.numbered is not None
+    return (psycopg.RawCursor if numbered else psycopg.Cursor)(connection, row_factory=tuple_row)
 
 
-def _acursor(connection: AsyncConnection) -> psycopg.AsyncCursor[Row]:
-    return psycopg.AsyncCursor(connection, row_factory=tuple_row)
+def _acursor(connection: AsyncConnection, statement: Statement[Any] | None = None) -> psycopg.AsyncCursor[Row]:
+    numbered = statement is not None and statement.numbered is not None
+    return (psycopg.AsyncRawCursor if numbered else psycopg.AsyncCursor)(connection, row_factory=tuple_row)
 
 
 def _rows(cursor: psycopg.Cursor[Row]) -> list[Row]:
@@ -59,15 +65,15 @@ async def _arows(cursor: psycopg.AsyncCursor[Row]) -> list[Row]:
 
 def run(connection: SyncConnection, statement: Statement[T]) -> T:
     """Run one statement and return its decoded answer."""
-    with _cursor(connection) as cursor:
-        cursor.execute(statement.query, statement.params, prepare=_prepare(statement))
+    with _cursor(connection, statement) as cursor:
+        cursor.execute(statement.query, _params(statement), prepare=_prepare(statement))
         return statement.decode(_rows(cursor))
 
 
 async def arun(connection: AsyncConnection, statement: Statement[T]) -> T:
     """Run one statement and return its decoded answer."""
-    async with _acursor(connection) as cursor:
-        await cursor.execute(statement.query, statement.params, prepare=_prepare(statement))
+    async with _acursor(connection, statement) as cursor:
+        await cursor.execute(statement.query, _params(statement), prepare=_prepare(statement))
         return statement.decode(await _arows(cursor))
 
 
@@ -101,7 +107,7 @@ def _decoded(statements: Sequence[Statement[Any]], answers: Sequence[list[Row]])
 
 def run_together(connection: SyncConnection, statements: Sequence[Statement[Any]]) -> list[Any]:
     """Run statements in one round trip, the later ones only if the earlier ones succeed; return the decoded answers."""
-    if FAMILIAR and not in_pipeline(connection):
+    if FAMILIAR and connection.pgconn.pipeline_status == PipelineStatus.OFF:
         with connection.lock:
             return connection.wait(trips.trip(connection, statements))  # pyright: ignore[reportPossiblyUnboundVariable]
     return _decoded(statements, _by_cursors(connection, statements))
@@ -109,7 +115,7 @@ def run_together(connection: SyncConnection, statements: Sequence[Statement[Any]
 
 async def arun_together(connection: AsyncConnection, statements: Sequence[Statement[Any]]) -> list[Any]:
     """Run statements in one round trip, the later ones only if the earlier ones succeed; return the decoded answers."""
-    if FAMILIAR and not in_pipeline(connection):
+    if FAMILIAR and connection.pgconn.pipeline_status == PipelineStatus.OFF:
         async with connection.lock:
             return await connection.wait(trips.trip(connection, statements))  # pyright: ignore[reportPossiblyUnboundVariable]
     return _decoded(statements, await _aby_cursors(connection, statements))
@@ -120,13 +126,14 @@ def _by_cursors(connection: SyncConnection, statements: Sequence[Statement[Any]]
         with _cursor(connection) as cursor:
             cursor.execute(message, prepare=False)
             answers: list[list[Row]] = []
-            for _ in statements:
+            for statement in statements:
                 answers.append(_rows(cursor))
-                cursor.nextset()
+                for _ in range(statement.commands):
+                    cursor.nextset()
             return answers
     with connection.pipeline():
         cursors = [
-            _cursor(connection).execute(statement.query, statement.params, prepare=_prepare(statement))
+            _cursor(connection, statement).execute(statement.query, _params(statement), prepare=_prepare(statement))
             for statement in statements
         ]
     return [_rows(cursor) for cursor in cursors]
@@ -137,13 +144,16 @@ async def _aby_cursors(connection: AsyncConnection, statements: Sequence[Stateme
         async with _acursor(connection) as cursor:
             await cursor.execute(message, prepare=False)
             answers: list[list[Row]] = []
-            for _ in statements:
+            for statement in statements:
                 answers.append(await _arows(cursor))
-                cursor.nextset()
+                for _ in range(statement.commands):
+                    cursor.nextset()
             return answers
     async with connection.pipeline():
         cursors = [
-            await _acursor(connection).execute(statement.query, statement.params, prepare=_prepare(statement))
+            await _acursor(connection, statement).execute(
+                statement.query, _params(statement), prepare=_prepare(statement)
+            )
             for statement in statements
         ]
     return [await _arows(cursor) for cursor in cursors]

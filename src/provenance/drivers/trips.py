@@ -7,7 +7,9 @@ psycopg has prepared stays its own business: it is asked, and told, as by its cu
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
+from functools import lru_cache
+from itertools import accumulate
+from typing import Any, cast
 
 import attrs
 import psycopg
@@ -16,86 +18,104 @@ from psycopg._preparing import Prepare, PrepareManager
 from psycopg._queries import PostgresQuery
 from psycopg.abc import PQGen, Transformer
 from psycopg.pq import ConnStatus, TransactionStatus
-from psycopg.pq.abc import PGconn, PGresult
+from psycopg.pq.abc import PGresult
 
 from provenance.drivers.connections import AnyConnection, transaction_status
-from provenance.drivers.messages import answers, check, error_in, in_one_message
+from provenance.drivers.messages import answers, error_in, in_one_message
 from provenance.statements import Statement, command, text
 
 
-@attrs.frozen
-class _Sent:
-    """A statement on its way."""
+class _Numbered:
+    """A statement whose parameters are numbered, as psycopg keeps account of those it has prepared."""
 
-    query: PostgresQuery | None
-    prepare: Prepare = Prepare.NO
-    name: bytes = b""
+    __slots__ = ("query", "types")
 
-    @property
-    def results(self) -> int:
-        """How many answers it has; what it came to is the last of them."""
-        return 2 if self.prepare is Prepare.SHOULD else 1
+    def __init__(self, text: str, count: int) -> None:
+        self.query = text.encode()
+        # The server knows best.
+        self.types = (0,) * count
+
+
+_numbered = lru_cache(_Numbered)
 
 
 def _cache(connection: AnyConnection) -> PrepareManager:
     return connection._prepared  # pyright: ignore[reportPrivateUsage]
 
 
-def _send(connection: AnyConnection, statement: Statement[Any], transformer: Transformer) -> _Sent:
-    wire, cache = connection.pgconn, _cache(connection)
+@attrs.frozen
+class _Sent:
+    """A statement on its way that may be kept by the server."""
+
+    query: Any
+    prepare: Prepare
+    name: bytes
+
+
+def _converted(statement: Statement[Any], transformer: Transformer) -> tuple[Any, Sequence[Any], Sequence[Any] | None]:
+    """Return a query as psycopg knows it, its parameters as they are sent, and their formats."""
+    if statement.numbered is not None:
+        values = [None if value is None else value.encode() for value in statement.numbered]
+        return _numbered(cast("str", statement.query), len(values)), values, None
+    query = PostgresQuery(transformer)
+    query.convert(statement.query, statement.params)
+    return query, query.params or (), query.formats
+
+
+def _send(connection: AnyConnection, statement: Statement[Any], transformer: Transformer) -> _Sent | None:
+    wire = connection.pgconn
     if statement.params is None:
         # Transaction control and settings gain nothing from being prepared.
         wire.send_query_params(text(statement, transformer), None)
-        return _Sent(None)
-    query = PostgresQuery(transformer)
-    query.convert(statement.query, statement.params)
-    prepare, name = cache.get(query, statement.prepare)
+        return None
+    query, values, formats = _converted(statement, transformer)
+    prepare, name = _cache(connection).get(query, statement.prepare)
     if prepare is Prepare.NO:
-        wire.send_query_params(query.query, query.params, param_types=query.types, param_formats=query.formats)
+        wire.send_query_params(query.query, values, param_types=query.types, param_formats=formats)
     else:
         if prepare is Prepare.SHOULD:
             wire.send_prepare(name, query.query, param_types=query.types)
-        wire.send_query_prepared(name, query.params, param_formats=query.formats)
+        wire.send_query_prepared(name, values, param_formats=formats)
     return _Sent(query, prepare, name)
 
 
-def _answers(connection: AnyConnection, sent: Sequence[_Sent]) -> PQGen[list[PGresult]]:
-    """Wait for what the statements in the pipeline came to."""
+def _answers(connection: AnyConnection, expected: int) -> PQGen[list[PGresult]]:
+    """Wait for what came of what is in the pipeline, and for its end."""
     results: list[PGresult] = []
     try:
-        for _ in range(sum(statement.results for statement in sent) + 1):
+        for _ in range(expected + 1):
             results += yield from generators.fetch_many(connection.pgconn)
     except psycopg.Error as lost:
         # Why the server hung up says more than that it did. Of some reasons psycopg has no class for lost connections.
         said = error_in(connection, results)
         raise said if isinstance(said, psycopg.OperationalError) else lost from said
-    check(connection, results)
+    if (error := error_in(connection, results)) is not None:
+        raise error
     return results
-
-
-def _end_pipeline(wire: PGconn) -> None:
-    # One that is lost is in no mode.
-    if wire.status != ConnStatus.BAD:
-        wire.exit_pipeline_mode()
 
 
 def _in_pipeline(connection: AnyConnection, statements: Sequence[Statement[Any]]) -> PQGen[list[PGresult]]:
     """Run statements by the extended protocol. There is one Sync and no Flush: PgBouncer 1.18 cannot do with more."""
-    wire, cache, transformer = connection.pgconn, _cache(connection), adapt.Transformer(connection)
+    wire, transformer = connection.pgconn, adapt.Transformer(connection)
     wire.enter_pipeline_mode()
     try:
         sent = [_send(connection, statement, transformer) for statement in statements]
+        # One that is prepared first has two results; what it came to is the last of them.
+        counts = [2 if each is not None and each.prepare is Prepare.SHOULD else 1 for each in sent]
         wire.pipeline_sync()
         yield from generators.send(wire)
-        found = iter((yield from _answers(connection, sent)))
+        found = yield from _answers(connection, sum(counts))
     finally:
-        _end_pipeline(wire)
-    results = [[next(found) for _ in range(statement.results)][-1] for statement in sent]
-    for statement, result in zip(sent, results, strict=True):
-        if statement.query is not None:
-            key = cache.maybe_add_to_cache(statement.query, statement.prepare, statement.name)
+        # One that is lost is in no mode.
+        if wire.status != ConnStatus.BAD:
+            wire.exit_pipeline_mode()
+    results = [found[end - 1] for end in accumulate(counts)]
+    cache = _cache(connection)
+    for each, result in zip(sent, results, strict=True):
+        if each is not None:
+            key = cache.maybe_add_to_cache(each.query, each.prepare, each.name)
             if key is not None:
-                cache.validate(key, statement.prepare, statement.name, [result])
+                cache.validate(key, each.prepare, each.name, [result])
     return results
 
 
@@ -110,21 +130,16 @@ def switch_autocommit(connection: AnyConnection, on: bool) -> None:
     connection._autocommit = on  # pyright: ignore[reportPrivateUsage]
 
 
-def _begin(connection: AnyConnection) -> tuple[Statement[None], ...]:
-    """Return the BEGIN that psycopg owes the server, if it does; it would send it by itself and wait."""
-    if connection.autocommit or transaction_status(connection) != TransactionStatus.IDLE:
-        return ()
-    return (command(connection._get_tx_start_command()),)  # pyright: ignore[reportPrivateUsage]
-
-
 def trip(connection: AnyConnection, statements: Sequence[Statement[Any]]) -> PQGen[list[Any]]:
     """Run statements, the later ones only if the earlier ones succeed; return the decoded answers.
 
     A generator for ``connection.wait()``, to be run with ``connection.lock``. The connection is not in pipeline mode.
     """
-    begin = _begin(connection)
-    statements = (*begin, *statements)
-    plain = all(statement.params is None for statement in statements)
+    owed = not connection._autocommit and transaction_status(connection) == TransactionStatus.IDLE  # pyright: ignore[reportPrivateUsage]
+    if owed:
+        # The BEGIN of psycopg's; it would send it by itself and wait.
+        statements = (command(connection._get_tx_start_command()), *statements)  # pyright: ignore[reportPrivateUsage]
+    plain = all([statement.params is None for statement in statements])  # noqa: C419 - a generator costs more
     results = yield from (in_one_message if plain else _in_pipeline)(connection, statements)
     rolled_back = b"ROLLBACK" in [result.command_status for result in results]
     cache = _cache(connection)
@@ -133,4 +148,5 @@ def trip(connection: AnyConnection, statements: Sequence[Statement[Any]]) -> PQG
         cache.clear()
     if rolled_back or not plain:
         yield from cache.maintain_gen(connection)
-    return answers(connection, statements, results)[len(begin) :]
+    found = answers(connection, statements, results)
+    return found[1:] if owed else found

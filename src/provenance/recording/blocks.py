@@ -7,18 +7,18 @@ import socket
 import threading
 import time
 from asyncio import Task, current_task
-from datetime import timedelta
+from collections.abc import Callable
 from enum import Enum
 from functools import cache
-from typing import Any
+from typing import Any, cast
 from uuid import UUID
-from weakref import ReferenceType, WeakKeyDictionary
+from weakref import ReferenceType
 
 import attrs
 from psycopg import IsolationLevel
 
 from provenance import drivers, ids
-from provenance.context import CurrentAction, RequestFrame
+from provenance.context import CurrentAction, RequestFrame, innermost_action, set_innermost_action
 from provenance.drivers import AnyConnection
 from provenance.failures import Failure, describe
 from provenance.models import ActionRef, Status
@@ -48,7 +48,8 @@ def owner_here() -> Owner:
     return os.getpid(), threading.get_ident(), task
 
 
-@attrs.frozen(kw_only=True)
+# Not frozen, as little as a row: setting a field of a frozen instance is a call of its own.
+@attrs.define(kw_only=True)
 class ActionSpec:
     """What the caller said about an action, checked."""
 
@@ -61,9 +62,10 @@ class ActionSpec:
     request_id: UUID | None = None
 
 
-def _empty() -> list[Any]:
-    # Called for every transaction: list[ActionRow] takes several times as long to make the same list.
-    return []
+# Called for every transaction: list[ActionRow] takes several times as long to make the same list.
+_no_rows = cast("Callable[[], list[ActionRow]]", list)
+_none_owed = cast("Callable[[], list[tuple[Block, ActionRow]]]", list)
+_no_blocks = cast("Callable[[], list[Block]]", list)
 
 
 @attrs.define(kw_only=True, eq=False)
@@ -71,21 +73,22 @@ class Unit:
     """One transaction of ours, or one savepoint in a caller's, with the rows that wait for its end."""
 
     connection: AnyConnection
+    outermost: Block
     owner: Owner
     joined: bool
     """The transaction is the caller's: it is never committed or rolled back here."""
     pooled: bool
     """The connection goes back to the pool."""
-    standing: list[ActionRow] = attrs.field(factory=_empty)
+    standing: list[ActionRow] = attrs.field(factory=_no_rows)
     """Inner blocks that were left and whose work is still part of the transaction, in the order they were left: finished
     ones, and failed ones without a savepoint, which are undone with the block around them."""
-    settled: list[ActionRow] = attrs.field(factory=_empty)
+    settled: list[ActionRow] = attrs.field(factory=_no_rows)
     """Inner blocks whose outcome is final already: failed, or undone."""
-    owed: list[tuple[Block, ActionRow]] = attrs.field(factory=_empty)
+    owed: list[tuple[Block, ActionRow]] = attrs.field(factory=_none_owed)
     """Inner blocks that have finished without the server knowing it, in the order in which they were left."""
-    in_doubt: list[ActionRow] = attrs.field(factory=_empty)
+    in_doubt: list[ActionRow] = attrs.field(factory=_no_rows)
     """Inner blocks whose body ended the transaction around them."""
-    open_blocks: list[Block] = attrs.field(factory=_empty)
+    open_blocks: list[Block] = attrs.field(factory=_no_blocks)
     ended: bool = False
     """The unit is over."""
     meddled: bool = False
@@ -96,6 +99,9 @@ class Unit:
         """The state of its transaction, a ``TransactionStatus``."""
         return drivers.transaction_status(self.connection)
 
+    def __str__(self) -> str:
+        return self.outermost.label
+
     @property
     def innermost(self) -> Block | None:
         """The innermost block that somebody can still leave, or ``None`` when the unit is over."""
@@ -104,7 +110,6 @@ class Unit:
     def end(self) -> None:
         """Let go of the connection: no block is open on it any more."""
         self.ended = True
-        units.pop(self.connection, None)
         drivers.release(self.connection)
 
     def drop_undone(self, done: int) -> None:
@@ -134,6 +139,8 @@ class Unit:
 
         What the server does not know of stands if the settings are those of the block that was left last.
         """
+        if not self.owed:
+            return block.row(Status.COMPLETED, fence=block.ref.id), *self.standing
         fence = self.marked(block)
         owed = self.take_owed()
         rows = (
@@ -205,10 +212,12 @@ class Block(CurrentAction):
         "root_known",
         "savepoint",
         "spec",
-        "started_at",
         "started_ns",
+        "started_us",
+        "surrounding",
         "tenant_id",
         "unit",
+        "unit_owner",
         "xid",
     )
 
@@ -233,7 +242,8 @@ class Block(CurrentAction):
         self.parent_id = parent.id if isinstance(parent, ActionRef) else parent
         root_id = parent.root_id if isinstance(parent, ActionRef) else parent or own_id
         super().__init__(ActionRef(own_id, root_id), frame)
-        self.started_at = ids.moment(now_ns)
+        self.started_us = now_ns // 1000
+        """When, by the wall clock."""
         self.started_ns = time.monotonic_ns()
         self.intended = intended
         """There is evidence that the action was begun, from before its body ran."""
@@ -244,14 +254,15 @@ class Block(CurrentAction):
         self.resumed = False
         self.host = host
         self.colour = colour
-        self.owner = owner_here()
+        self.owner = self.unit_owner = owner_here()
+        self.surrounding = innermost_action()
+        """What was the innermost action before, to be put back."""
         # What the enclosing action was told explicitly holds inside it too.
         self.spec: ActionSpec = spec if around is None else _inherit(spec, around.spec)
         self.request_id = self.spec.request_id or (frame.request_id if frame else None)
         self.correlation_id = frame.correlation_id if frame else None
         self.tenant_id = self.spec.tenant_id or (frame.tenant_id if frame else "")
-        self.entity_type = spec.entity_type
-        self.entity_id = spec.entity_id
+        self.entity_type, self.entity_id = spec.entity_type, spec.entity_id
         self.payload = payload
         self.metadata = metadata
         self.result: str | None = None
@@ -301,9 +312,9 @@ class Block(CurrentAction):
             intended=True,
         )
         # The duration counts from the beginning, on another machine perhaps, so here it is by the wall clock.
-        waited = max(block.started_at - intent.started_at, timedelta())
-        block.started_ns -= waited // timedelta(microseconds=1) * 1000
-        block.started_at = intent.started_at
+        started_us = ids.microseconds(intent.started_at)
+        block.started_ns -= max(block.started_us - started_us, 0) * 1000
+        block.started_us = started_us
         block.ref = ActionRef(intent.id, intent.root_id)
         block.parent_id = intent.parent_action_id
         block.correlation_id = intent.correlation_id
@@ -321,6 +332,22 @@ class Block(CurrentAction):
         while not block.marked and block.enclosing is not None:
             block = block.enclosing
         return block
+
+    def resume(self) -> None:
+        """Make the block the innermost action here, in whatever thread, task or Context this is."""
+        self.surrounding = innermost_action()
+        set_innermost_action(self)
+        self.owner = owner_here()
+        if self.unit is not None:
+            self.unit_owner, self.unit.owner = self.unit.owner, self.owner
+
+    def suspend(self) -> None:
+        """Put back what was the innermost action before; by value, and only where this block still is it."""
+        if innermost_action() is self:
+            surrounding = self.surrounding
+            set_innermost_action(None if surrounding is None else live_action(surrounding))
+        if self.unit is not None:
+            self.unit.owner = self.unit_owner
 
     def close(self) -> None:
         """Note that the block has been left."""
@@ -361,7 +388,7 @@ class Block(CurrentAction):
             parent_action_id=self.parent_id,
             action_type=self.spec.action_type,
             concept=self.spec.concept,
-            status=status.value,
+            status=str.__str__(status),
             tenant_id=self.tenant_id,
             user_id=self.spec.user_id or (self.frame.user_id if self.frame else None),
             request_id=self.request_id,
@@ -374,8 +401,8 @@ class Block(CurrentAction):
             error_type=failure.error_type if failure else None,
             error_code=failure.error_code if failure else None,
             error_message=failure.error_message if failure else None,
-            started_at=self.started_at.isoformat(),
-            completed_at=(self.started_at + timedelta(microseconds=elapsed_ns // 1000)).isoformat(),
+            started_at=ids.moment(self.started_us),
+            completed_at=ids.moment(self.started_us + elapsed_ns // 1000),
             duration_ms=elapsed_ns / 1_000_000,
             ordinal=ordinal,
             fence=fence,
@@ -418,6 +445,10 @@ def _inherit(spec: ActionSpec, outer: ActionSpec) -> ActionSpec:
     )
 
 
-# Which unit is open on a connection: a service that passes its connection on nests in it, and a second task that would
-# interleave savepoints on it is refused.
-units: WeakKeyDictionary[AnyConnection, Unit] = WeakKeyDictionary()
+def unit_on(connection: AnyConnection) -> Unit | None:
+    """Return the unit that is open on a connection.
+
+    A service that passes its connection on nests in it, and a second task that would interleave savepoints on it is refused.
+    """
+    unit: Unit | None = drivers.holder(connection)
+    return unit

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from contextlib import suppress
-from typing import Any
+from typing import Any, NoReturn
 
 import psycopg
 from psycopg.pq import TransactionStatus
@@ -14,7 +14,7 @@ from provenance.drivers import AnyConnection
 from provenance.errors import MisusedAction, ProvenanceError, TrailUnavailable, WrongColour
 from provenance.models import Status
 from provenance.recording import keys, owed
-from provenance.recording.blocks import Block, Colour, Unit, owner_here, units
+from provenance.recording.blocks import Block, Colour, Unit, owner_here, unit_on
 from provenance.recording.steps import Checkout, CheckSchema, Giveback, Intend, Journal, Run, Steps
 from provenance.statements import Statement, intents
 from provenance.statements import recording as statements
@@ -37,7 +37,7 @@ def enclosing_block(
         WrongColour: the enclosing block of this task is of the other colour, so its connection cannot be used.
     """
     if connection is not None:
-        unit = units.get(connection)
+        unit = unit_on(connection)
         if unit is None:
             return None
         if unit.owner != owner_here():
@@ -65,7 +65,7 @@ def refuse_open_unit(connection: AnyConnection) -> None:
     Raises:
         MisusedAction: it is inside one.
     """
-    if connection in units:
+    if unit_on(connection) is not None:
         raise MisusedAction(
             "a begun action cannot be resumed on a connection that is inside an open action; leave connection= out, or give "
             "it another one"
@@ -149,23 +149,25 @@ def _begun(block: Block, answers: list[Any], *, joined: bool, standing: Sequence
         yield Intend(block.evidence(transaction, joined=joined), block)
 
 
-def _refuse_bytes(block: Block, connection: AnyConnection) -> None:
-    if drivers.answers_bytes(connection):
-        raise MisusedAction(
-            f"{block.label}: the connection's client_encoding is SQL_ASCII, so that no text can be read from it; connect "
-            "with client_encoding=utf8"
-        )
+def _refuse_bytes(block: Block) -> NoReturn:
+    raise MisusedAction(
+        f"{block.label}: the connection's client_encoding is SQL_ASCII, so that no text can be read from it; connect "
+        "with client_encoding=utf8"
+    )
 
 
 def _open_unit(block: Block, connection: AnyConnection, *, joined: bool, pooled: bool) -> None:
-    block.unit = Unit(connection=connection, owner=block.owner, joined=joined, pooled=pooled)
-    block.unit.open_blocks.append(block)
-    units[connection] = block.unit
-    drivers.hold(connection, block.label)
+    unit = Unit(connection=connection, outermost=block, owner=block.owner, joined=joined, pooled=pooled)
+    unit.open_blocks.append(block)
+    block.unit = unit
+    drivers.hold(connection, unit)
+
+
+_CHECKOUT = Checkout()
 
 
 def _enter_pooled(block: Block) -> Steps[None]:
-    connection: AnyConnection = yield Checkout()
+    connection: AnyConnection = yield _CHECKOUT
     try:
         yield from _enter_own(block, connection, pooled=True)
     except TrailUnavailable:
@@ -178,12 +180,18 @@ def _enter_pooled(block: Block) -> Steps[None]:
 
 
 def _enter_own(block: Block, connection: AnyConnection, *, pooled: bool) -> Steps[None]:
-    begin = statements.begin(block.level or connection.isolation_level, connection.read_only, connection.deferrable)
+    characteristics = block.level or connection.isolation_level, connection.read_only, connection.deferrable
     try:
-        _refuse_bytes(block, connection)
-        yield CheckSchema(connection)
-        answers = yield Run(connection, (begin, *_current(block), *_last_words(block, joined=False)))
-        yield from _begun(block, answers, joined=False)
+        if drivers.answers_bytes(connection):
+            _refuse_bytes(block)
+        if not (pooled and block.host.ready):
+            yield CheckSchema(connection)
+        if block.intended or block.key is not None:
+            begin = statements.begin(*characteristics)
+            answers = yield Run(connection, (begin, *_current(block), *_last_words(block, joined=False)))
+            yield from _begun(block, answers, joined=False)
+        else:
+            yield Run(connection, statements.open_block(block.ref, block.tenant_id, *characteristics))
     except BaseException as error:
         if drivers.transaction_status(connection) in (TransactionStatus.INTRANS, TransactionStatus.INERROR):
             # Of a connection that is lost the server undoes everything by itself.
@@ -209,7 +217,8 @@ def _enter_joined(block: Block, connection: AnyConnection) -> Steps[None]:
         *_last_words(block, joined=True),
     )
     try:
-        _refuse_bytes(block, connection)
+        if drivers.answers_bytes(connection):
+            _refuse_bytes(block)
         answers = yield Run(connection, opening)
     except BaseException as error:
         with suppress(psycopg.Error):

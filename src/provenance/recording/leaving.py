@@ -87,6 +87,9 @@ class _Verdict:
     """What to raise although the body returned."""
 
 
+_GOOD = _Verdict()
+
+
 def _not_committed(block: Block, reason: str) -> _Verdict:
     refusal = NotCommitted(f"{reason}; its work is rolled back")
     return _Verdict(failure=block.described(refusal), refusal=refusal)
@@ -105,19 +108,20 @@ def _verdict(block: Block, unit: Unit, error: BaseException | None) -> _Verdict:
         return _Verdict(failure=block.failure)
     if block.doomed is not None:
         return _not_committed(block, block.doomed)
-    if unit.status == TransactionStatus.INERROR:
+    status = unit.status
+    if status in (TransactionStatus.INTRANS, TransactionStatus.IDLE):
+        return _GOOD
+    if status == TransactionStatus.INERROR:
         return _not_committed(
             block, f"{block.label}: a database error inside the block was swallowed and left the transaction aborted"
         )
-    if unit.status == TransactionStatus.ACTIVE:
+    if status == TransactionStatus.ACTIVE:
         return _not_committed(
             block,
             f"{block.label}: a query is still in progress on the connection, a stream() that was not read to its end "
             "perhaps; close it inside the block",
         )
-    if unit.status not in (TransactionStatus.INTRANS, TransactionStatus.IDLE):
-        return _not_committed(block, f"{block.label}: the connection was lost inside the block")
-    return _Verdict()
+    return _not_committed(block, f"{block.label}: the connection was lost inside the block")
 
 
 def _leave_detached(block: Block, error: BaseException | None) -> Steps[None]:
@@ -246,16 +250,16 @@ def _forget_later(evidence: list[UUID], answers: list[Any]) -> Steps[None]:
 def _commit(block: Block, unit: Unit) -> Steps[None]:
     rows = (*unit.finished(block), *unit.settled)
     evidence = intents.intended(rows)
+    closing = statements.insert(rows), *(intents.forget_all(evidence) if evidence else ()), statements.COMMIT
     try:
         # COMMIT of an aborted transaction returns normally, with the tag ROLLBACK. It cannot be reached here: the INSERT
         # before it, in the same trip, raises in an aborted transaction.
-        answers = yield Run(
-            unit.connection, (statements.insert(rows), *intents.forget_all(evidence), statements.COMMIT)
-        )
+        answers = yield Run(unit.connection, closing)
     except BaseException as error:  # noqa: BLE001 - an interruption here leaves the outcome open like any error
         yield from _not_acknowledged(block, unit, error)
     else:
-        yield from _forget_later(evidence, answers)
+        if evidence:
+            yield from _forget_later(evidence, answers)
 
 
 def _null(error: BaseException) -> str | None:

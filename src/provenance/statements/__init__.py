@@ -41,6 +41,10 @@ class Statement(Generic[T_co]):
     decode: Callable[[Rows], T_co]
     prepare: bool | None = None
     """Whether the server shall keep it for the next time; ``None`` leaves that to psycopg."""
+    numbered: tuple[str | None, ...] | None = None
+    """Texts in ASCII for ``$1``, ``$2`` and so on, which need nothing done to them; ``params`` are empty then."""
+    commands: int = 1
+    """How many there are in the query; of more than one, none has an answer, and there are no parameters."""
 
 
 def text(statement: Statement[Any], context: AdaptContext) -> bytes:

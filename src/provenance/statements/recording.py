@@ -8,7 +8,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from datetime import timedelta
 from functools import cache
 from json.encoder import encode_basestring_ascii
-from typing import LiteralString
+from typing import Any, LiteralString
 from uuid import UUID
 
 import attrs
@@ -49,8 +49,7 @@ def _setting(name: LiteralString, value: str) -> Statement[None]:
 
 
 @cache
-def begin(isolation: IsolationLevel | None, read_only: bool | None, deferrable: bool | None) -> Statement[None]:
-    """Open a transaction as the connection's attributes say; ``None`` leaves a choice to the server."""
+def _begin(isolation: IsolationLevel | None, read_only: bool | None, deferrable: bool | None) -> LiteralString:
     words: list[LiteralString] = ["BEGIN"]
     if isolation is not None:
         words.append(_ISOLATION[isolation])
@@ -58,7 +57,12 @@ def begin(isolation: IsolationLevel | None, read_only: bool | None, deferrable: 
         words.append("READ ONLY" if read_only else "READ WRITE")
     if deferrable is not None:
         words.append("DEFERRABLE" if deferrable else "NOT DEFERRABLE")
-    return command(" ".join(words))
+    return " ".join(words)
+
+
+def begin(isolation: IsolationLevel | None, read_only: bool | None, deferrable: bool | None) -> Statement[None]:
+    """Open a transaction as the connection's attributes say; ``None`` leaves a choice to the server."""
+    return command(_begin(isolation, read_only, deferrable))
 
 
 def set_action(action_id: UUID | None) -> Statement[None]:
@@ -69,6 +73,17 @@ def set_action(action_id: UUID | None) -> Statement[None]:
 def set_block(ref: ActionRef | None, tenant_id: str = "") -> Statement[None]:
     """Make a tracked block the innermost one of the transaction."""
     return _setting(_BLOCK, "" if ref is None else f"{as_text(ref.id)} {as_text(ref.root_id)} {tenant_id}")
+
+
+def open_block(ref: ActionRef, tenant_id: str, *characteristics: Any) -> tuple[Statement[None], ...]:
+    """Open a transaction, as :func:`begin` does, and make a tracked block the innermost one, and its action the current."""
+    action_id = as_text(ref.id)
+    block = f"{action_id} {action_id if ref.root_id is ref.id else as_text(ref.root_id)} {tenant_id}"
+    if not _NEEDS_NO_QUOTING(block):
+        return begin(*characteristics), set_action(ref.id), set_block(ref, tenant_id)
+    # Each statement by itself takes the client several times as long.
+    query = f"{_begin(*characteristics)}; SET LOCAL {_ACTION} = '{action_id}'; SET LOCAL {_BLOCK} = '{block}'"
+    return (Statement(query.encode(), None, nothing, commands=3),)
 
 
 def set_done(ordinal: int) -> Statement[None]:
@@ -125,9 +140,12 @@ READ_SETTINGS = Statement(
 )
 
 
-@attrs.frozen(kw_only=True)
+@attrs.define(kw_only=True)
 class ActionRow:
-    """A row on its way into ``provenance.actions``. Bodies are JSON text, times are ISO 8601 text."""
+    """A row on its way into ``provenance.actions``. Bodies are JSON text, times are ISO 8601 text.
+
+    Never changed. It is not frozen, for setting a field of a frozen instance is a call of its own.
+    """
 
     id: UUID
     root_id: UUID | None
@@ -213,45 +231,43 @@ SELECT CASE WHEN r.fence IS NULL OR u.inside <> '' THEN r.id END,
        ) AS u (undone, inside)"""
 
 
-# What the statement above does, of a row that is alone: with less work for the server. Parameters are in the
-# encoding of the connection, which the application chooses; JSON escapes what is not ASCII.
-_INSERT_ALONE = """
+# What the statement above does, of a row that is alone: with less work for the server, and for the client. Parameters are in
+# the encoding of the connection, which the application chooses; JSON escapes what is not ASCII.
+_INSERT_ALONE: LiteralString = """
 INSERT INTO provenance.actions (
     id, root_id, parent_action_id, action_type, concept, status, tenant_id, user_id, request_id, correlation_id,
     entity_type, entity_id, payload, result, metadata, started_at, completed_at, duration_ms)
-VALUES (CASE WHEN split_part(current_setting('provenance.block', true), ' ', 1) = %(id)s::uuid::text THEN %(id)s::uuid END,
-        COALESCE(%(root_id)s::uuid, provenance.root_of(%(parent_action_id)s::uuid), %(parent_action_id)s::uuid),
-        %(parent_action_id)s::uuid, %(action_type)s, %(concept)s, %(status)s, %(tenant_id)s, %(user_id)s,
-        %(request_id)s::uuid, %(correlation_id)s, %(entity_type)s, %(entity_id)s, %(payload)s::jsonb, %(result)s::jsonb,
-        %(metadata)s::jsonb, %(started_at)s::timestamptz, %(completed_at)s::timestamptz,
-        %(duration_ms)s::double precision)"""
+VALUES (CASE WHEN split_part(current_setting('provenance.block', true), ' ', 1) = $1::uuid::text THEN $1::uuid END,
+        COALESCE($2::uuid, provenance.root_of($3::uuid), $3::uuid), $3::uuid, $4, $5, $6, $7, $8, $9::uuid, $10, $11, $12,
+        $13::jsonb, $14::jsonb, $15::jsonb, $16::timestamptz, $17::timestamptz, $18::double precision)"""
 
 
-def _alone(row: ActionRow) -> Mapping[str, str | None] | None:
+def _alone(row: ActionRow) -> tuple[str | None, ...] | None:
     """Return the parameters of the statement for a row that is alone, or ``None`` if it takes the other one."""
-    if row.fence != row.id or row.error_message is not None:
+    if row.error_message is not None or row.fence is None or (row.fence is not row.id and row.fence != row.id):
         return None
-    values = {
-        "id": as_text(row.id),
-        "root_id": None if row.root_id is None else as_text(row.root_id),
-        "parent_action_id": None if row.parent_action_id is None else as_text(row.parent_action_id),
-        "action_type": row.action_type,
-        "concept": row.concept,
-        "status": row.status,
-        "tenant_id": row.tenant_id,
-        "user_id": row.user_id,
-        "request_id": None if row.request_id is None else as_text(row.request_id),
-        "correlation_id": row.correlation_id,
-        "entity_type": row.entity_type,
-        "entity_id": row.entity_id,
-        "payload": row.payload,
-        "result": row.result,
-        "metadata": row.metadata,
-        "started_at": row.started_at,
-        "completed_at": row.completed_at,
-        "duration_ms": repr(row.duration_ms),
-    }
-    return values if "".join(filter(None, values.values())).isascii() else None
+    action_id = as_text(row.id)
+    values = (
+        action_id,
+        action_id if row.root_id is row.id else None if row.root_id is None else as_text(row.root_id),
+        None if row.parent_action_id is None else as_text(row.parent_action_id),
+        row.action_type,
+        row.concept,
+        row.status,
+        row.tenant_id,
+        row.user_id,
+        None if row.request_id is None else as_text(row.request_id),
+        row.correlation_id,
+        row.entity_type,
+        row.entity_id,
+        row.payload,
+        row.result,
+        row.metadata,
+        row.started_at,
+        row.completed_at,
+        repr(row.duration_ms),
+    )
+    return values if "".join(filter(None, values)).isascii() else None
 
 
 def insert(rows: Sequence[ActionRow]) -> Statement[None]:
@@ -261,7 +277,7 @@ def insert(rows: Sequence[ActionRow]) -> Statement[None]:
     null root when the beginning of the block that its fence names has been undone.
     """
     if len(rows) == 1 and (values := _alone(rows[0])) is not None:
-        return Statement(_INSERT_ALONE, values, nothing)
+        return Statement(_INSERT_ALONE, {}, nothing, numbered=values)
     return Statement(_INSERT, rows_param(rows), nothing)
 
 

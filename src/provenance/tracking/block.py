@@ -27,7 +27,7 @@ from provenance.statements.recording import ActionRow
 from provenance.tracking.driving import adrive, drive, shielded
 from provenance.tracking.handles import ActionHandle, AsyncTrackedAction, TrackedAction
 from provenance.tracking.hosts import AsyncHost, Durability, Host, default_host
-from provenance.values import Identifier, identifier, name, to_json
+from provenance.values import Identifier, identifier, names, to_json
 
 logger = logging.getLogger("provenance")
 
@@ -36,39 +36,12 @@ R = TypeVar("R")
 T = TypeVar("T")
 
 
-class _Run:
-    """One entry of a block: what to put back when it is left."""
-
-    __slots__ = ("before", "block", "host", "unit_owner")
-
-    def __init__(self, block: Block, host: Any) -> None:
-        self.block = block
-        self.host = host
-        self.before = innermost_action()
-        self.unit_owner = block.owner
-
-    def resume(self) -> None:
-        """Make the block the innermost action here, in whatever thread, task or Context this is."""
-        self.before = innermost_action()
-        set_innermost_action(self.block)
-        self.block.owner = recording.owner_here()
-        if self.block.unit is not None:
-            self.unit_owner, self.block.unit.owner = self.block.unit.owner, self.block.owner
-
-    def suspend(self) -> None:
-        """Put back what was the innermost action before; by value, and only where this block still is it."""
-        if innermost_action() is self.block:
-            set_innermost_action(recording.live_action(self.before))
-        if self.block.unit is not None:
-            self.block.unit.owner = self.unit_owner
-
-
 Parent = Action | ActionRef | TrackedAction | AsyncTrackedAction | UUID
 """What ``parent=`` takes. A bare UUID has its tree looked up when the row is written; the others know it."""
 
 
-def _parent_ref(parent: Parent | None) -> ActionRef | UUID | None:
-    if parent is None or isinstance(parent, ActionRef):
+def _parent_ref(parent: Parent) -> ActionRef | UUID:
+    if isinstance(parent, ActionRef):
         return parent
     return parent.ref if isinstance(parent, (Action, ActionHandle)) else ids.as_action_id(parent, "parent")
 
@@ -171,14 +144,15 @@ class track_action:
         durability: Durability | None = None,
         idempotency_key: Identifier | None = None,
     ) -> None:
+        action_type, concept, entity_type = names(action_type, concept, entity_type)
         self._spec = ActionSpec(
-            action_type=name(action_type, "action_type"),
-            concept=name(concept, "concept"),
-            entity_type=None if entity_type is None else name(entity_type, "entity_type"),
+            action_type=action_type,
+            concept=concept,
+            entity_type=entity_type,
             entity_id=identifier(entity_id, "entity_id"),
-            user_id=identifier(user_id, "user_id"),
-            tenant_id=identifier(tenant_id, "tenant_id"),
-            request_id=ids.as_request_id(request_id),
+            user_id=None if user_id is None else identifier(user_id, "user_id"),
+            tenant_id=None if tenant_id is None else identifier(tenant_id, "tenant_id"),
+            request_id=None if request_id is None else ids.as_request_id(request_id),
         )
         if metadata is not None and not isinstance(metadata, Mapping):  # pyright: ignore[reportUnnecessaryIsInstance]
             raise InvalidAction(f"metadata: expected a mapping, got {type(metadata).__name__}")
@@ -188,13 +162,13 @@ class track_action:
             _check_connection(connection, transaction=transaction)
         self._payload = payload
         self._metadata = metadata
-        self._parent = _parent_ref(parent)
+        self._parent = None if parent is None else _parent_ref(parent)
         self._connection = connection
         self._transaction = transaction
         self._savepoint = savepoint
         self._stamp = stamp
         self._durability = durability
-        self._key = identifier(idempotency_key, "idempotency_key")
+        self._key = None if idempotency_key is None else identifier(idempotency_key, "idempotency_key")
         self._intent: Intent | None = None
 
     @classmethod
@@ -206,8 +180,8 @@ class track_action:
 
     # -- entering and leaving, as far as both colours agree --
 
-    def _reserve(self, colour: Colour) -> _Run:
-        """Make the block, without I/O, and reserve this object for it."""
+    def _reserve(self, colour: Colour) -> tuple[Block, Steps[None]]:
+        """Make the block, without I/O, and reserve this object for it; return also what entering it takes."""
         host = self._host or default_host(colour)
         if host.colour is not colour:
             raise NotConfigured(
@@ -215,17 +189,23 @@ class track_action:
             )
         if self._connection is not None:
             check_colour(self._connection, colour)
-        run = _Run(self._prepare(host), host)
+        block = self._prepare(host)
         # In one step, so that of two threads one is refused. A lock would be held while the payload is converted, which
         # runs code of the caller's.
-        reserved: object = vars(self).setdefault("_run", run)
-        if reserved is not run:
+        reserved: object = vars(self).setdefault("_block", block)
+        if reserved is not block:
             raise MisusedAction(
                 f"track_action({self._spec.action_type!r}): this object is open already; call track_action() anew "
                 "for every block"
             )
-        run.block.guard = weakref.ref(self)
-        return run
+        block.guard = weakref.ref(self)
+        return block, recording.enter(
+            block,
+            connection=self._connection,
+            transaction=self._transaction,
+            savepoint=self._savepoint,
+            stamp=self._stamp,
+        )
 
     def pending_row(self) -> ActionRow:
         """Return the row of an action of a trail's own ``track_action`` that has begun and has no outcome yet; no I/O."""
@@ -238,15 +218,21 @@ class track_action:
             if self._connection is not None:
                 recording.refuse_open_unit(self._connection)
             return Block.resuming(self._intent, host=host, colour=colour, frame=live_frame())
-        frame = live_frame()
-        found = recording.live_action(innermost_action())
+        frame = current_frame()
+        metadata = self._metadata
+        if frame is not None and frame.closed:
+            metadata = {**(metadata or {}), "originated_by": {"request_id": frame.request_id}}
+            frame = None
+        found = innermost_action()
+        if found is not None:
+            found = recording.live_action(found)
         around = found if isinstance(found, Block) else None
         # After its request is over, code may still run in its context: what it does is not part of that request.
         if around is not None and around.frame is not None and around.frame.closed:
             around = None
         enclosing = (
             recording.enclosing_block(around, host=host, colour=colour, connection=self._connection)
-            if self._transaction
+            if self._transaction and (around is not None or self._connection is not None)
             else None
         )
         # The innermost block on the connection is not the parent when it is a generator that is suspended meanwhile.
@@ -259,10 +245,10 @@ class track_action:
             frame=frame,
             around=nearest,
             parent=self._parent or (nearest.ref if nearest else frame.parent if frame else None),
-            payload=to_json(
-                self._payload, redactor, what="payload", captured=redactor.captured(self._spec.action_type)
-            ),
-            metadata=to_json(self._marked_metadata(), redactor, what="metadata"),
+            payload=None
+            if self._payload is None
+            else to_json(self._payload, redactor, what="payload", captured=redactor.captured(self._spec.action_type)),
+            metadata=None if metadata is None else to_json(metadata, redactor, what="metadata"),
             intended=(self._durability or host.durability) == "intent"
             or (self._key is not None and not self._transaction),
             key=self._key,
@@ -276,93 +262,78 @@ class track_action:
         self._level = level
         return self
 
-    def _marked_metadata(self) -> Mapping[str, object] | None:
-        frame = current_frame()
-        if frame is None or not frame.closed:
-            return self._metadata
-        return {**(self._metadata or {}), "originated_by": {"request_id": frame.request_id}}
-
-    def _enter(self, block: Block) -> Steps[None]:
-        return recording.enter(
-            block,
-            connection=self._connection,
-            transaction=self._transaction,
-            savepoint=self._savepoint,
-            stamp=self._stamp,
-        )
-
     def _forget(self) -> None:
-        vars(self).pop("_run").block.close()
+        vars(self).pop("_block").close()
 
-    def _running(self) -> _Run:
-        run: _Run | None = vars(self).get("_run")
-        if run is None:
+    def _entered(self) -> Block:
+        block: Block | None = vars(self).get("_block")
+        if block is None:
             raise MisusedAction(f"track_action({self._spec.action_type!r}): left without having been entered")
-        return run
+        return block
 
     def __del__(self) -> None:
         # An exception that a signal handler raises may hit between the end of the body and the first line of __exit__; then
         # nobody leaves the block any more. What is to be done about it is done later: this may run anywhere.
-        run: _Run | None = vars(self).get("_run")
-        if run is not None and run.block.open and not run.block.of_the_parent:
-            run.block.open = False
-            recording.cut_off(run.block)
-            run.host.abandoned.append(run.block)
+        block: Block | None = vars(self).get("_block")
+        if block is not None and block.open and not block.of_the_parent:
+            block.open = False
+            recording.cut_off(block)
+            block.host.abandoned.append(block)
 
     # -- with --
 
     def __enter__(self) -> TrackedAction:
-        run = self._reserve(Colour.SYNC)
+        block, entering = self._reserve(Colour.SYNC)
         try:
-            drive(self._enter(run.block), run.host.perform)
+            drive(entering, block.host.perform)
         except BaseException:
             self._forget()
             raise
-        action = run.block.handle = TrackedAction(run.block, run.host.redactor)
-        run.resume()
+        action = block.handle = TrackedAction(block, block.host.redactor)
+        set_innermost_action(block)
         return action
 
     def __exit__(
         self, exc_type: type[BaseException] | None, exc: BaseException | None, tb: TracebackType | None
     ) -> None:
-        run = self._running()
+        block = self._entered()
         try:
-            run.suspend()
-            drive(recording.leave(run.block, exc), run.host.perform)
+            block.suspend()
+            drive(recording.leave(block, exc), block.host.perform)
         except Exception as error:
             if exc is None:
                 raise
             # The body's own exception goes on, whatever happened to its row.
-            _log_unrecorded(run.block, error)
+            _log_unrecorded(block, error)
         finally:
             self._forget()
 
     # -- async with --
 
     async def __aenter__(self) -> AsyncTrackedAction:
-        run = self._reserve(Colour.ASYNC)
+        block, entering = self._reserve(Colour.ASYNC)
         try:
-            await adrive(self._enter(run.block), run.host.perform)
+            await adrive(entering, block.host.perform)
         except BaseException:
             self._forget()
             raise
-        action = run.block.handle = AsyncTrackedAction(run.block, run.host.redactor)
-        run.resume()
+        action = block.handle = AsyncTrackedAction(block, block.host.redactor)
+        set_innermost_action(block)
         return action
 
     async def __aexit__(
         self, exc_type: type[BaseException] | None, exc: BaseException | None, tb: TracebackType | None
     ) -> None:
-        run = self._running()
+        block = self._entered()
         try:
-            run.suspend()
-            leaving = adrive(recording.leave(run.block, exc), run.host.perform)
+            block.suspend()
+            leaving = adrive(recording.leave(block, exc), block.host.perform)
             # After an exception the task may be cancelled already, and would be again at every await.
             await (leaving if exc is None else shielded(leaving))
         except Exception as error:
             if exc is None:
                 raise
-            _log_unrecorded(run.block, error)
+            _log_unrecorded(block, error)
         finally:
             self._forget()
 
@@ -371,7 +342,7 @@ class track_action:
     def _again(self) -> track_action:
         """Return a block like this one that nobody has entered."""
         again = copy.copy(self)
-        vars(again).pop("_run", None)
+        vars(again).pop("_block", None)
         return again
 
     def __call__(self, function: Callable[P, R]) -> Callable[P, R]:
@@ -471,10 +442,10 @@ class track_action:
 
         return tracked
 
-    def _suspended(self) -> _Run:
-        run = self._running()
-        run.suspend()
-        return run
+    def _suspended(self) -> Block:
+        block = self._entered()
+        block.suspend()
+        return block
 
 
 def bound(host: Host | AsyncHost) -> type[track_action]:

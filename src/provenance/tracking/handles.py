@@ -11,7 +11,6 @@ import psycopg
 
 from provenance import failures
 from provenance.context import innermost_action
-from provenance.drivers import AnyConnection
 from provenance.errors import MisusedAction, NoCurrentAction
 from provenance.models import ActionRef, JSONValue
 from provenance.recording import Block
@@ -119,7 +118,8 @@ class TrackedAction(ActionHandle):
         Raises:
             MisusedAction: the action is detached, or has ended.
         """
-        return cast("psycopg.Connection[Any]", _connection(self._block))
+        connection: psycopg.Connection[Any] = _connection(self._block)
+        return connection
 
 
 class AsyncTrackedAction(ActionHandle):
@@ -134,10 +134,11 @@ class AsyncTrackedAction(ActionHandle):
         Raises:
             MisusedAction: the action is detached, or has ended.
         """
-        return cast("psycopg.AsyncConnection[Any]", _connection(self._block))
+        connection: psycopg.AsyncConnection[Any] = _connection(self._block)
+        return connection
 
 
-def _connection(block: Block) -> AnyConnection:
+def _connection(block: Block) -> Any:
     if block.unit is None:
         raise MisusedAction(f"{block.label} has transaction=False, so it holds no connection; use one of your own")
     if not block.open or block not in block.unit.open_blocks:

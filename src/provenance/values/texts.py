@@ -5,6 +5,8 @@ from __future__ import annotations
 import hashlib
 import re
 from collections.abc import Callable
+from functools import lru_cache
+from types import NoneType
 from uuid import UUID
 
 from provenance.errors import InvalidAction
@@ -21,6 +23,7 @@ LARGEST_DECIMAL_BITS = 3320  # just under 1,000 decimal digits
 # An index entry is at most 2,704 bytes, and a character at most 4.
 _LONGEST_IDENTIFIER = 256
 LONGEST_NAME = 100
+_LARGE = 2**63
 
 
 Identifier = str | int | UUID
@@ -50,6 +53,8 @@ def identifier(value: Identifier | None, what: str) -> str | None:
     """
     if value is None:
         return None
+    if type(value) is int and -_LARGE < value < _LARGE:
+        return int.__repr__(value)
     if isinstance(value, str):
         text = escaped(str.__str__(value))
     elif isinstance(value, int) and not isinstance(value, bool):
@@ -64,6 +69,10 @@ def identifier(value: Identifier | None, what: str) -> str | None:
     return text or None
 
 
+_EXPECTED = f"expected printable text of 1 to {LONGEST_NAME} characters with no white space around it"
+_OPTIONAL = (str, NoneType)
+
+
 def name(value: object, what: str) -> str:
     """Return an action type, concept or entity type, checked.
 
@@ -74,19 +83,37 @@ def name(value: object, what: str) -> str:
     Raises:
         InvalidAction: it is anything else. The message does not repeat it.
     """
-    expected = f"expected printable text of 1 to {LONGEST_NAME} characters with no white space around it"
     if not isinstance(value, str):
-        raise InvalidAction(f"{what}: {expected}, got {type(value).__name__}")
+        raise InvalidAction(f"{what}: {_EXPECTED}, got {type(value).__name__}")
     text = str.__str__(value)
     if not text:
-        raise InvalidAction(f"{what} is empty: {expected}")
+        raise InvalidAction(f"{what} is empty: {_EXPECTED}")
     if len(text) > LONGEST_NAME:
-        raise InvalidAction(f"{what} has {len(text)} characters: {expected}")
+        raise InvalidAction(f"{what} has {len(text)} characters: {_EXPECTED}")
     if text != text.strip():
-        raise InvalidAction(f"{what} begins or ends with white space: {expected}")
+        raise InvalidAction(f"{what} begins or ends with white space: {_EXPECTED}")
     if not text.isprintable():
-        raise InvalidAction(f"{what} has characters that cannot be printed: {expected}")
+        raise InvalidAction(f"{what} has characters that cannot be printed: {_EXPECTED}")
     return text
+
+
+# An application has few, and gives them again with every action.
+_known_name = lru_cache(1024)(name)
+
+
+def names(action_type: object, concept: object, entity_type: object) -> tuple[str, str, str | None]:
+    """Return what an action is called, checked as by :func:`name`; an entity type may be ``None``.
+
+    Raises:
+        InvalidAction: one of them is not what it should be.
+    """
+    # No subclass: one may be equal to another text than its own.
+    check = _known_name if type(action_type) is type(concept) is str and type(entity_type) in _OPTIONAL else name
+    return (
+        check(action_type, "action_type"),
+        check(concept, "concept"),
+        None if entity_type is None else check(entity_type, "entity_type"),
+    )
 
 
 # A text is worked on up to so many times its limit; a longer one is given up on the way.

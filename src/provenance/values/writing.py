@@ -153,7 +153,7 @@ class _Writer:
         self.open: set[int] = set()
 
     def write(self, value: Any, depth: int = 0) -> str:
-        kind: type[object] = type(value)
+        kind = type(value)  # pyright: ignore[reportUnknownVariableType]
         if self.captured is not None and kind in _LEAVES:
             return self._charged(_REDACTED_TEXT)
         if kind is str:
@@ -170,7 +170,8 @@ class _Writer:
             raise
         except Exception as error:  # noqa: BLE001
             # The caller's own code ran here (a property, a mapping), or another thread changed a dict meanwhile.
-            failure = f"reading a value of type {_type_name(kind)} raised {_type_name(type(error))}"
+            shown = _type_name(kind)  # pyright: ignore[reportUnknownArgumentType]
+            failure = f"reading a value of type {shown} raised {_type_name(type(error))}"
             return self._refused(value, f"{failure}; pass plain data instead", error)
 
     def _charged(self, text: str) -> str:
