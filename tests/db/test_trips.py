@@ -20,7 +20,7 @@ from provenance import drivers
 from provenance.drivers import running
 from provenance.errors import NotCommitted
 from provenance.models import Action
-from provenance.statements import Statement, as_they_are, command, nothing
+from provenance.statements import Statement, as_they_are, command, commands
 from tests.support import colours, databases
 from tests.support.colours import Blocking, done
 from tests.support.outages import until
@@ -89,9 +89,9 @@ async def test_each_statement_is_answered_with_its_own_rows(connection: Any, par
 @pytest.mark.usefixtures("_road")
 async def test_a_statement_may_be_several_commands(connection: Any) -> None:
     """Its answers are counted, so that what comes after it gets its own."""
-    several = Statement(b"BEGIN; SET LOCAL a.b = 'c'; SET LOCAL a.d = 'e'", None, nothing, commands=3)
-    reading = ask("SELECT current_setting('a.b'), current_setting('a.d')")
-    assert await together(connection, several, reading, COMMIT) == [None, [("c", "e")], None]
+    several = commands("BEGIN", "SET LOCAL a.b = 'c'", "SET LOCAL a.d = 'e'")
+    for reading in (ask("SELECT current_setting('a.b'), 1"), ask("SELECT current_setting('a.b'), %(n)s::integer", n=1)):
+        assert await together(connection, several, reading, COMMIT) == [None, [("c", 1)], None]
 
 
 @pytest.mark.usefixtures("_road")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable
 from contextlib import suppress
 from typing import Any
@@ -12,6 +13,7 @@ from provenance import drivers
 from provenance.recording import blocks, entering, leaving, owed
 from provenance.recording.blocks import Block, Unit
 from provenance.recording.steps import Journal, Run, Steps
+from provenance.statements import commands
 from provenance.statements import recording as statements
 from provenance.statements.recording import ActionRow
 from provenance.tracking import block as tracked
@@ -81,7 +83,7 @@ def swallowed_errors_are_not_noticed(patch: pytest.MonkeyPatch) -> None:
 def any_task_may_join(patch: pytest.MonkeyPatch) -> None:
     """Who opened a block does not matter."""
     for module in (blocks, entering):
-        patch.setattr(module, "owner_here", lambda: (0, None))
+        patch.setattr(module, "owner_here", lambda: (os.getpid(), 0, None))
 
 
 def inner_failure_rolls_nothing_back(patch: pytest.MonkeyPatch) -> None:
@@ -91,7 +93,7 @@ def inner_failure_rolls_nothing_back(patch: pytest.MonkeyPatch) -> None:
         assert block.savepoint is not None
         if unit.status != leaving.TransactionStatus.INTRANS:
             return (yield from original(block, unit))
-        yield Run(unit.connection, (statements.release(block.savepoint),))
+        yield Run(unit.connection, (commands(statements.release(block.savepoint)),))
         return False
 
     original = leaving._undo_savepoint

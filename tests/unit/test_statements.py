@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime, timedelta, timezone
 from typing import Any, cast
 from uuid import UUID
@@ -32,10 +32,17 @@ AT = datetime(2026, 3, 1, 12, 30, 15, 250_000, tzinfo=UTC)
 
 def text(statement: Statement[Any]) -> str:
     """Return the statement's SQL."""
+    if statement.commands:
+        return "; ".join(statement.commands)
     query = statement.query
     if isinstance(query, bytes):
         return query.decode()
     return query.as_string(None) if isinstance(query, sql.Composed) else query
+
+
+def texts(statements: Sequence[Statement[Any]]) -> list[str]:
+    """Return the SQL of statements."""
+    return list(map(text, statements))
 
 
 def params(statement: Statement[Any]) -> Mapping[str, object]:
@@ -73,52 +80,63 @@ def test_begin_says_what_the_connection_says(
     isolation: IsolationLevel | None, read_only: bool | None, deferrable: bool | None, expected: str
 ) -> None:
     """Every attribute that is set is spelled out, and what is not set is left to the server."""
-    assert text(recording.begin(isolation, read_only, deferrable)) == expected
+    assert recording.begin(isolation, read_only, deferrable) == expected
 
 
 def test_settings_end_with_the_transaction() -> None:
-    """The current action is set with SET LOCAL, and cleared by the empty text."""
-    assert text(recording.set_action(ID)) == f"SET LOCAL provenance.action_id = '{ID}'"
-    ref = ActionRef(ID, ROOT)
-    assert text(recording.set_block(ref)) == f"SET LOCAL provenance.block = '{ID} {ROOT} '"
-    assert text(recording.set_block(None)) == "SET LOCAL provenance.block = ''"
-    assert text(recording.set_block(None, "t")) == "SET LOCAL provenance.block = ''"
-    assert text(recording.set_action(None)) == "SET LOCAL provenance.action_id = ''"
-    assert text(recording.set_done(12)) == "SET LOCAL provenance.done = '12'"
+    """They are set with SET LOCAL, in one statement with what comes before, and cleared by the empty text."""
+    settings = recording.settings_of(ActionRef(ID, ROOT), "t")
+    (together,) = texts(recording.make(settings, "BEGIN", recording.done(12)))
+    assert together.split("; ") == [
+        "BEGIN",
+        "SET LOCAL provenance.done = '12'",
+        f"SET LOCAL provenance.action_id = '{ID}'",
+        f"SET LOCAL provenance.block = '{ID} {ROOT} t'",
+    ]
+    assert texts(recording.make(Settings())) == ["SET LOCAL provenance.action_id = ''; SET LOCAL provenance.block = ''"]
 
 
 @pytest.mark.parametrize("tenant", ["a 'b'", "\\", "'; DROP TABLE t; --", "\n", "\N{LATIN SMALL LETTER E WITH ACUTE}"])
 def test_a_setting_that_needs_quoting_is_quoted(tenant: str) -> None:
     """What could end the literal goes in as psycopg quotes it, and so does all else that is not plain."""
     quoted = sql.Literal(f"{ID} {ROOT} {tenant}").as_string(None)
-    assert text(recording.set_block(ActionRef(ID, ROOT), tenant)) == f"SET LOCAL provenance.block = {quoted}"
+    assert texts(recording.make(recording.settings_of(ActionRef(ID, ROOT), tenant), "BEGIN")) == [
+        "BEGIN",
+        f"SET LOCAL provenance.action_id = '{ID}'",
+        f"SET LOCAL provenance.block = {quoted}",
+    ]
+    assert texts(recording.make(Settings(action=tenant))) == [
+        f"SET LOCAL provenance.action_id = {sql.Literal(tenant).as_string(None)}",
+        "SET LOCAL provenance.block = ''",
+    ]
 
 
 def test_a_reference_made_of_hostile_text_is_quoted() -> None:
     """Whatever its type says: a caller can make a reference himself."""
     root = "'; DROP TABLE t; --"
     quoted = sql.Literal(f"{ID} {root} ").as_string(None)
-    assert text(recording.set_block(ActionRef(ID, cast("UUID", root)))) == f"SET LOCAL provenance.block = {quoted}"
+    settings = recording.settings_of(ActionRef(ID, cast("UUID", root)), "")
+    assert texts(recording.make(settings))[-1] == f"SET LOCAL provenance.block = {quoted}"
 
 
 def test_savepoints_are_named_after_their_action() -> None:
     """Nothing but the digits of an id is in a name."""
     name = f"provenance_{ID.hex}"
-    assert text(recording.savepoint(ID)) == f"SAVEPOINT {name}"
-    assert text(recording.release(ID)) == f"RELEASE SAVEPOINT {name}"
+    assert recording.savepoint(ID) == f"SAVEPOINT {name}"
+    assert recording.release(ID) == f"RELEASE SAVEPOINT {name}"
     assert text(recording.rollback_to(ID)) == f"ROLLBACK TO SAVEPOINT {name}"
+    assert text(recording.rollback_over(ID)) == f"ROLLBACK TO SAVEPOINT {name}; RELEASE SAVEPOINT {name}"
 
 
 @pytest.mark.parametrize(
     ("row", "expected"),
     [
-        ((None, None, None), Settings(action_id=None, block=None, tenant_id="", done=0)),
-        (("", "", ""), Settings(action_id=None, block=None, tenant_id="", done=0)),
-        ((str(ID), f"{ID} {ROOT} ", "7"), Settings(action_id=ID, block=ActionRef(ID, ROOT), tenant_id="", done=7)),
-        ((str(ID), f"{ID} {ROOT} t", "7"), Settings(action_id=ID, block=ActionRef(ID, ROOT), tenant_id="t", done=7)),
+        ((None, None, None), Settings()),
+        (("", "", ""), Settings(action="", block="", done=0)),
+        ((str(ID), f"{ID} {ROOT} ", "7"), Settings(action=str(ID), block=f"{ID} {ROOT} ", done=7)),
     ],
 )
-def test_settings_that_are_not_set_are_none_and_zero(row: tuple[str | None, ...], expected: Settings) -> None:
+def test_settings_that_are_not_set_are_empty_and_zero(row: tuple[str | None, ...], expected: Settings) -> None:
     """A setting nobody has made is null; one that has been reset is the empty text."""
     assert recording.READ_SETTINGS.decode([row]) == expected
 
@@ -127,12 +145,14 @@ def test_settings_that_are_not_set_are_none_and_zero(row: tuple[str | None, ...]
 def test_the_tenant_of_a_block_is_all_that_follows_its_ids(tenant: str) -> None:
     """Whatever is in it: the ids are of one length, so that SQL can cut it out by its place."""
     ref = ActionRef(ID, ROOT)
-    (literal,) = re.findall(r" = '(.*)'$", text(recording.set_block(ref, tenant)), re.DOTALL)
+    settings = recording.settings_of(ref, tenant)
+    (literal,) = re.findall(r"block = '(.*)'$", texts(recording.make(settings))[-1], re.DOTALL)
     stored = literal.replace("''", "'")
     assert stored[74:] == tenant
-    assert recording.READ_SETTINGS.decode([(None, stored, None)]) == Settings(
-        action_id=None, block=ref, tenant_id=tenant, done=0
-    )
+    assert recording.READ_SETTINGS.decode([(str(ID), stored, None)]) == settings
+    assert settings.are_of(ref)
+    assert not settings.are_of(ActionRef(ROOT, ROOT))
+    assert not Settings().are_of(ref)
 
 
 @pytest.mark.parametrize(

@@ -12,7 +12,7 @@ from psycopg.pq import ExecStatus
 from psycopg.pq.abc import PGresult
 
 from provenance.drivers.connections import AnyConnection
-from provenance.statements import Row, Statement, nothing, text
+from provenance.statements import Row, Statement, decoded, text
 
 
 def error_in(connection: AnyConnection, results: Sequence[PGresult]) -> psycopg.Error | None:
@@ -23,36 +23,23 @@ def error_in(connection: AnyConnection, results: Sequence[PGresult]) -> psycopg.
     return None
 
 
-def _rows(connection: AnyConnection, result: PGresult) -> list[Row]:
-    if result.status != ExecStatus.TUPLES_OK:
-        return []
-    transformer = adapt.Transformer(connection)
-    transformer.set_pgresult(result)
-    return transformer.load_rows(0, result.ntuples, tuple)
-
-
 def answers(connection: AnyConnection, statements: Sequence[Statement[Any]], results: Sequence[PGresult]) -> list[Any]:
-    """Return the decoded answers of statements, of which each has as many results as it has commands."""
-    found: list[Any] = []
-    position = -1
-    for statement in statements:
-        position += statement.commands
-        # Most have none.
-        found.append(None if statement.decode is nothing else statement.decode(_rows(connection, results[position])))
-    return found
+    """Return the decoded answers of statements."""
+
+    def rows(result: PGresult) -> list[Row]:
+        if result.status != ExecStatus.TUPLES_OK:
+            return []
+        transformer = adapt.Transformer(connection)
+        transformer.set_pgresult(result)
+        return transformer.load_rows(0, result.ntuples, tuple)
+
+    return decoded(statements, results, rows)
 
 
 def in_one_message(connection: AnyConnection, statements: Sequence[Statement[Any]]) -> PQGen[list[PGresult]]:
     """Run statements, the later ones only if the earlier ones succeed."""
     wire = connection.pgconn
-    wire.send_query(
-        b"; ".join(
-            [
-                statement.query if isinstance(statement.query, bytes) else text(statement, connection)
-                for statement in statements
-            ]
-        )
-    )
+    wire.send_query(b"; ".join([text(statement, connection) for statement in statements]))
     results: list[PGresult] = yield from generators.execute(wire)
     if (error := error_in(connection, results)) is not None:
         raise error

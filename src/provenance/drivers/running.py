@@ -16,7 +16,7 @@ from provenance.drivers.connections import (
     in_pipeline,
     transaction_status,
 )
-from provenance.statements import Row, Statement, text
+from provenance.statements import Row, Statement, apart, as_they_are, decoded, text
 
 T = TypeVar("T")
 
@@ -101,16 +101,12 @@ async def aswitch_autocommit(connection: AsyncConnection, *, on: bool) -> None:
         await connection.set_autocommit(on)
 
 
-def _decoded(statements: Sequence[Statement[Any]], answers: Sequence[list[Row]]) -> list[Any]:
-    return [statement.decode(rows) for statement, rows in zip(statements, answers, strict=True)]
-
-
 def run_together(connection: SyncConnection, statements: Sequence[Statement[Any]]) -> list[Any]:
     """Run statements in one round trip, the later ones only if the earlier ones succeed; return the decoded answers."""
     if FAMILIAR and connection.pgconn.pipeline_status == PipelineStatus.OFF:
         with connection.lock:
             return connection.wait(trips.trip(connection, statements))  # pyright: ignore[reportPossiblyUnboundVariable]
-    return _decoded(statements, _by_cursors(connection, statements))
+    return decoded(statements, _by_cursors(connection, statements), as_they_are)
 
 
 async def arun_together(connection: AsyncConnection, statements: Sequence[Statement[Any]]) -> list[Any]:
@@ -118,42 +114,42 @@ async def arun_together(connection: AsyncConnection, statements: Sequence[Statem
     if FAMILIAR and connection.pgconn.pipeline_status == PipelineStatus.OFF:
         async with connection.lock:
             return await connection.wait(trips.trip(connection, statements))  # pyright: ignore[reportPossiblyUnboundVariable]
-    return _decoded(statements, await _aby_cursors(connection, statements))
+    return decoded(statements, await _aby_cursors(connection, statements), as_they_are)
 
 
 def _by_cursors(connection: SyncConnection, statements: Sequence[Statement[Any]]) -> list[list[Row]]:
+    single = apart(statements)
     if (message := _joined(connection, statements)) is not None:
         with _cursor(connection) as cursor:
             cursor.execute(message, prepare=False)
             answers: list[list[Row]] = []
-            for statement in statements:
+            for _ in single:
                 answers.append(_rows(cursor))
-                for _ in range(statement.commands):
-                    cursor.nextset()
+                cursor.nextset()
             return answers
     with connection.pipeline():
         cursors = [
             _cursor(connection, statement).execute(statement.query, _params(statement), prepare=_prepare(statement))
-            for statement in statements
+            for statement in single
         ]
     return [_rows(cursor) for cursor in cursors]
 
 
 async def _aby_cursors(connection: AsyncConnection, statements: Sequence[Statement[Any]]) -> list[list[Row]]:
+    single = apart(statements)
     if (message := _joined(connection, statements)) is not None:
         async with _acursor(connection) as cursor:
             await cursor.execute(message, prepare=False)
             answers: list[list[Row]] = []
-            for statement in statements:
+            for _ in single:
                 answers.append(await _arows(cursor))
-                for _ in range(statement.commands):
-                    cursor.nextset()
+                cursor.nextset()
             return answers
     async with connection.pipeline():
         cursors = [
             await _acursor(connection, statement).execute(
                 statement.query, _params(statement), prepare=_prepare(statement)
             )
-            for statement in statements
+            for statement in single
         ]
     return [await _arows(cursor) for cursor in cursors]

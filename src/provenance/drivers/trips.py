@@ -22,7 +22,7 @@ from psycopg.pq.abc import PGresult
 
 from provenance.drivers.connections import AnyConnection, transaction_status
 from provenance.drivers.messages import answers, error_in, in_one_message
-from provenance.statements import Statement, command, text
+from provenance.statements import Statement, apart, command, text
 
 
 class _Numbered:
@@ -140,7 +140,9 @@ def trip(connection: AnyConnection, statements: Sequence[Statement[Any]]) -> PQG
         # The BEGIN of psycopg's; it would send it by itself and wait.
         statements = (command(connection._get_tx_start_command()), *statements)  # pyright: ignore[reportPrivateUsage]
     plain = all([statement.params is None for statement in statements])  # noqa: C419 - a generator costs more
-    results = yield from (in_one_message if plain else _in_pipeline)(connection, statements)
+    results = (
+        yield from in_one_message(connection, statements) if plain else _in_pipeline(connection, apart(statements))
+    )
     rolled_back = b"ROLLBACK" in [result.command_status for result in results]
     cache = _cache(connection)
     if rolled_back:

@@ -27,7 +27,7 @@ from provenance.journal.heartbeat import Heartbeat
 from provenance.journal.limits import alimited, limited
 from provenance.journal.outage import Outage, writing
 from provenance.journal.spool import Kind, Spool
-from provenance.statements import Statement, intents, recording
+from provenance.statements import Statement, command, intents, recording
 from provenance.statements.intents import Evidence
 from provenance.statements.keys import TAKEN, Claim
 from provenance.statements.recording import ActionRow
@@ -41,7 +41,7 @@ DEADLINE = timedelta(seconds=5)
 _SIZE = 2
 
 # Spelled out, because settle() relies on each statement seeing what was committed before it.
-_BEGIN = recording.begin(psycopg.IsolationLevel.READ_COMMITTED, read_only=False, deferrable=None)
+_BEGIN = command(recording.begin(psycopg.IsolationLevel.READ_COMMITTED, read_only=False, deferrable=None))
 
 
 def _transaction(*work: Statement[Any]) -> tuple[Statement[Any], ...]:

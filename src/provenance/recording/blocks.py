@@ -105,7 +105,10 @@ class Unit:
     @property
     def innermost(self) -> Block | None:
         """The innermost block that somebody can still leave, or ``None`` when the unit is over."""
-        return next((block for block in reversed(self.open_blocks) if not block.abandoned), None)
+        for block in reversed(self.open_blocks):
+            if not block.abandoned:
+                return block
+        return None
 
     def end(self) -> None:
         """Let go of the connection: no block is open on it any more."""
@@ -120,8 +123,10 @@ class Unit:
 
     def marked(self, block: Block) -> Block:
         """Return the block that the settings name, as far as the server knows, when *block* is the innermost one open."""
-        left = next((block for block, _ in self.owed if block.marked), None)
-        return left or block.nearest_marked
+        for left, _ in self.owed:
+            if left.marked:
+                return left
+        return block.nearest_marked
 
     def take_owed(self) -> list[ActionRow]:
         """Return the rows of the blocks that the server need not be told of any more."""
@@ -367,11 +372,12 @@ class Block(CurrentAction):
     @property
     def stale(self) -> bool:
         """Whether the block is not around what runs here, though the context says so."""
-        if self.abandoned:
+        if self.guard is not None and self.guard() is None:
             return True
-        over = not self.open or (self.unit is not None and self.unit.ended)
+        if self.open and (self.unit is None or not self.unit.ended):
+            return False
         # Another task may have been started inside a block that has ended since: that is what caused it.
-        return over and self.owner == owner_here()
+        return self.owner == owner_here()
 
     @property
     def label(self) -> str:
@@ -437,8 +443,11 @@ def live_action(action: CurrentAction | None) -> CurrentAction | None:
 
 
 def _inherit(spec: ActionSpec, outer: ActionSpec) -> ActionSpec:
-    return attrs.evolve(
-        spec,
+    return ActionSpec(
+        action_type=spec.action_type,
+        concept=spec.concept,
+        entity_type=spec.entity_type,
+        entity_id=spec.entity_id,
         user_id=spec.user_id or outer.user_id,
         tenant_id=spec.tenant_id or outer.tenant_id,
         request_id=spec.request_id or outer.request_id,

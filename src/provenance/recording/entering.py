@@ -16,7 +16,7 @@ from provenance.models import Status
 from provenance.recording import keys, owed
 from provenance.recording.blocks import Block, Colour, Unit, owner_here, unit_on
 from provenance.recording.steps import Checkout, CheckSchema, Giveback, Intend, Journal, Run, Steps
-from provenance.statements import Statement, intents
+from provenance.statements import Statement, commands, intents
 from provenance.statements import recording as statements
 from provenance.statements.intents import Transaction
 from provenance.statements.keys import TAKEN, Claim
@@ -118,8 +118,8 @@ def _enter_detached(block: Block) -> Steps[None]:
         keys.check(block, claim)
 
 
-def _current(block: Block) -> tuple[Statement[None], Statement[None]]:
-    return statements.set_action(block.ref.id), statements.set_block(block.ref, block.tenant_id)
+def _current(block: Block, *first: str) -> tuple[Statement[None], ...]:
+    return statements.make(statements.settings_of(block.ref, block.tenant_id), *first)
 
 
 def _claiming(block: Block, *, may_wait: bool) -> tuple[Statement[Claim], ...]:
@@ -180,18 +180,16 @@ def _enter_pooled(block: Block) -> Steps[None]:
 
 
 def _enter_own(block: Block, connection: AnyConnection, *, pooled: bool) -> Steps[None]:
-    characteristics = block.level or connection.isolation_level, connection.read_only, connection.deferrable
+    begin = statements.begin(block.level or connection.isolation_level, connection.read_only, connection.deferrable)
     try:
         if drivers.answers_bytes(connection):
             _refuse_bytes(block)
         if not (pooled and block.host.ready):
             yield CheckSchema(connection)
-        if block.intended or block.key is not None:
-            begin = statements.begin(*characteristics)
-            answers = yield Run(connection, (begin, *_current(block), *_last_words(block, joined=False)))
+        last_words = _last_words(block, joined=False)
+        answers = yield Run(connection, (*_current(block, begin), *last_words))
+        if last_words:
             yield from _begun(block, answers, joined=False)
-        else:
-            yield Run(connection, statements.open_block(block.ref, block.tenant_id, *characteristics))
     except BaseException as error:
         if drivers.transaction_status(connection) in (TransactionStatus.INTRANS, TransactionStatus.INERROR):
             # Of a connection that is lost the server undoes everything by itself.
@@ -211,7 +209,7 @@ def _enter_joined(block: Block, connection: AnyConnection) -> Steps[None]:
         )
     block.savepoint = block.ref.id
     opening = (
-        statements.savepoint(block.savepoint),
+        commands(statements.savepoint(block.savepoint)),
         statements.READ_SETTINGS,
         *_current(block),
         *_last_words(block, joined=True),
@@ -229,7 +227,7 @@ def _enter_joined(block: Block, connection: AnyConnection) -> Steps[None]:
         yield CheckSchema(connection)
         yield from _begun(block, answers, joined=True)
     except BaseException:
-        yield Run(connection, (statements.rollback_to(block.savepoint), statements.release(block.savepoint)))
+        yield Run(connection, (statements.rollback_over(block.savepoint),))
         raise
     _open_unit(block, connection, joined=True, pooled=False)
     block.before = answers[1]
@@ -256,7 +254,7 @@ def _back_out(block: Block, connection: AnyConnection) -> Steps[bool]:
         return True
     settings: Settings
     (settings,) = yield Run(connection, (statements.READ_SETTINGS,), insist=True)
-    if settings.block != block.ref:
+    if not settings.are_of(block.ref):
         return False
     if block.savepoint is not None:
         yield Run(connection, (statements.rollback_to(block.savepoint),), insist=True)
@@ -284,23 +282,23 @@ def _enter_nested(block: Block, enclosing: Block, *, savepoint: bool, stamp: boo
         # They may fail, and what the settings were before would not be known.
         yield from owed.tell(unit)
     drivers.nothing_before_next(unit.connection)
-    opening = [statements.READ_SETTINGS, *owed.words(unit)]
     if savepoint:
         block.savepoint = block.ref.id
-        opening.append(statements.savepoint(block.savepoint))
-    opening += [*_current(block), *last_words]
+    first = (statements.savepoint(block.savepoint),) if block.savepoint else ()
+    opening = (statements.READ_SETTINGS, *owed.words(unit), *_current(block, *first), *last_words)
     try:
-        answers = yield Run(unit.connection, tuple(opening))
+        answers = yield Run(unit.connection, opening)
     except BaseException as error:
         yield from _not_entered(block, unit, error)
         raise
     settings: Settings = answers[0]
-    if settings.block is None and not unit.owed:
+    if not settings.block and not unit.owed:
         unit.meddle(enclosing, f"the body of {enclosing.label} ended its transaction and began another")
         raise MisusedAction(f"{block.label}: {enclosing.doomed}; let the enclosing block end first")
     before = owed.told(unit, settings)
     try:
-        yield from _begun(block, answers, joined=unit.joined, standing=unit.standing)
+        if last_words:
+            yield from _begun(block, answers, joined=unit.joined, standing=unit.standing)
     except BaseException as error:
         yield from _not_entered(block, unit, error)
         raise

@@ -18,7 +18,7 @@ from provenance.models import Status
 from provenance.recording.blocks import Block, Unit
 from provenance.recording.owed import ENDED, owe, restored
 from provenance.recording.steps import Forget, Giveback, Journal, JournalDoubt, Quiesce, Run, Settle, Steps
-from provenance.statements import Statement, intents
+from provenance.statements import Statement, commands, intents
 from provenance.statements import recording as statements
 from provenance.statements.recording import ActionRow, Settings
 
@@ -167,7 +167,7 @@ def _roll_back(block: Block, unit: Unit) -> Steps[bool]:
         if status == TransactionStatus.INTRANS:
             settings: Settings
             settings, _ = yield Run(unit.connection, (statements.READ_SETTINGS, statements.ROLLBACK))
-            return unit.meddled or settings.block is None
+            return unit.meddled or not settings.block
         if status == TransactionStatus.INERROR:
             yield Run(unit.connection, (statements.ROLLBACK,))
         elif status == TransactionStatus.ACTIVE:
@@ -344,7 +344,7 @@ def _leave_joined(block: Block, unit: Unit, verdict: _Verdict) -> Steps[None]:
             *intents.forget_all(declared),
             *restored(block),
             # Last: whatever of this fails or is interrupted before, there is a savepoint to go back to.
-            statements.release(block.savepoint),
+            commands(statements.release(block.savepoint)),
         )
         try:
             yield Run(unit.connection, closing)
@@ -374,7 +374,7 @@ def _was_finished(block: Block, unit: Unit) -> Steps[bool]:
         return False
     settings = yield from _attempt(unit, statements.READ_SETTINGS)
     status = yield from _attempt(unit, statements.outcome(block.ref.id))
-    return settings is not None and settings.block != block.ref and status == Status.COMPLETED
+    return settings is not None and not settings.are_of(block.ref) and status == Status.COMPLETED
 
 
 def _journal(rows: tuple[ActionRow, ...]) -> Steps[None]:
@@ -394,7 +394,7 @@ def _undo_savepoint(block: Block, unit: Unit) -> Steps[bool]:
         _cut(block, unit)
         return False
     try:
-        yield Run(unit.connection, (statements.rollback_to(block.savepoint), statements.release(block.savepoint)))
+        yield Run(unit.connection, (statements.rollback_over(block.savepoint),))
     except psycopg.errors.InvalidSavepointSpecification:
         return True
     except Exception as error:  # noqa: BLE001 - there is a row to write, whatever this is
@@ -406,7 +406,7 @@ def _undo_savepoint(block: Block, unit: Unit) -> Steps[bool]:
         if unit.status == TransactionStatus.INTRANS:
             settings = yield from _attempt(unit, statements.READ_SETTINGS)
         # Unless it was done when the interruption came.
-        if settings is None or settings.block == block.ref:
+        if settings is None or settings.are_of(block.ref):
             yield from _attempt(unit, statements.rollback_to(block.savepoint))
     return False
 

@@ -21,11 +21,13 @@ from provenance.errors import NotCommitted
 from provenance.models import Status
 from provenance.recording.blocks import Block, Unit
 from provenance.recording.steps import Run, Steps
-from provenance.statements import Statement
+from provenance.statements import Statement, commands
 from provenance.statements import recording as statements
 from provenance.statements.recording import Settings
 
 ENDED = "the block ended its own transaction; what became of its work cannot be known"
+
+_UNSET = Settings()
 
 # There is no savepoint of that name, or no transaction.
 _GONE = (psycopg.errors.InvalidSavepointSpecification, psycopg.errors.NoActiveSqlTransaction)
@@ -54,18 +56,15 @@ def tell_before_next(unit: Unit) -> None:
     Whose work it is makes none after blocks that are not marked; a savepoint that is rolled back does.
     """
     telling = partial(_telling, unit)
-    if any(block.marked for block, _ in unit.owed):
+    if any([block.marked for block, _ in unit.owed]):  # noqa: C419 - a generator costs more
         drivers.before_next(unit.connection, telling)
     else:
         drivers.before_next(unit.connection, telling, unless=drivers.undoes_nothing)
 
 
-def restored(block: Block) -> tuple[Statement[None], Statement[None]]:
-    """Return the statements that put the settings back as they were when the block was entered."""
-    before = block.before
-    return statements.set_action(before.action_id if before else None), statements.set_block(
-        before.block if before else None, before.tenant_id if before else ""
-    )
+def restored(block: Block, *first: str) -> tuple[Statement[None], ...]:
+    """Return the statements that put the settings back as they were when the block was entered, after other commands."""
+    return statements.make(block.before or _UNSET, *first)
 
 
 def words(unit: Unit) -> tuple[Statement[Any], ...]:
@@ -77,7 +76,8 @@ def words(unit: Unit) -> tuple[Statement[Any], ...]:
     # With a savepoint go those inside it.
     savepoints = [block.savepoint for block in marked if block.savepoint is not None]
     releasing = (statements.release(savepoints[-1]),) if savepoints else ()
-    return *releasing, *(restored(marked[-1]) if marked else ()), statements.set_done(last.ordinal or 0)
+    first = *releasing, statements.done(last.ordinal or 0)
+    return restored(marked[-1], *first) if marked else (commands(*first),)
 
 
 def tell(unit: Unit) -> Steps[None]:
@@ -116,7 +116,7 @@ def told(unit: Unit, settings: Settings) -> Settings:
         unit.drop_undone(settings.done)
         return settings
     innermost, _ = unit.owed[0]
-    if settings.block is None:
+    if not settings.block:
         # Without a savepoint that would be missed.
         raise _meddled(unit)
     inside, enclosing = unit.marked(innermost), _enclosing(unit)
@@ -124,10 +124,11 @@ def told(unit: Unit, settings: Settings) -> Settings:
     owed = unit.take_owed()
     unit.drop_undone(settings.done)
     unit.standing.extend(owed)
-    if settings.block != inside.ref:
+    if not settings.are_of(inside.ref):
         enclosing.doomed = f"the body of {inside.label} rolled back to a savepoint from before the block"
         raise NotCommitted(f"{inside.label}: its body rolled back to a savepoint from before the block")
-    return attrs.evolve(before[-1] if before else settings, done=owed[-1].ordinal or 0)
+    restored_to = before[-1] if before else settings
+    return Settings(restored_to.action, restored_to.block, owed[-1].ordinal or 0)
 
 
 def not_told(unit: Unit, error: BaseException) -> None:

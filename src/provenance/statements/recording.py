@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import json
 import re
 from collections.abc import Iterable, Mapping, Sequence
 from datetime import timedelta
 from functools import cache
 from json.encoder import encode_basestring_ascii
-from typing import Any, LiteralString
+from typing import LiteralString
 from uuid import UUID
 
 import attrs
@@ -16,7 +15,7 @@ from psycopg import IsolationLevel, sql
 
 from provenance.ids import as_text
 from provenance.models import ActionRef
-from provenance.statements import Rows, Statement, command, nothing, truth
+from provenance.statements import Rows, Statement, command, commands, nothing, truth
 
 BEGIN = command("BEGIN")
 COMMIT = command("COMMIT")
@@ -49,7 +48,8 @@ def _setting(name: LiteralString, value: str) -> Statement[None]:
 
 
 @cache
-def _begin(isolation: IsolationLevel | None, read_only: bool | None, deferrable: bool | None) -> LiteralString:
+def begin(isolation: IsolationLevel | None, read_only: bool | None, deferrable: bool | None) -> LiteralString:
+    """Return the command that opens a transaction as a connection says; ``None`` leaves a choice to the server."""
     words: list[LiteralString] = ["BEGIN"]
     if isolation is not None:
         words.append(_ISOLATION[isolation])
@@ -60,76 +60,76 @@ def _begin(isolation: IsolationLevel | None, read_only: bool | None, deferrable:
     return " ".join(words)
 
 
-def begin(isolation: IsolationLevel | None, read_only: bool | None, deferrable: bool | None) -> Statement[None]:
-    """Open a transaction as the connection's attributes say; ``None`` leaves a choice to the server."""
-    return command(_begin(isolation, read_only, deferrable))
-
-
-def set_action(action_id: UUID | None) -> Statement[None]:
-    """Make an action the current one until the transaction, or the savepoint around this, ends."""
-    return _setting(_ACTION, "" if action_id is None else as_text(action_id))
-
-
-def set_block(ref: ActionRef | None, tenant_id: str = "") -> Statement[None]:
-    """Make a tracked block the innermost one of the transaction."""
-    return _setting(_BLOCK, "" if ref is None else f"{as_text(ref.id)} {as_text(ref.root_id)} {tenant_id}")
-
-
-def open_block(ref: ActionRef, tenant_id: str, *characteristics: Any) -> tuple[Statement[None], ...]:
-    """Open a transaction, as :func:`begin` does, and make a tracked block the innermost one, and its action the current."""
-    action_id = as_text(ref.id)
-    block = f"{action_id} {action_id if ref.root_id is ref.id else as_text(ref.root_id)} {tenant_id}"
-    if not _NEEDS_NO_QUOTING(block):
-        return begin(*characteristics), set_action(ref.id), set_block(ref, tenant_id)
-    # Each statement by itself takes the client several times as long.
-    query = f"{_begin(*characteristics)}; SET LOCAL {_ACTION} = '{action_id}'; SET LOCAL {_BLOCK} = '{block}'"
-    return (Statement(query.encode(), None, nothing, commands=3),)
-
-
-def set_done(ordinal: int) -> Statement[None]:
-    """Note that the inner block with this number has finished."""
-    return _setting(_DONE, str(ordinal))
-
-
-def _at_savepoint(words: LiteralString, action_id: UUID) -> Statement[None]:
-    return command(f"{words} provenance_{action_id.hex}".encode())
-
-
-def savepoint(action_id: UUID) -> Statement[None]:
-    """Set the savepoint of an action."""
-    return _at_savepoint("SAVEPOINT", action_id)
-
-
-def release(action_id: UUID) -> Statement[None]:
-    """Keep what has been done since the savepoint of an action."""
-    return _at_savepoint("RELEASE SAVEPOINT", action_id)
-
-
-def rollback_to(action_id: UUID) -> Statement[None]:
-    """Undo what has been done since the savepoint of an action."""
-    return _at_savepoint("ROLLBACK TO SAVEPOINT", action_id)
+_LENGTH_OF_ID = 36
 
 
 @attrs.frozen
 class Settings:
-    """The transaction-local settings as the server has them."""
+    """The transaction-local settings as the server has them; one that nobody has made is empty."""
 
-    action_id: UUID | None
-    block: ActionRef | None
-    tenant_id: str
-    """Of the block."""
-    done: int
+    action: str = ""
+    """The id of the current action."""
+    block: str = ""
+    """The ids of the innermost tracked block and of its root, and its tenant."""
+    done: int = 0
+
+    def are_of(self, ref: ActionRef) -> bool:
+        """Return whether that is the innermost tracked block."""
+        return self.block[:_LENGTH_OF_ID] == as_text(ref.id)
+
+
+def settings_of(ref: ActionRef, tenant_id: str) -> Settings:
+    """Return the settings that make a tracked block the innermost one, and its action the current one."""
+    action_id = as_text(ref.id)
+    root_id = action_id if ref.root_id is ref.id else as_text(ref.root_id)
+    return Settings(action_id, f"{action_id} {root_id} {tenant_id}")
+
+
+def make(settings: Settings, *first: str) -> tuple[Statement[None], ...]:
+    """Set the action and the block until the transaction, or the savepoint around this, ends.
+
+    Args:
+        settings: what to set.
+        first: commands without values to be run before that.
+    """
+    if _NEEDS_NO_QUOTING(settings.block) and _NEEDS_NO_QUOTING(settings.action):
+        both = f"SET LOCAL {_ACTION} = '{settings.action}'", f"SET LOCAL {_BLOCK} = '{settings.block}'"
+        return (commands(*first, *both),)
+    return *map(commands, first), _setting(_ACTION, settings.action), _setting(_BLOCK, settings.block)
+
+
+def done(ordinal: int) -> str:
+    """Return the command that notes that the inner block with this number has finished."""
+    return f"SET LOCAL {_DONE} = '{ordinal}'"
+
+
+def savepoint(action_id: UUID) -> str:
+    """Return the command that sets the savepoint of an action."""
+    return f"SAVEPOINT provenance_{action_id.hex}"
+
+
+def release(action_id: UUID) -> str:
+    """Return the command that keeps what has been done since the savepoint of an action."""
+    return f"RELEASE SAVEPOINT provenance_{action_id.hex}"
+
+
+def _rollback_to(action_id: UUID) -> str:
+    return f"ROLLBACK TO SAVEPOINT provenance_{action_id.hex}"
+
+
+def rollback_to(action_id: UUID) -> Statement[None]:
+    """Undo what has been done since the savepoint of an action."""
+    return commands(_rollback_to(action_id))
+
+
+def rollback_over(action_id: UUID) -> Statement[None]:
+    """Undo what has been done since the savepoint of an action, and drop the savepoint."""
+    return commands(_rollback_to(action_id), release(action_id))
 
 
 def _settings(rows: Rows) -> Settings:
-    action_id, block, done = rows[0]
-    ref, root, tenant_id = block.split(" ", 2) if block else ("", "", "")
-    return Settings(
-        action_id=UUID(action_id) if action_id else None,
-        block=ActionRef(UUID(ref), UUID(root)) if block else None,
-        tenant_id=tenant_id,
-        done=int(done or 0),
-    )
+    action, block, ordinal = rows[0]
+    return Settings(action or "", block or "", int(ordinal or 0))
 
 
 READ_SETTINGS = Statement(
@@ -196,13 +196,13 @@ def row_json(row: ActionRow) -> str:
         elif isinstance(value, UUID):
             fields.append(f'{key}"{as_text(value)}"')
         else:
-            fields.append(key + json.dumps(value))
+            fields.append(f"{key}{'true' if value is True else repr(value)}")
     return f"{{{','.join(fields)}}}"
 
 
 def rows_param(rows: Iterable[ActionRow | str]) -> Mapping[str, object]:
     """Return rows as one JSON parameter; some may be what :func:`row_json` made of them."""
-    texts = (row if isinstance(row, str) else row_json(row) for row in rows)
+    texts = [row if isinstance(row, str) else row_json(row) for row in rows]
     return {"rows": f"[{','.join(texts)}]"}
 
 
