@@ -8,7 +8,7 @@ import logging
 import warnings
 from contextlib import suppress
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 from uuid import uuid4
 
 import psycopg
@@ -21,8 +21,9 @@ from provenance.embedded import EmbeddedPostgres
 from provenance.errors import InvalidAction, MisusedAction, NotCommitted, SchemaNotReady, TrailUnavailable
 from provenance.journal import AsyncJournal, Journal
 from provenance.recording import leaving
-from provenance.recording.blocks import Unit, owner_here
+from provenance.recording.blocks import Block, Unit, owner_here
 from provenance.recording.steps import Run
+from provenance.statements import Statement
 from provenance.statements import recording as statements
 from provenance.testing import RecordedActions
 from provenance.trail import Trail
@@ -299,7 +300,7 @@ def interrupted(trail: Trail, monkeypatch: pytest.MonkeyPatch, text: str) -> Non
 
     def performing(step: Any) -> Any:
         answer = perform(step)
-        if isinstance(step, Run) and any(text in _text(statement.query) for statement in step.statements):
+        if isinstance(step, Run) and any(text in _text(statement) for statement in step.statements):
             monkeypatch.undo()
             raise KeyboardInterrupt
         return answer
@@ -307,7 +308,11 @@ def interrupted(trail: Trail, monkeypatch: pytest.MonkeyPatch, text: str) -> Non
     monkeypatch.setattr(trail, "perform", performing)
 
 
-def _text(query: Any) -> str:
+def _text(statement: Statement[Any]) -> str:
+    return "; ".join(statement.commands) or _query(statement.query)
+
+
+def _query(query: Any) -> str:
     if isinstance(query, bytes):
         return query.decode()
     return query if isinstance(query, str) else str(query.as_string(None))
@@ -342,7 +347,9 @@ def test_cleaning_up_on_a_connection_that_breaks_meanwhile(provenance_dsn: str) 
     """There is nothing to clean up any more: the server does it."""
     with psycopg.connect(provenance_dsn) as connection:
         connection.execute("SELECT 1")
-        unit = Unit(connection=connection, owner=owner_here(), joined=False, pooled=False)
+        unit = Unit(
+            connection=connection, outermost=cast("Block", None), owner=owner_here(), joined=False, pooled=False
+        )
         assert unit.status == TransactionStatus.INTRANS
         attempt = leaving._attempt(unit, statements.ROLLBACK)
         next(attempt)
