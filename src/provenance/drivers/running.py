@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from typing import Any, TypeVar
 
 import psycopg
-from psycopg.pq import PipelineStatus, TransactionStatus
+from psycopg.pq import TransactionStatus
 from psycopg.rows import tuple_row
 
 from provenance.drivers.connections import (
@@ -103,7 +103,7 @@ async def aswitch_autocommit(connection: AsyncConnection, *, on: bool) -> None:
 
 def run_together(connection: SyncConnection, statements: Sequence[Statement[Any]]) -> list[Any]:
     """Run statements in one round trip, the later ones only if the earlier ones succeed; return the decoded answers."""
-    if FAMILIAR and connection.pgconn.pipeline_status == PipelineStatus.OFF:
+    if FAMILIAR and not in_pipeline(connection):
         with connection.lock:
             return connection.wait(trips.trip(connection, statements))  # pyright: ignore[reportPossiblyUnboundVariable]
     return decoded(statements, _by_cursors(connection, statements), as_they_are)
@@ -111,7 +111,7 @@ def run_together(connection: SyncConnection, statements: Sequence[Statement[Any]
 
 async def arun_together(connection: AsyncConnection, statements: Sequence[Statement[Any]]) -> list[Any]:
     """Run statements in one round trip, the later ones only if the earlier ones succeed; return the decoded answers."""
-    if FAMILIAR and connection.pgconn.pipeline_status == PipelineStatus.OFF:
+    if FAMILIAR and not in_pipeline(connection):
         async with connection.lock:
             return await connection.wait(trips.trip(connection, statements))  # pyright: ignore[reportPossiblyUnboundVariable]
     return decoded(statements, await _aby_cursors(connection, statements), as_they_are)
