@@ -514,6 +514,28 @@ def test_actions_of_the_consumer_are_its_own(recorded_actions: RecordedActions, 
     assert [10, 20] == present(eye)
 
 
+def test_generator_outside_the_database(recorded_actions: RecordedActions, eye: psycopg.Connection[Any]) -> None:
+    """It has no transaction to hand over between the items, and its consumer's actions are no part of it either."""
+
+    @track_action("letters", concept="work", transaction=False)
+    def letters() -> Generator[int]:
+        for number in (1, 2):
+            double(number)
+            yield number
+
+    for number in letters():
+        assert outside_any_action()
+        double(number * 10)
+    recorded_actions.expect("""
+        letters completed
+          double completed
+          double completed
+        double completed
+        double completed
+    """)
+    assert [1, 2, 10, 20] == present(eye)
+
+
 def test_actions_of_the_consumer_inside_a_block(recorded_actions: RecordedActions) -> None:
     """Inside another block they are children of that block, as the generator is."""
     with track_action("outer", concept="work"):

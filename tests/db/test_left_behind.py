@@ -82,6 +82,32 @@ def test_a_suspended_generator_does_not_outlive_the_block_it_was_started_in(
     """)
 
 
+def test_suspended_work_outside_the_database_outlives_the_transaction_it_was_begun_in(
+    trail: Trail, recorded_actions: RecordedActions, eye: psycopg.Connection[Any]
+) -> None:
+    """It is still under way, so what is done next is caused by it, in a transaction of its own."""
+
+    def letters() -> Generator[int]:
+        with (
+            trail.track_action("letters", concept="work"),
+            trail.track_action("mail", concept="work", transaction=False),
+        ):
+            yield 1
+
+    with pytest.raises(NotCommitted, match="still open"), trail.track_action("outer", concept="work"):
+        suspended = letters()
+        next(suspended)
+    add(trail, 1)
+    suspended.close()
+    assert [1] == present(eye)
+    recorded_actions.expect("""
+        outer failed
+          letters failed
+            mail failed
+              add completed
+    """)
+
+
 class Interrupted(Exception):
     """What a time limit raises, out of a signal handler."""
 
@@ -136,6 +162,23 @@ def test_a_block_that_nobody_can_leave_inside_another(
           lost failed
           add rolled_back
         add completed
+    """)
+
+
+def test_a_block_that_nobody_can_leave_around_work_outside_the_database(
+    trail: Trail, recorded_actions: RecordedActions, eye: psycopg.Connection[Any]
+) -> None:
+    """What is done inside that work has a transaction of its own: the one around it is gone."""
+    block = [trail.track_action("lost", concept="work")]
+    block[0].__enter__().connection.execute(INSERT, (99,))
+    with trail.track_action("mail", concept="work", transaction=False):
+        block.clear()
+        add(trail, 1)
+    assert [1] == present(eye)
+    recorded_actions.expect("""
+        lost failed
+          mail completed
+            add completed
     """)
 
 

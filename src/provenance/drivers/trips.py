@@ -105,10 +105,12 @@ def _in_pipeline(connection: AnyConnection, statements: Sequence[Statement[Any]]
         wire.pipeline_sync()
         yield from generators.send(wire)
         found = yield from _answers(connection, sum(counts))
-    finally:
+    except BaseException:
         # One that is lost is in no mode.
         if wire.status != ConnStatus.BAD:
             wire.exit_pipeline_mode()
+        raise
+    wire.exit_pipeline_mode()
     results = [found[end - 1] for end in accumulate(counts)]
     cache = _cache(connection)
     for each, result in zip(sent, results, strict=True):
