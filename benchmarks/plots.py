@@ -15,7 +15,8 @@ _COLUMNS = 2
 _WIDTH = 7.0
 """Inches of a picture in the figure."""
 
-rcParams["svg.fonttype"] = "none"
+# The text as outlines: room is made for this font, and where it is missing another one would be cut off.
+rcParams["svg.fonttype"] = "path"
 # The same numbers make the same file.
 rcParams["svg.hashsalt"] = "provenance"
 
@@ -66,4 +67,5 @@ def _curves(curves: Curves, place: Any) -> None:
     place.set_yscale("log")
     place.set_xlabel(curves.sizes_of, fontsize="small")
     place.set_ylabel(f"{curves.unit}: median, and dotted what 99 of 100 keep to", fontsize="small")
-    place.legend(fontsize="x-small")
+    # Beside the curves: over them it hides the ones that matter.
+    place.legend(fontsize="x-small", loc="upper left", bbox_to_anchor=(1.0, 1.0))

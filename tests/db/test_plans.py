@@ -274,3 +274,9 @@ def test_a_page_from_the_newest_on_is_prepared_once(planned: psycopg.Connection[
             "SELECT count(*) FROM pg_prepared_statements WHERE statement ~ 'user_id'", prepare=False
         )
         assert found.fetchone() == (1,)
+
+
+def test_what_is_written_is_planned_as_one_statement(planned: psycopg.Connection[Any]) -> None:
+    """The rows are not collected first: what makes rows of the JSON becomes a part of the statement that inserts them."""
+    lines = planned.execute("EXPLAIN (COSTS OFF) SELECT * FROM provenance.incoming_actions('[]')").fetchall()
+    assert lines == [("Function Scan on json_to_recordset r",)]

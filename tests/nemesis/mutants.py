@@ -122,7 +122,11 @@ def journal_that_does_not_wait(patch: pytest.MonkeyPatch) -> None:
 
 def no_fence(patch: pytest.MonkeyPatch) -> None:
     """The work is committed although its action has been given an outcome: ``ON CONFLICT DO NOTHING``."""
-    patch.setattr(statements, "insert", statements.insert_missing)
+
+    def insert(rows: Sequence[ActionRow], *, prepares: bool) -> Statement[None]:
+        return statements.insert_missing(rows)
+
+    patch.setattr(statements, "insert", insert)
 
 
 def select_when_in_doubt(patch: pytest.MonkeyPatch) -> None:

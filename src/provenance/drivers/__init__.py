@@ -11,6 +11,7 @@ from provenance.drivers.connections import (
     hold,
     holder,
     in_pipeline,
+    prepares,
     release,
     transaction_status,
 )
@@ -44,6 +45,7 @@ __all__ = [
     "in_pipeline",
     "message",
     "nothing_before_next",
+    "prepares",
     "release",
     "run",
     "run_together",

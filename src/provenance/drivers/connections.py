@@ -29,6 +29,11 @@ def in_pipeline(connection: AnyConnection) -> bool:
     return connection.pgconn.pipeline_status != PipelineStatus.OFF
 
 
+def prepares(connection: AnyConnection) -> bool:
+    """Return whether statements that come again on the connection are prepared."""
+    return connection.prepare_threshold is not None
+
+
 def answers_bytes(connection: AnyConnection) -> bool:
     """Return whether text comes from the connection as bytes, because it has no encoding."""
     # A pooler repeats the name as the client has spelled it.

@@ -250,7 +250,8 @@ def _forget_later(evidence: list[UUID], answers: list[Any]) -> Steps[None]:
 def _commit(block: Block, unit: Unit) -> Steps[None]:
     rows = (*unit.finished(block), *unit.settled)
     evidence = intents.intended(rows)
-    closing = statements.insert(rows), *(intents.forget_all(evidence) if evidence else ()), statements.COMMIT
+    inserted = statements.insert(rows, prepares=drivers.prepares(unit.connection))
+    closing = inserted, *(intents.forget_all(evidence) if evidence else ()), statements.COMMIT
     try:
         # COMMIT of an aborted transaction returns normally, with the tag ROLLBACK. It cannot be reached here: the INSERT
         # before it, in the same trip, raises in an aborted transaction.
@@ -338,7 +339,7 @@ def _leave_joined(block: Block, unit: Unit, verdict: _Verdict) -> Steps[None]:
         rows = unit.finished(block)
         declared = intents.intended(rows)
         closing = (
-            statements.insert(rows),
+            statements.insert(rows, prepares=drivers.prepares(unit.connection)),
             *intents.close_blocks(declared),
             # Comes back should the caller roll back. At the stricter levels it stays until it is recovered.
             *intents.forget_all(declared),

@@ -206,33 +206,13 @@ def rows_param(rows: Iterable[ActionRow | str]) -> Mapping[str, object]:
     return {"rows": f"[{','.join(texts)}]"}
 
 
-_INSERT = """
-INSERT INTO provenance.actions (
-    id, root_id, parent_action_id, action_type, concept, status, tenant_id, user_id, request_id, correlation_id,
-    entity_type, entity_id, payload, result, metadata, error_type, error_code, error_message,
-    started_at, completed_at, duration_ms)
-SELECT CASE WHEN r.fence IS NULL OR u.inside <> '' THEN r.id END,
-       CASE WHEN r.fence IS NULL OR u.inside = r.fence
-            THEN COALESCE(r.root_id, provenance.root_of(r.parent_action_id), r.parent_action_id) END,
-       r.parent_action_id, r.action_type, r.concept,
-       CASE WHEN u.undone THEN 'rolled_back' ELSE r.status END,
-       r.tenant_id, r.user_id, r.request_id, r.correlation_id, r.entity_type, r.entity_id,
-       r.payload, r.result, r.metadata, r.error_type, r.error_code,
-       CASE WHEN u.undone THEN 'a savepoint around the finished block was rolled back' ELSE r.error_message END,
-       r.started_at, r.completed_at, r.duration_ms
-  FROM json_to_recordset(%(rows)s::json) AS r (
-       id uuid, root_id uuid, parent_action_id uuid, action_type text, concept text, status text, tenant_id text,
-       user_id text, request_id uuid, correlation_id text, entity_type text, entity_id text,
-       payload jsonb, result jsonb, metadata jsonb, error_type text, error_code text, error_message text,
-       started_at timestamptz, completed_at timestamptz, duration_ms double precision, ordinal bigint, fence text)
- CROSS JOIN LATERAL (
-       SELECT COALESCE(r.ordinal > COALESCE(NULLIF(current_setting('provenance.done', true), ''), '0')::bigint, false),
-              split_part(current_setting('provenance.block', true), ' ', 1)
-       ) AS u (undone, inside)"""
+_WRITE: LiteralString = "SELECT provenance.write_actions(%(rows)s::json)"
+_WRITE_MISSING: LiteralString = "SELECT provenance.write_missing_actions(%(rows)s::json)"
 
 
-# What the statement above does, of a row that is alone: with less work for the server, and for the client. Parameters are in
-# the encoding of the connection, which the application chooses; JSON escapes what is not ASCII.
+# What the first one does, of a row that is alone, for a connection that prepares statements: then it is less work for the
+# server, and for the client. Parameters are in the encoding of the connection, which the application chooses; JSON escapes
+# what is not ASCII.
 _INSERT_ALONE: LiteralString = """
 INSERT INTO provenance.actions (
     id, root_id, parent_action_id, action_type, concept, status, tenant_id, user_id, request_id, correlation_id,
@@ -270,25 +250,27 @@ def _alone(row: ActionRow) -> tuple[str | None, ...] | None:
     return values if "".join(filter(None, values)).isascii() else None
 
 
-def insert(rows: Sequence[ActionRow]) -> Statement[None]:
+def insert(rows: Sequence[ActionRow], *, prepares: bool) -> Statement[None]:
     """Insert the rows as part of the work: a row that is there already makes it fail.
 
     The row with a fence inserts a null id, and so fails, when its transaction is no longer the one the block opened, and a
     null root when the beginning of the block that its fence names has been undone.
+
+    Args:
+        rows: the rows.
+        prepares: the connection prepares statements that come again.
     """
-    if len(rows) == 1 and (values := _alone(rows[0])) is not None:
+    if prepares and len(rows) == 1 and (values := _alone(rows[0])) is not None:
         return Statement(_INSERT_ALONE, {}, nothing, numbered=values)
-    return Statement(_INSERT, rows_param(rows), nothing)
+    return Statement(_WRITE, rows_param(rows), nothing)
 
 
 def insert_missing(rows: Iterable[ActionRow | str]) -> Statement[None]:
     """Insert those rows nobody else has inserted; waits for a transaction that is just inserting them.
 
-    Rows that were kept meanwhile come as what :func:`row_json` made of them. No conflict target is named: a writer would
-    need SELECT for it, and a distributed table has another key. In the order of their ids, so that two who insert the same
-    rows never wait for each other.
+    Rows that were kept meanwhile come as what :func:`row_json` made of them.
     """
-    return Statement(f"{_INSERT}\n ORDER BY r.id\nON CONFLICT DO NOTHING", rows_param(rows), nothing)
+    return Statement(_WRITE_MISSING, rows_param(rows), nothing)
 
 
 @cache

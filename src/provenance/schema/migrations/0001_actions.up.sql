@@ -190,6 +190,73 @@ CREATE FUNCTION provenance.root_of(action_id uuid) RETURNS uuid
 
 COMMENT ON FUNCTION provenance.root_of(uuid) IS 'The root of the tree a recorded action is in, or null.';
 
+-- What the library writes. As functions, for a connection that must not prepare statements, as behind many a pooler and in
+-- Django, would have the INSERT below planned for every action, which takes longer than running it; the plans of a function
+-- are kept by the session.
+
+-- Without a search_path of its own it becomes a part of the statements below, and is parsed under theirs.
+CREATE FUNCTION provenance.incoming_actions(rows json) RETURNS TABLE (
+    id uuid, root_id uuid, parent_action_id uuid, action_type text, concept text, status text, tenant_id text, user_id text,
+    request_id uuid, correlation_id text, entity_type text, entity_id text, payload jsonb, result jsonb, metadata jsonb,
+    error_type text, error_code text, error_message text, started_at timestamptz, completed_at timestamptz,
+    duration_ms double precision)
+    LANGUAGE sql STABLE
+    AS $$
+SELECT CASE WHEN r.fence IS NULL OR u.inside <> '' THEN r.id END,
+       CASE WHEN r.fence IS NULL OR u.inside = r.fence
+            THEN COALESCE(r.root_id, provenance.root_of(r.parent_action_id), r.parent_action_id) END,
+       r.parent_action_id, r.action_type, r.concept,
+       CASE WHEN u.undone THEN 'rolled_back' ELSE r.status END,
+       r.tenant_id, r.user_id, r.request_id, r.correlation_id, r.entity_type, r.entity_id,
+       r.payload, r.result, r.metadata, r.error_type, r.error_code,
+       CASE WHEN u.undone THEN 'a savepoint around the finished block was rolled back' ELSE r.error_message END,
+       r.started_at, r.completed_at, r.duration_ms
+  FROM json_to_recordset(incoming_actions.rows) AS r (
+       id uuid, root_id uuid, parent_action_id uuid, action_type text, concept text, status text, tenant_id text,
+       user_id text, request_id uuid, correlation_id text, entity_type text, entity_id text,
+       payload jsonb, result jsonb, metadata jsonb, error_type text, error_code text, error_message text,
+       started_at timestamptz, completed_at timestamptz, duration_ms double precision, ordinal bigint, fence text)
+ CROSS JOIN LATERAL (
+       SELECT COALESCE(r.ordinal > COALESCE(NULLIF(current_setting('provenance.done', true), ''), '0')::bigint, false),
+              split_part(current_setting('provenance.block', true), ' ', 1)
+       ) AS u (undone, inside)
+$$;
+
+COMMENT ON FUNCTION provenance.incoming_actions(json) IS 'Rows of actions as the library sends them, with what became of them in this transaction.';
+
+CREATE FUNCTION provenance.write_actions(rows json) RETURNS void
+    LANGUAGE plpgsql VOLATILE
+    SET search_path = pg_catalog, pg_temp
+    AS $$
+BEGIN
+    INSERT INTO provenance.actions (
+        id, root_id, parent_action_id, action_type, concept, status, tenant_id, user_id, request_id, correlation_id,
+        entity_type, entity_id, payload, result, metadata, error_type, error_code, error_message,
+        started_at, completed_at, duration_ms)
+    SELECT * FROM provenance.incoming_actions(rows);
+END
+$$;
+
+COMMENT ON FUNCTION provenance.write_actions(json) IS 'Record actions as part of their work: one that is there already makes it fail.';
+
+CREATE FUNCTION provenance.write_missing_actions(rows json) RETURNS void
+    LANGUAGE plpgsql VOLATILE
+    SET search_path = pg_catalog, pg_temp
+    AS $$
+BEGIN
+    -- No conflict target: a writer would need SELECT for it, and a distributed table has another key. In the order of their
+    -- ids, so that two who insert the same rows never wait for each other.
+    INSERT INTO provenance.actions (
+        id, root_id, parent_action_id, action_type, concept, status, tenant_id, user_id, request_id, correlation_id,
+        entity_type, entity_id, payload, result, metadata, error_type, error_code, error_message,
+        started_at, completed_at, duration_ms)
+    SELECT * FROM provenance.incoming_actions(rows) r ORDER BY r.id
+    ON CONFLICT DO NOTHING;
+END
+$$;
+
+COMMENT ON FUNCTION provenance.write_missing_actions(json) IS 'Record those actions that nobody else has recorded; waits for a transaction that is just doing so.';
+
 CREATE FUNCTION provenance.record_action(
     action_type text,
     concept text,
@@ -405,6 +472,7 @@ BEGIN
     EXECUTE format(
         'GRANT EXECUTE ON FUNCTION provenance.schema_version(), provenance.uuid_v7(), provenance.current_action_id(), '
         'provenance.set_context(uuid), provenance.outcome(uuid), provenance.root_of(uuid), provenance.record_action, '
+        'provenance.incoming_actions(json), provenance.write_actions(json), provenance.write_missing_actions(json), '
         'provenance.complete_action, provenance.pending_action(uuid), provenance.forget_intent(uuid) TO %I', role_name);
 END
 $$;
