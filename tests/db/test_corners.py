@@ -21,7 +21,8 @@ from provenance.embedded import EmbeddedPostgres
 from provenance.errors import InvalidAction, MisusedAction, NotCommitted, SchemaNotReady, TrailUnavailable
 from provenance.journal import AsyncJournal, Journal
 from provenance.recording import leaving
-from provenance.recording.blocks import Block, Unit, owner_here
+from provenance.recording.blocks import Block, Unit
+from provenance.recording.callers import owner_here
 from provenance.recording.steps import Run
 from provenance.statements import Statement
 from provenance.statements import recording as statements

@@ -64,6 +64,7 @@ LAYERS = [
     ],
     [
         "recording.steps",
+        "recording.callers",
         "recording.blocks",
         "recording.keys",
         "recording.owed",

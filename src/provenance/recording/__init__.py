@@ -16,7 +16,8 @@ The rules, in short:
 """
 
 from provenance.recording.abandoned import bury, cut_off
-from provenance.recording.blocks import ActionSpec, Block, Colour, live_action, owner_here
+from provenance.recording.blocks import Block, live_action
+from provenance.recording.callers import ActionSpec, Colour, owner_here
 from provenance.recording.entering import enclosing_block, enter, refuse_open_unit
 from provenance.recording.leaving import leave
 from provenance.recording.steps import Step, Steps

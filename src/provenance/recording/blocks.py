@@ -4,11 +4,8 @@ from __future__ import annotations
 
 import os
 import socket
-import threading
 import time
-from asyncio import Task, current_task
 from collections.abc import Callable
-from enum import Enum
 from functools import cache
 from typing import Any, cast
 from uuid import UUID
@@ -22,45 +19,9 @@ from provenance.context import CurrentAction, RequestFrame, innermost_action, se
 from provenance.drivers import AnyConnection
 from provenance.failures import Failure, describe
 from provenance.models import ActionRef, Status
+from provenance.recording.callers import ActionSpec, Colour, Owner, inherit, owner_here
 from provenance.statements.intents import Evidence, Intent, Transaction
 from provenance.statements.recording import ActionRow, Settings
-
-
-class Colour(Enum):
-    """Whether a block waits by blocking or by ``await``."""
-
-    SYNC = "with"
-    ASYNC = "async with"
-
-
-Owner = tuple[int, int, "Task[Any] | None"]
-
-
-def owner_here() -> Owner:
-    """Return who is running: a process, a thread and, inside asyncio, a task.
-
-    A process that was forked inside a block has its thread and its context, and must not touch its connection.
-    """
-    try:
-        task = current_task()
-    except RuntimeError:
-        task = None
-    return os.getpid(), threading.get_ident(), task
-
-
-# Not frozen, as little as a row: setting a field of a frozen instance is a call of its own.
-@attrs.define(kw_only=True)
-class ActionSpec:
-    """What the caller said about an action, checked."""
-
-    action_type: str
-    concept: str
-    entity_type: str | None = None
-    entity_id: str | None = None
-    user_id: str | None = None
-    tenant_id: str | None = None
-    request_id: UUID | None = None
-
 
 # Called for every transaction: list[ActionRow] takes several times as long to make the same list.
 _no_rows = cast("Callable[[], list[ActionRow]]", list)
@@ -263,7 +224,7 @@ class Block(CurrentAction):
         self.surrounding = innermost_action()
         """What was the innermost action before, to be put back."""
         # What the enclosing action was told explicitly holds inside it too.
-        self.spec: ActionSpec = spec if around is None else _inherit(spec, around.spec)
+        self.spec: ActionSpec = spec if around is None else inherit(spec, around.spec)
         self.request_id = self.spec.request_id or (frame.request_id if frame else None)
         self.correlation_id = frame.correlation_id if frame else None
         self.tenant_id = self.spec.tenant_id or (frame.tenant_id if frame else "")
@@ -440,18 +401,6 @@ def live_action(action: CurrentAction | None) -> CurrentAction | None:
     while isinstance(action, Block) and action.stale:
         action = action.around
     return action
-
-
-def _inherit(spec: ActionSpec, outer: ActionSpec) -> ActionSpec:
-    return ActionSpec(
-        action_type=spec.action_type,
-        concept=spec.concept,
-        entity_type=spec.entity_type,
-        entity_id=spec.entity_id,
-        user_id=spec.user_id or outer.user_id,
-        tenant_id=spec.tenant_id or outer.tenant_id,
-        request_id=spec.request_id or outer.request_id,
-    )
 
 
 def unit_on(connection: AnyConnection) -> Unit | None:

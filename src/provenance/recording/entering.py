@@ -14,7 +14,8 @@ from provenance.drivers import AnyConnection
 from provenance.errors import MisusedAction, ProvenanceError, TrailUnavailable, WrongColour
 from provenance.models import Status
 from provenance.recording import keys, owed
-from provenance.recording.blocks import Block, Colour, Unit, owner_here, unit_on
+from provenance.recording.blocks import Block, Unit, unit_on
+from provenance.recording.callers import Colour, owner_here
 from provenance.recording.steps import Checkout, CheckSchema, Giveback, Intend, Journal, Run, Steps
 from provenance.statements import Statement, commands, intents
 from provenance.statements import recording as statements
