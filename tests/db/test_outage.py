@@ -386,7 +386,7 @@ async def test_many_rows_are_replayed_in_batches(
     async with colour.track("add"):
         pass
     await replayed(colour, 25)
-    assert sum(b"INSERT INTO provenance.actions" in query for query in line.queries) == 3
+    assert sum(b"provenance.write_missing_actions" in query for query in line.queries) == 3
     assert len(recorded_actions.all()) == 26
 
 
@@ -496,7 +496,7 @@ async def test_another_connection_when_one_breaks(
     cut: list[Line] = []
 
     def once(broken: Line, kind: bytes, body: bytes) -> None:
-        if not cut and b"INSERT INTO provenance.actions" in body:
+        if not cut and b"provenance.write_missing_actions" in body:
             cut.append(broken)
             broken.cut()
 

@@ -761,23 +761,24 @@ def test_row_changes_are_captured_among_impostors(session: Connection) -> None:
 # These run for every row or statement of somebody's table, and a SET of their own would cost each of them a visit to the
 # settings. So they do without, and use nothing that is looked up on the search_path: see the tests below.
 BARE = {"require_action", "stamp_insert", "stamp_update"}
+# A path of the first would keep it from becoming a part of the others; theirs would hold in triggers of the application's.
+WRITING = {"incoming_actions", "write_actions", "write_missing_actions"}
 
 
 def test_every_function_is_safe_from_the_search_path(session: Connection) -> None:
     """Each is parsed when it is created, or brings a search_path of its own with the temporary schema last.
 
-    Three do neither, for the reason given above, and no others.
+    Some do neither, for the reasons given above, and no others.
     """
     unsafe = session.execute(
         """SELECT proname FROM pg_proc
             WHERE pronamespace = 'provenance'::regnamespace AND prosqlbody IS NULL
               AND NOT COALESCE('search_path=pg_catalog, pg_temp' = ANY (proconfig), false)"""
     ).fetchall()
-    assert {row[0] for row in unsafe} == BARE
-    assert len(unsafe) == len(BARE)
+    assert sorted(row[0] for row in unsafe) == sorted(BARE | WRITING)
 
 
-@pytest.mark.parametrize("function", sorted(BARE))
+@pytest.mark.parametrize("function", sorted(BARE | WRITING))
 def test_a_function_without_a_search_path_looks_nothing_up(session: Connection, function: str) -> None:
     """What it calls is qualified, and there is no operator, no unqualified cast and no declared type in it."""
     source = value(
@@ -785,18 +786,23 @@ def test_a_function_without_a_search_path_looks_nothing_up(session: Connection, 
         "SELECT prosrc FROM pg_proc WHERE pronamespace = 'provenance'::regnamespace AND proname = %s",
         function,
     )
+    source = re.sub(r"--.*", "", source)
     # What is left without literals, assignments, qualified casts and the options of RAISE.
     bare = re.sub(r":=|::pg_catalog\.\w+|\b(ERRCODE|HINT) =", "", re.sub(r"'[^']*'", "", source))
-    called = set(re.findall(r"[\w.]+(?=\s*\()", bare)) - {"COALESCE"}
+    if function in WRITING:
+        bare = bare.replace("SELECT * FROM", "")
+    # Grammar, and what is given a list of columns.
+    called = set(re.findall(r"[\w.]+(?=\s*\()", bare)) - {"COALESCE", "LATERAL", "r"}
     assert called
     assert {name.partition(".")[0] for name in called} <= {"provenance", "pg_catalog"}
     assert re.findall(r"[^\w\s.,;()]", bare) == []
     # Words that look up an operator or a type. COALESCE, IS NULL and a CASE that names no operand are grammar.
-    words = {word.upper() for word in re.findall(r"\w+", bare)}
+    words = {word.upper() for word in re.findall(r"\w+", bare)} - ({"SELECT"} if function in WRITING else set())
     assert not words & {
         "DECLARE", "SELECT", "EXECUTE", "PERFORM", "NULLIF", "CAST", "IN", "ANY", "LIKE", "ILIKE", "BETWEEN", "DISTINCT"
     }  # fmt: skip
     assert not re.search(r"\bCASE\b(?!\s+WHEN\b)", bare)
+    assert not re.search(r"(?<![\w.])(uuid|text|jsonb|timestamptz|float8|int8)\b", bare)
 
 
 @pytest.mark.parametrize("path", ["pg_temp, evil, pg_catalog", "evil", "pg_temp, evil"])
@@ -958,6 +964,7 @@ def test_nobody_may_execute_anything_unless_granted(session: Connection) -> None
         "extend_intents",
         "forget_intent",
         "holds_key",
+        "incoming_actions",
         "open_block",
         "outcome",
         "pending_action",
@@ -973,6 +980,8 @@ def test_nobody_may_execute_anything_unless_granted(session: Connection) -> None
         "uuid_v7",
         "view_function",
         "view_to_refresh",
+        "write_actions",
+        "write_missing_actions",
     }
 
 

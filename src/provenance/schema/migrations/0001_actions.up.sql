@@ -192,9 +192,10 @@ COMMENT ON FUNCTION provenance.root_of(uuid) IS 'The root of the tree a recorded
 
 -- What the library writes. As functions, for a connection that must not prepare statements, as behind many a pooler and in
 -- Django, would have the INSERT below planned for every action, which takes longer than running it; the plans of a function
--- are kept by the session.
+-- are kept by the session. They have no search_path of their own: that of the first would keep it from becoming a part of the
+-- others, and that of the others would hold in triggers that somebody put on the table. So they use no operator and no
+-- unqualified name.
 
--- Without a search_path of its own it becomes a part of the statements below, and is parsed under theirs.
 CREATE FUNCTION provenance.incoming_actions(rows json) RETURNS TABLE (
     id uuid, root_id uuid, parent_action_id uuid, action_type text, concept text, status text, tenant_id text, user_id text,
     request_id uuid, correlation_id text, entity_type text, entity_id text, payload jsonb, result jsonb, metadata jsonb,
@@ -202,8 +203,8 @@ CREATE FUNCTION provenance.incoming_actions(rows json) RETURNS TABLE (
     duration_ms double precision)
     LANGUAGE sql STABLE
     AS $$
-SELECT CASE WHEN r.fence IS NULL OR u.inside <> '' THEN r.id END,
-       CASE WHEN r.fence IS NULL OR u.inside = r.fence
+SELECT CASE WHEN r.fence IS NULL OR pg_catalog.textne(u.inside, '') THEN r.id END,
+       CASE WHEN r.fence IS NULL OR pg_catalog.texteq(u.inside, r.fence)
             THEN COALESCE(r.root_id, provenance.root_of(r.parent_action_id), r.parent_action_id) END,
        r.parent_action_id, r.action_type, r.concept,
        CASE WHEN u.undone THEN 'rolled_back' ELSE r.status END,
@@ -211,22 +212,25 @@ SELECT CASE WHEN r.fence IS NULL OR u.inside <> '' THEN r.id END,
        r.payload, r.result, r.metadata, r.error_type, r.error_code,
        CASE WHEN u.undone THEN 'a savepoint around the finished block was rolled back' ELSE r.error_message END,
        r.started_at, r.completed_at, r.duration_ms
-  FROM json_to_recordset(incoming_actions.rows) AS r (
-       id uuid, root_id uuid, parent_action_id uuid, action_type text, concept text, status text, tenant_id text,
-       user_id text, request_id uuid, correlation_id text, entity_type text, entity_id text,
-       payload jsonb, result jsonb, metadata jsonb, error_type text, error_code text, error_message text,
-       started_at timestamptz, completed_at timestamptz, duration_ms double precision, ordinal bigint, fence text)
+  FROM pg_catalog.json_to_recordset(incoming_actions.rows) AS r (
+       id pg_catalog.uuid, root_id pg_catalog.uuid, parent_action_id pg_catalog.uuid, action_type pg_catalog.text,
+       concept pg_catalog.text, status pg_catalog.text, tenant_id pg_catalog.text, user_id pg_catalog.text,
+       request_id pg_catalog.uuid, correlation_id pg_catalog.text, entity_type pg_catalog.text, entity_id pg_catalog.text,
+       payload pg_catalog.jsonb, result pg_catalog.jsonb, metadata pg_catalog.jsonb, error_type pg_catalog.text,
+       error_code pg_catalog.text, error_message pg_catalog.text, started_at pg_catalog.timestamptz,
+       completed_at pg_catalog.timestamptz, duration_ms pg_catalog.float8, ordinal pg_catalog.int8, fence pg_catalog.text)
  CROSS JOIN LATERAL (
-       SELECT COALESCE(r.ordinal > COALESCE(NULLIF(current_setting('provenance.done', true), ''), '0')::bigint, false),
-              split_part(current_setting('provenance.block', true), ' ', 1)
-       ) AS u (undone, inside)
+       SELECT COALESCE(pg_catalog.int8gt(r.ordinal,
+                  CASE WHEN pg_catalog.textne(pg_catalog.current_setting('provenance.done', true), '')
+                       THEN pg_catalog.current_setting('provenance.done', true)::pg_catalog.int8 ELSE 0 END), false) AS undone,
+              pg_catalog.split_part(pg_catalog.current_setting('provenance.block', true), ' ', 1) AS inside
+       ) AS u
 $$;
 
 COMMENT ON FUNCTION provenance.incoming_actions(json) IS 'Rows of actions as the library sends them, with what became of them in this transaction.';
 
 CREATE FUNCTION provenance.write_actions(rows json) RETURNS void
     LANGUAGE plpgsql VOLATILE
-    SET search_path = pg_catalog, pg_temp
     AS $$
 BEGIN
     INSERT INTO provenance.actions (
@@ -241,7 +245,6 @@ COMMENT ON FUNCTION provenance.write_actions(json) IS 'Record actions as part of
 
 CREATE FUNCTION provenance.write_missing_actions(rows json) RETURNS void
     LANGUAGE plpgsql VOLATILE
-    SET search_path = pg_catalog, pg_temp
     AS $$
 BEGIN
     -- No conflict target: a writer would need SELECT for it, and a distributed table has another key. In the order of their
