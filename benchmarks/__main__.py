@@ -98,6 +98,9 @@ def main(
 
     A WORKLOAD is one of those that benchmarks/__main__.py lists; all of them when none is named.
     """
+    if output is not None:
+        # Now, and not after an hour of measuring.
+        output.parent.mkdir(parents=True, exist_ok=True)
     results: dict[str, Sequence[Result]] = {}
     with running_server() as server:
         known = {"Date": f"{datetime.now(UTC):%Y-%m-%d %H:%M} UTC", **facts(server), "Rounds": f"{rounds:,}"}

@@ -8,6 +8,7 @@ from typing import Any
 
 from matplotlib import rcParams
 from matplotlib.figure import Figure
+from matplotlib.ticker import NullFormatter
 
 from benchmarks.measuring import Comparison, Curves, Result, summary
 
@@ -65,6 +66,11 @@ def _curves(curves: Curves, place: Any) -> None:
         place.plot(sizes, [curves.at(name, size, 99) for size in sizes], linestyle=":", color=line.get_color())
     place.set_xscale("log")
     place.set_yscale("log")
+    # Numbers, as in the tables, and not powers of ten.
+    place.xaxis.set_major_formatter("{x:,.0f}")
+    place.xaxis.set_minor_formatter(NullFormatter())
+    place.yaxis.set_major_formatter("{x:g}")
+    place.yaxis.set_minor_formatter("{x:g}")
     place.set_xlabel(curves.sizes_of, fontsize="small")
     place.set_ylabel(f"{curves.unit}: median, and dotted what 99 of 100 keep to", fontsize="small")
     # Beside the curves: over them it hides the ones that matter.
