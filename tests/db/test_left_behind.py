@@ -16,9 +16,10 @@ from psycopg.pq import TransactionStatus
 from psycopg.types.json import set_json_loads
 from psycopg_pool import ConnectionPool
 
-from provenance import NoCurrentAction, Trail, current_action, drivers
+from provenance import NoCurrentAction, Trail, current_action, drivers, track_action
 from provenance.context import set_innermost_action
 from provenance.errors import MisusedAction, NotCommitted
+from provenance.statements import recording
 from provenance.testing import RecordedActions
 from tests.support import databases
 
@@ -299,6 +300,50 @@ def test_detached_work_that_nobody_can_leave(trail: Trail, recorded_actions: Rec
     interrupted_at_the_end(trail, transaction=False)
     trail.close()
     assert recorded_actions.outline() == "lost unknown"
+
+
+@pytest.mark.parametrize("joined", [False, True])
+def test_an_interruption_while_the_end_is_put_together(
+    idle: psycopg.Connection[Any],
+    recorded_actions: RecordedActions,
+    eye: psycopg.Connection[Any],
+    monkeypatch: pytest.MonkeyPatch,
+    joined: bool,
+) -> None:
+    """Nothing has been sent yet, so the work is undone, and the failure is recorded."""
+
+    def interrupt(*_: object, **__: object) -> None:
+        raise Interrupted
+
+    idle.autocommit = not joined
+    with (
+        monkeypatch.context() as patch,
+        pytest.raises(Interrupted),
+        track_action("add", concept="work", connection=idle),
+    ):
+        idle.execute(INSERT, (1,))
+        patch.setattr(recording, "insert", interrupt)
+    idle.commit()
+    assert [] == present(eye)
+    assert "add failed" == recorded_actions.outline()
+
+
+def test_a_block_that_nobody_can_leave_does_not_let_go_of_what_a_later_one_holds(
+    trail: Trail, provenance_dsn: str, recorded_actions: RecordedActions
+) -> None:
+    """What is done about it is done later, by another thread perhaps, when its connection is in use again."""
+    with psycopg.connect(provenance_dsn) as connection:
+        interrupted_at_the_end(trail, connection=connection)
+        connection.rollback()
+        with trail.track_action("later", concept="work", connection=connection):
+            thread = threading.Thread(target=add, args=(trail, 1))
+            thread.start()
+            thread.join()
+            with pytest.raises(MisusedAction, match="refused inside"):
+                connection.commit()
+    assert {("lost", "unknown"), ("later", "completed"), ("add", "completed")} == {
+        (action.action_type, str(action.status)) for action in recorded_actions.all()
+    }
 
 
 # --- Streams ----------------------------------------------------------------------------------------------------------

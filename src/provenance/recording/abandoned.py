@@ -40,7 +40,8 @@ def bury(block: Block) -> Steps[None]:
         # A block around it cannot commit either: it finds this one still open.
         yield Journal((block.row(Status.FAILED, failure),))
     else:
-        unit.end()
+        # Its connection was let go when it was cut off, and may be held by a block that has been entered since.
+        unit.ended = True
         unit.leave_untold()
         if unit.pooled:
             yield Giveback(unit.connection, True)

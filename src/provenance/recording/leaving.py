@@ -248,11 +248,12 @@ def _forget_later(evidence: list[UUID], answers: list[Any]) -> Steps[None]:
 
 
 def _commit(block: Block, unit: Unit) -> Steps[None]:
-    rows = (*unit.finished(block), *unit.settled)
-    evidence = intents.intended(rows)
-    inserted = statements.insert(rows, prepares=drivers.prepares(unit.connection))
-    closing = inserted, *(intents.forget_all(evidence) if evidence else ()), statements.COMMIT
     try:
+        # In here, for an interruption may come at any time, and there is a failure to be recorded then.
+        rows = (*unit.finished(block), *unit.settled)
+        evidence = intents.intended(rows)
+        inserted = statements.insert(rows, prepares=drivers.prepares(unit.connection))
+        closing = inserted, *(intents.forget_all(evidence) if evidence else ()), statements.COMMIT
         # COMMIT of an aborted transaction returns normally, with the tag ROLLBACK. It cannot be reached here: the INSERT
         # before it, in the same trip, raises in an aborted transaction.
         answers = yield Run(unit.connection, closing)
@@ -336,18 +337,19 @@ def _settle(block: Block, unit: Unit, error: BaseException, failure: Failure) ->
 def _leave_joined(block: Block, unit: Unit, verdict: _Verdict) -> Steps[None]:
     assert block.savepoint is not None  # noqa: S101 - a joined block always has one
     if verdict.failure is None:
-        rows = unit.finished(block)
-        declared = intents.intended(rows)
-        closing = (
-            statements.insert(rows, prepares=drivers.prepares(unit.connection)),
-            *intents.close_blocks(declared),
-            # Comes back should the caller roll back. At the stricter levels it stays until it is recovered.
-            *intents.forget_all(declared),
-            *restored(block),
-            # Last: whatever of this fails or is interrupted before, there is a savepoint to go back to.
-            commands(statements.release(block.savepoint)),
-        )
         try:
+            # In here, for an interruption may come at any time, and there is a savepoint to go back to then.
+            rows = unit.finished(block)
+            declared = intents.intended(rows)
+            closing = (
+                statements.insert(rows, prepares=drivers.prepares(unit.connection)),
+                *intents.close_blocks(declared),
+                # Comes back should the caller roll back. At the stricter levels it stays until it is recovered.
+                *intents.forget_all(declared),
+                *restored(block),
+                # Last: whatever of this fails or is interrupted before, the savepoint is still there.
+                commands(statements.release(block.savepoint)),
+            )
             yield Run(unit.connection, closing)
         except psycopg.Error as error:
             verdict = _Verdict(failure=block.described(error), refusal=_unwritten(block, error))
