@@ -14,6 +14,7 @@ from itertools import pairwise
 from typing import Any
 from uuid import UUID, uuid4
 
+import attrs
 import psycopg
 import pytest
 from hypothesis import given
@@ -22,6 +23,7 @@ from psycopg import IsolationLevel, conninfo, errors, sql
 from psycopg.rows import dict_row
 
 from provenance import ids, schema
+from provenance.statements.recording import ActionRow
 from tests.strategies import unhurried
 
 Connection = psycopg.Connection[Any]
@@ -73,6 +75,11 @@ def value(connection: Connection, query: str, *parameters: object) -> Any:
     """Return the only column of the first row, or ``None`` without rows."""
     row = connection.execute(query.encode(), parameters or None).fetchone()
     return None if row is None else row[0]
+
+
+def source_of(session: Connection, function: str) -> str:
+    """Return the text of one of our functions."""
+    return str(value(session, "SELECT prosrc FROM pg_proc WHERE oid = %s::regproc", f"provenance.{function}"))
 
 
 def record(connection: Connection, action_type: str = "a", **arguments: object) -> UUID:
@@ -781,12 +788,7 @@ def test_every_function_is_safe_from_the_search_path(session: Connection) -> Non
 @pytest.mark.parametrize("function", sorted(BARE | WRITING))
 def test_a_function_without_a_search_path_looks_nothing_up(session: Connection, function: str) -> None:
     """What it calls is qualified, and there is no operator, no unqualified cast and no declared type in it."""
-    source = value(
-        session,
-        "SELECT prosrc FROM pg_proc WHERE pronamespace = 'provenance'::regnamespace AND proname = %s",
-        function,
-    )
-    source = re.sub(r"--.*", "", source)
+    source = re.sub(r"--.*", "", source_of(session, function))
     # What is left without literals, assignments, qualified casts and the options of RAISE.
     bare = re.sub(r":=|::pg_catalog\.\w+|\b(ERRCODE|HINT) =", "", re.sub(r"'[^']*'", "", source))
     if function in WRITING:
@@ -803,6 +805,32 @@ def test_a_function_without_a_search_path_looks_nothing_up(session: Connection, 
     }  # fmt: skip
     assert not re.search(r"\bCASE\b(?!\s+WHEN\b)", bare)
     assert not re.search(r"(?<![\w.])(uuid|text|jsonb|timestamptz|float8|int8)\b", bare)
+
+
+def test_every_column_of_a_row_is_inserted(session: Connection) -> None:
+    """A field that is added to the row and forgotten in the functions would be lost without a word.
+
+    Their columns go from one to the other by place.
+    """
+    fields = {field.name for field in attrs.fields(ActionRow)}
+    incoming = source_of(session, "incoming_actions")
+    returned = value(session, "SELECT proargnames[2:] FROM pg_proc WHERE oid = 'provenance.incoming_actions'::regproc")
+    assert fields - set(returned) == {"ordinal", "fence", "intended"}
+    assert set(returned) - fields == set()
+    for function in ("write_actions", "write_missing_actions"):
+        inserted = re.search(r"INSERT INTO provenance\.actions \(([^)]*)\)", source_of(session, function))
+        assert inserted is not None
+        assert re.split(r",\s*", inserted[1].strip()) == returned
+    read = re.search(r"AS r \(([^)]*)\)", incoming)
+    assert read is not None
+    assert {column.split()[0] for column in read[1].split(",")} == fields - {"intended"}
+    assert {name for name in fields if re.search(rf"\br\.{name}\b", incoming)} == fields - {"intended"}
+
+
+def test_only_what_is_written_apart_from_its_work_may_be_there_already(session: Connection) -> None:
+    """The row of committed work must conflict; what is written afterwards must not."""
+    assert "ON CONFLICT" not in source_of(session, "write_actions")
+    assert source_of(session, "write_missing_actions").count("ON CONFLICT DO NOTHING") == 1
 
 
 @pytest.mark.parametrize("path", ["pg_temp, evil, pg_catalog", "evil", "pg_temp, evil"])

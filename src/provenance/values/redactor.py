@@ -25,7 +25,7 @@ _HARMLESS = re.compile(
     rf"|{_WORD}(?:[,;.!?]? {_WORD})*[.!?]?"
 ).fullmatch
 
-# Of payloads whose keys strangers choose, this is what is held in memory: a few megabytes.
+# Payloads whose keys strangers choose are never seen again: of them, no more than this are held in memory.
 _SHAPES = 256
 
 
