@@ -324,7 +324,7 @@ def test_a_joined_block_interrupted_while_its_row_is_written(
 ) -> None:
     """It has been finished in the same trip, so work and row stay together, and the caller decides about both."""
     with psycopg.connect(provenance_dsn) as connection:
-        interrupted(trail, monkeypatch, "INSERT INTO provenance.actions")
+        interrupted(trail, monkeypatch, "RELEASE")
         with pytest.raises(KeyboardInterrupt), trail.track_action("add", concept="work", connection=connection):
             connection.execute(INSERT, (1,))
         assert connection.info.transaction_status == TransactionStatus.INTRANS
