@@ -223,12 +223,12 @@ class Trail(_Setup, Outliving, Tables, Views, Recovering, Erasing):
         match step:
             case Run(connection, work):
                 return drivers.run_together(connection, work)
-            case Checkout(checked):
-                return self._checkout(checked=checked)
+            case Checkout(block, checked):
+                return self._checkout(block, checked=checked)
             case CheckSchema(connection):
                 self._check_schema(connection)
-            case Giveback(connection, broken):
-                self._give_back(connection, broken=broken)
+            case Giveback(block, broken):
+                self._give_back(block, broken=broken)
             case steps.Journal(rows):
                 self._journal.write(rows)
             case steps.JournalDoubt(rows):
@@ -260,7 +260,7 @@ class Trail(_Setup, Outliving, Tables, Views, Recovering, Erasing):
         while self.abandoned:
             tracking.drive(bury(self.abandoned.popleft()), self.perform)
 
-    def _checkout(self, *, checked: bool) -> drivers.SyncConnection:
+    def _checkout(self, block: Block, *, checked: bool) -> drivers.SyncConnection:
         if self.abandoned:
             self._bury()
         try:
@@ -268,7 +268,8 @@ class Trail(_Setup, Outliving, Tables, Views, Recovering, Erasing):
             if checked:
                 self._outage.suspect()
                 self.pool.check()
-            connection: drivers.SyncConnection = self.pool.getconn()
+            connection: drivers.SyncConnection
+            block.borrowed = connection = self.pool.getconn()
         except psycopg.OperationalError as error:
             self._outage.suspect()
             raise unavailable(error, "the action") from error
@@ -279,11 +280,13 @@ class Trail(_Setup, Outliving, Tables, Views, Recovering, Erasing):
             except psycopg.ProgrammingError as error:
                 # Somebody used it after giving it back; the pool cleans it up.
                 self.pool.putconn(connection)
+                block.borrowed = None
                 raise unavailable(error, "the action") from error
             self._switched.add(connection)
         return connection
 
-    def _give_back(self, connection: drivers.SyncConnection, *, broken: bool) -> None:
+    def _give_back(self, block: Block, *, broken: bool) -> None:
+        connection: drivers.SyncConnection = block.borrowed
         if broken:
             connection.close()
         if connection in self._switched:
@@ -291,6 +294,7 @@ class Trail(_Setup, Outliving, Tables, Views, Recovering, Erasing):
             if not connection.closed:
                 drivers.switch_autocommit(connection, on=False)
         self.pool.putconn(connection)
+        block.borrowed = None
 
     def _check_schema(self, connection: drivers.SyncConnection | None) -> None:
         self._check_open()
@@ -373,12 +377,12 @@ class AsyncTrail(_Setup, AsyncOutliving, AsyncTables, AsyncViews, AsyncRecoverin
         match step:
             case Run(connection, work):
                 return await drivers.arun_together(connection, work)
-            case Checkout(checked):
-                return await self._checkout(checked=checked)
+            case Checkout(block, checked):
+                return await self._checkout(block, checked=checked)
             case CheckSchema(connection):
                 await self._check_schema(connection)
-            case Giveback(connection, broken):
-                await self._give_back(connection, broken=broken)
+            case Giveback(block, broken):
+                await self._give_back(block, broken=broken)
             case steps.Journal(rows):
                 await self._journal.write(rows)
             case steps.JournalDoubt(rows):
@@ -410,14 +414,15 @@ class AsyncTrail(_Setup, AsyncOutliving, AsyncTables, AsyncViews, AsyncRecoverin
         while self.abandoned:
             await tracking.adrive(bury(self.abandoned.popleft()), self.perform)
 
-    async def _checkout(self, *, checked: bool) -> drivers.AsyncConnection:
+    async def _checkout(self, block: Block, *, checked: bool) -> drivers.AsyncConnection:
         await self._bury()
         try:
             await self._open()
             if checked:
                 self._outage.suspect()
                 await self.pool.check()
-            connection: drivers.AsyncConnection = await self.pool.getconn()
+            connection: drivers.AsyncConnection
+            block.borrowed = connection = await self.pool.getconn()
         except psycopg.OperationalError as error:
             self._outage.suspect()
             raise unavailable(error, "the action") from error
@@ -427,11 +432,13 @@ class AsyncTrail(_Setup, AsyncOutliving, AsyncTables, AsyncViews, AsyncRecoverin
                 await drivers.aswitch_autocommit(connection, on=True)
             except psycopg.ProgrammingError as error:
                 await self.pool.putconn(connection)
+                block.borrowed = None
                 raise unavailable(error, "the action") from error
             self._switched.add(connection)
         return connection
 
-    async def _give_back(self, connection: drivers.AsyncConnection, *, broken: bool) -> None:
+    async def _give_back(self, block: Block, *, broken: bool) -> None:
+        connection: drivers.AsyncConnection = block.borrowed
         if broken:
             await connection.close()
         if connection in self._switched:
@@ -439,6 +446,7 @@ class AsyncTrail(_Setup, AsyncOutliving, AsyncTables, AsyncViews, AsyncRecoverin
             if not connection.closed:
                 await drivers.aswitch_autocommit(connection, on=False)
         await self.pool.putconn(connection)
+        block.borrowed = None
 
     async def _check_schema(self, connection: drivers.AsyncConnection | None) -> None:
         self._check_open()

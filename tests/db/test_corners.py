@@ -348,9 +348,7 @@ def test_cleaning_up_on_a_connection_that_breaks_meanwhile(provenance_dsn: str) 
     """There is nothing to clean up any more: the server does it."""
     with psycopg.connect(provenance_dsn) as connection:
         connection.execute("SELECT 1")
-        unit = Unit(
-            connection=connection, outermost=cast("Block", None), owner=owner_here(), joined=False, pooled=False
-        )
+        unit = Unit(connection=connection, outermost=cast("Block", None), owner=owner_here(), joined=False)
         assert unit.status == TransactionStatus.INTRANS
         attempt = leaving._attempt(unit, statements.ROLLBACK)
         next(attempt)

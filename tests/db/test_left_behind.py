@@ -19,8 +19,10 @@ from psycopg_pool import ConnectionPool
 from provenance import NoCurrentAction, Trail, current_action, drivers, track_action
 from provenance.context import set_innermost_action
 from provenance.errors import MisusedAction, NotCommitted
+from provenance.recording import Colour
 from provenance.statements import recording
 from provenance.testing import RecordedActions
+from provenance.tracking import drive
 from tests.support import databases
 
 recycler = databases.recycler
@@ -147,6 +149,22 @@ def test_a_block_that_nobody_can_leave_gives_its_connection_back(
             interrupted_at_the_end(trail)
             add(trail, len(present(eye)) + 1)
     assert [1, 2, 3] == present(eye)
+
+
+@pytest.mark.parametrize("transaction", [True, False])
+def test_a_declared_block_that_nobody_can_leave_before_its_body_has_run(
+    trail: Trail, recorded_actions: RecordedActions, transaction: bool
+) -> None:
+    """As when it is interrupted once more while it is withdrawn: it has been made durable that it is begun."""
+    lost = trail.track_action("lost", concept="work", transaction=transaction, durability="intent")
+    _, entering = lost._reserve(Colour.SYNC)
+    drive(entering, trail.perform)
+    del lost
+    add(trail, 1)
+    recorded_actions.expect("""
+        lost failed
+        add completed
+    """)
 
 
 def test_a_block_that_nobody_can_leave_inside_another(

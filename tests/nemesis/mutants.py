@@ -97,9 +97,9 @@ def intent_with_the_work(patch: pytest.MonkeyPatch) -> None:
     connections: dict[UUID, Any] = {}
     originals = entering._enter_own, entering._enter_joined
 
-    def enter_own(block: Block, connection: Any, *, pooled: bool) -> Steps[None]:
+    def enter_own(block: Block, connection: Any) -> Steps[None]:
         connections[block.ref.id] = connection
-        return originals[0](block, connection, pooled=pooled)
+        return originals[0](block, connection)
 
     def enter_joined(block: Block, connection: Any) -> Steps[None]:
         connections[block.ref.id] = connection
@@ -173,11 +173,11 @@ def intents_may_be_missing(patch: pytest.MonkeyPatch) -> None:
 def finished_is_taken_for_ended(patch: pytest.MonkeyPatch) -> None:
     """A joined block that is interrupted when it has been finished is taken for one that ended its transaction."""
 
-    def was_finished(*_: object) -> Steps[bool]:
+    def is_written(*_: object) -> Steps[bool]:
         return False
         yield
 
-    patch.setattr(leaving, "_was_finished", was_finished)
+    patch.setattr(leaving, "_is_written", is_written)
 
 
 @attrs.frozen

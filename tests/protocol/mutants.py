@@ -115,7 +115,7 @@ def the_bodys_exception_is_replaced(patch: pytest.MonkeyPatch) -> None:
         try:
             tracked.drive(leaving.leave(block, exc), block.host.perform)
         finally:
-            self._forget()
+            self._let_go()
         if exc is not None:
             raise leaving.NotCommitted("replaced")
 
@@ -125,7 +125,7 @@ def the_bodys_exception_is_replaced(patch: pytest.MonkeyPatch) -> None:
         try:
             await tracked.adrive(leaving.leave(block, exc), block.host.perform)
         finally:
-            self._forget()
+            self._let_go()
         if exc is not None:
             raise leaving.NotCommitted("replaced")
 

@@ -63,9 +63,9 @@ LAYERS = [
         "drivers",
     ],
     [
-        "recording.steps",
         "recording.callers",
         "recording.blocks",
+        "recording.steps",
         "recording.keys",
         "recording.owed",
         "recording.entering",

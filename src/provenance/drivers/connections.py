@@ -94,5 +94,6 @@ async def aquiesce(connection: AsyncConnection) -> None:
 def release(connection: AnyConnection) -> None:
     """Give the connection its own methods back."""
     own = vars(connection)
-    for name in (_HOLDER, *_HELD, "wait"):
+    # Its holder last: if this is interrupted, it can be seen that it is not done.
+    for name in (*_HELD, "wait", _HOLDER):
         own.pop(name, None)

@@ -108,7 +108,11 @@ def _in_pipeline(connection: AnyConnection, statements: Sequence[Statement[Any]]
     except BaseException:
         # One that is lost is in no mode.
         if wire.status != ConnStatus.BAD:
-            wire.exit_pipeline_mode()
+            try:
+                wire.exit_pipeline_mode()
+            except psycopg.OperationalError:
+                # Interrupted while answers are to come, which would be taken for those of what is asked next.
+                wire.finish()
         raise
     wire.exit_pipeline_mode()
     results = [found[end - 1] for end in accumulate(counts)]

@@ -15,10 +15,10 @@ The rules, in short:
 * What became of a transaction that the body itself ended cannot be known here. It is recorded as exactly that.
 """
 
-from provenance.recording.abandoned import bury, cut_off
+from provenance.recording.abandoned import bury, cut_off, cut_short
 from provenance.recording.blocks import Block, live_action
 from provenance.recording.callers import ActionSpec, Colour, owner_here
-from provenance.recording.entering import enclosing_block, enter, refuse_open_unit
+from provenance.recording.entering import enclosing_block, enter, refuse_open_unit, withdraw
 from provenance.recording.leaving import leave
 from provenance.recording.steps import Step, Steps
 
@@ -30,10 +30,12 @@ __all__ = [
     "Steps",
     "bury",
     "cut_off",
+    "cut_short",
     "enclosing_block",
     "enter",
     "leave",
     "live_action",
     "owner_here",
     "refuse_open_unit",
+    "withdraw",
 ]

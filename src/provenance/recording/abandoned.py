@@ -5,11 +5,13 @@ from __future__ import annotations
 import logging
 
 import attrs
+from psycopg.pq import TransactionStatus
 
 from provenance import drivers
 from provenance.failures import Failure
 from provenance.models import Status
 from provenance.recording.blocks import Block
+from provenance.recording.leaving import leave_detached, take_back
 from provenance.recording.steps import Giveback, Journal, JournalDoubt, Steps
 
 logger = logging.getLogger("provenance")
@@ -22,34 +24,76 @@ def cut_off(block: Block) -> None:
 
     No I/O that waits. A transaction of the caller's is the caller's again, to end as it likes.
     """
-    unit = block.unit
-    if unit is not None and block.enclosing is None and not unit.ended:
-        drivers.release(unit.connection)
-        if not unit.joined:
-            drivers.cut(unit.connection)
+    unit, connection = block.unit, block.borrowed
+    if unit is not None and block.enclosing is None:
+        # A block that has been entered since may hold it.
+        if drivers.holder(unit.connection) is unit:
+            drivers.release(unit.connection)
+        connection = None if unit.joined or unit.ended else unit.connection
+    if connection is not None and drivers.transaction_status(connection) != TransactionStatus.IDLE:
+        drivers.cut(connection)
 
 
 def bury(block: Block) -> Steps[None]:
     """Record what became of a block nobody can leave any more, and give back what it held."""
-    unit = block.unit
     logger.error("provenance: %s: %s", block.label, _ABANDONED)
     failure = Failure(error_type=None, error_code=None, error_message=_ABANDONED)
+    if block.handle is not None:
+        yield from _record_lost(block, failure)
+    elif block.declared:
+        # Its body has not run.
+        yield Journal((block.row(Status.FAILED, failure),))
+    if block.borrowed is not None:
+        yield Giveback(block, broken=True)
+
+
+def cut_short(block: Block, error: BaseException | None, stroke: BaseException) -> Steps[None]:
+    """Record a block whose leaving was interrupted where nothing was waited for, so that anything may have been done.
+
+    Args:
+        block: the block.
+        error: what its body raised.
+        stroke: what interrupted leaving it.
+    """
+    unit = block.unit
+    if not block.open:
+        pass  # it is recorded
+    elif unit is None:
+        # Once more: it is recorded once.
+        yield from leave_detached(block, error)
+    elif block.enclosing is not None and not unit.ended:
+        block.enclosing.doomed = f"{block.label} inside {block.enclosing.label} was interrupted at its end"
+        unit.pop(block)
+        if not unit.knows(block):
+            unit.settled.append(block.row(Status.FAILED, block.described(error or stroke)))
+    elif unit.joined and not unit.ended and not unit.undone:
+        yield from take_back(block, unit, block.described(error or stroke))
+        unit.end()
+    else:
+        cut_off(block)
+        yield from _record_lost(block, block.described(error or stroke))
+    block.close()
+    if block.borrowed is not None:
+        yield Giveback(block, broken=True)
+
+
+def _record_lost(block: Block, failure: Failure) -> Steps[None]:
+    """Record what became of a block that is cut off, perhaps for the second time."""
+    unit = block.unit
     if unit is None:
         yield JournalDoubt((block.row(Status.PENDING, failure),))
-    elif block.enclosing is not None or unit.ended:
+        return
+    if block.enclosing is not None:
         # A block around it cannot commit either: it finds this one still open.
         yield Journal((block.row(Status.FAILED, failure),))
-    else:
-        # Its connection was let go when it was cut off, and may be held by a block that has been entered since.
-        unit.ended = True
+        return
+    if unit.undone or not (unit.joined or unit.meddled):
+        yield Journal((block.row(Status.FAILED, failure), *unit.all_undone()))
+    elif not unit.ended:
+        # Its transaction is the caller's, who may commit it or not; or the body has ended it.
         unit.leave_untold()
-        if unit.pooled:
-            yield Giveback(unit.connection, True)
-        if unit.joined or unit.meddled:
-            # Its transaction is the caller's, who may commit it or not; or the body has ended it.
-            standing = (attrs.evolve(row, error_message=_ABANDONED) for row in unit.standing)
-            yield JournalDoubt((block.row(Status.PENDING, failure), *standing, *unit.in_doubt))
-            if unit.settled:
-                yield Journal(unit.take_settled())
-        else:
-            yield Journal((block.row(Status.FAILED, failure), *unit.take_all_undone()))
+        standing = (attrs.evolve(row, error_message=failure.error_message) for row in unit.standing)
+        yield JournalDoubt((block.row(Status.PENDING, failure), *standing, *unit.in_doubt))
+        if unit.settled:
+            yield Journal(tuple(unit.settled))
+    unit.ended = True

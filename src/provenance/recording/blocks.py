@@ -9,7 +9,6 @@ from collections.abc import Callable
 from functools import cache
 from typing import Any, cast
 from uuid import UUID
-from weakref import ReferenceType
 
 import attrs
 from psycopg import IsolationLevel
@@ -31,15 +30,17 @@ _no_blocks = cast("Callable[[], list[Block]]", list)
 
 @attrs.define(kw_only=True, eq=False)
 class Unit:
-    """One transaction of ours, or one savepoint in a caller's, with the rows that wait for its end."""
+    """One transaction of ours, or one savepoint in a caller's, with the rows that wait for its end.
+
+    Code may be interrupted between any two calls, and a row must not be lost then. So it is put where it goes before it is
+    taken from where it was: the primary key sees to it that nothing is recorded twice.
+    """
 
     connection: AnyConnection
     outermost: Block
     owner: Owner
     joined: bool
     """The transaction is the caller's: it is never committed or rolled back here."""
-    pooled: bool
-    """The connection goes back to the pool."""
     standing: list[ActionRow] = attrs.field(factory=_no_rows)
     """Inner blocks that were left and whose work is still part of the transaction, in the order they were left: finished
     ones, and failed ones without a savepoint, which are undone with the block around them."""
@@ -52,6 +53,10 @@ class Unit:
     open_blocks: list[Block] = attrs.field(factory=_no_blocks)
     ended: bool = False
     """The unit is over."""
+    undoing: bool = False
+    """Its savepoint is being rolled back: if that is gone, it has been."""
+    undone: bool = False
+    """Its work is undone, and the rows that say so may not be written yet."""
     meddled: bool = False
     """The body ended the transaction: neither its work nor the client's picture of the connection can be relied on."""
 
@@ -67,9 +72,16 @@ class Unit:
     def innermost(self) -> Block | None:
         """The innermost block that somebody can still leave, or ``None`` when the unit is over."""
         for block in reversed(self.open_blocks):
-            if not block.abandoned:
+            if block.open:
                 return block
         return None
+
+    def pop(self, block: Block) -> None:
+        """Close a block, if it is open, and with it blocks inside that were never left: abandoned generators."""
+        while block in self.open_blocks:
+            if (top := self.open_blocks[-1]) is not block:
+                block.doomed = f"{top.label} inside {block.label} was still open at its end"
+            self.open_blocks.pop()
 
     def end(self) -> None:
         """Let go of the connection: no block is open on it any more."""
@@ -80,7 +92,8 @@ class Unit:
         """Settle the finished blocks that a rolled-back savepoint of the caller's took with it."""
         # In a transaction that the body began by itself, the setting says nothing about the one before.
         while not self.meddled and self.standing and (self.standing[-1].ordinal or 0) > done:
-            self.settled.append(_undone(self.standing.pop(), "a savepoint around the finished block was rolled back"))
+            self.settled.append(_undone(self.standing[-1], "a savepoint around the finished block was rolled back"))
+            self.standing.pop()
 
     def marked(self, block: Block) -> Block:
         """Return the block that the settings name, as far as the server knows, when *block* is the innermost one open."""
@@ -89,16 +102,11 @@ class Unit:
                 return left
         return block.nearest_marked
 
-    def take_owed(self) -> list[ActionRow]:
-        """Return the rows of the blocks that the server need not be told of any more."""
-        rows = [row for _, row in self.owed]
-        self.owed.clear()
-        drivers.nothing_before_next(self.connection)
-        return rows
-
     def leave_untold(self) -> None:
         """Count what is owed among what waits for the end of the unit: its fate is that of the rest."""
-        self.standing.extend(self.take_owed())
+        drivers.nothing_before_next(self.connection)
+        self.standing += [row for _, row in self.owed]
+        self.owed.clear()
 
     def finished(self, block: Block) -> tuple[ActionRow, ...]:
         """Return the rows of the unit's outermost block and of those inside it, as they are when it commits.
@@ -107,39 +115,38 @@ class Unit:
         """
         if not self.owed:
             return block.row(Status.COMPLETED, fence=block.ref.id), *self.standing
-        fence = self.marked(block)
-        owed = self.take_owed()
         rows = (
-            block.row(Status.COMPLETED, fence=fence.ref.id),
+            block.row(Status.COMPLETED, fence=self.marked(block).ref.id),
             *self.standing,
-            *(attrs.evolve(row, ordinal=None) for row in owed),
+            *(attrs.evolve(row, ordinal=None) for _, row in self.owed),
         )
-        self.standing.extend(owed)
+        self.leave_untold()
         return rows
 
     def drop_above(self, height: int) -> None:
         """Settle the blocks inside a block whose work is undone now."""
         self.leave_untold()
         while len(self.standing) > height:
-            row = self.standing.pop()
+            row = self.standing[-1]
             self.settled.append(
                 row if row.status == Status.FAILED else _undone(row, "undone with the enclosing action")
             )
+            self.standing.pop()
 
     def meddle(self, enclosing: Block, how: str) -> None:
         """Note that a body ended the transaction, so that the block around it cannot succeed."""
         self.meddled = True
         enclosing.doomed = how
 
-    def take_settled(self) -> tuple[ActionRow, ...]:
-        rows = tuple(self.settled)
-        self.settled.clear()
-        return rows
-
-    def take_all_undone(self) -> tuple[ActionRow, ...]:
+    def all_undone(self) -> tuple[ActionRow, ...]:
         """Return every waiting row as it stands when the whole unit is undone."""
         self.drop_above(0)
-        return self.take_settled()
+        return tuple(self.settled)
+
+    def knows(self, block: Block) -> bool:
+        """Return whether the row of an inner block waits already."""
+        waiting = (*self.standing, *self.settled, *self.in_doubt, *(row for _, row in self.owed))
+        return any(row.id == block.ref.id for row in waiting)
 
 
 def _undone(row: ActionRow, why: str) -> ActionRow:
@@ -152,14 +159,15 @@ class Block(CurrentAction):
     __slots__ = (
         "around",
         "before",
+        "borrowed",
         "colour",
         "correlation_id",
+        "declared",
         "doomed",
         "enclosing",
         "entity_id",
         "entity_type",
         "failure",
-        "guard",
         "handle",
         "height",
         "host",
@@ -208,15 +216,15 @@ class Block(CurrentAction):
         self.parent_id = parent.id if isinstance(parent, ActionRef) else parent
         root_id = parent.root_id if isinstance(parent, ActionRef) else parent or own_id
         super().__init__(ActionRef(own_id, root_id), frame)
-        self.started_us = now_ns // 1000
-        """When, by the wall clock."""
+        self.started_us = now_ns // 1000  # by the wall clock
         self.started_ns = time.monotonic_ns()
         self.intended = intended
-        """There is evidence that the action was begun, from before its body ran."""
+        """There is to be evidence that the action was begun, from before its body runs."""
+        self.declared = False  # there may be such evidence already
         self.key = key
         """Of several actions with the same one, one is done."""
+        # At which level a transaction of its own must be, whatever that of its connection.
         self.level: IsolationLevel | None = None
-        """At which level a transaction of its own must be, whatever that of its connection."""
         self.resumed = False
         self.host = host
         self.colour = colour
@@ -234,10 +242,10 @@ class Block(CurrentAction):
         self.result: str | None = None
         self.failure: Failure | None = None
         self.unit: Unit | None = None
+        # What it has from the pool.
+        self.borrowed: Any = None
         self.around = around
         """The block this one was opened in, whatever connection that is on."""
-        self.guard: ReferenceType[Any] | None = None
-        """What will leave the block: gone when nobody can any more, ``None`` when it has."""
         self.xid: str | None = None
         """The transaction, where its receipt may be somebody else's: of actions there is evidence of."""
         self.enclosing: Block | None = None
@@ -250,9 +258,9 @@ class Block(CurrentAction):
         self.height = 0
         self.doomed: str | None = None
         self.interruption: BaseException | None = None
-        """What interrupted the recording of a failure; raised once that is done."""
+        """What interrupted the recording; raised once that is done."""
         self.handle: object = None
-        """What the body sees of the block; set by the tracking layer."""
+        """What the body sees of the block, from its beginning on; set by the tracking layer."""
 
     @classmethod
     def resuming(cls, intent: Intent, *, host: Any, colour: Colour, frame: RequestFrame | None) -> Block:
@@ -316,14 +324,8 @@ class Block(CurrentAction):
             self.unit.owner = self.unit_owner
 
     def close(self) -> None:
-        """Note that the block has been left."""
+        """Note that the block has been left, or that nobody can leave it any more."""
         self.open = False
-        self.guard = None
-
-    @property
-    def abandoned(self) -> bool:
-        """Whether the block has not been left, and nobody can leave it any more."""
-        return self.guard is not None and self.guard() is None
 
     @property
     def of_the_parent(self) -> bool:
@@ -331,10 +333,13 @@ class Block(CurrentAction):
         return self.owner[0] != os.getpid()
 
     @property
+    def unfinished(self) -> bool:
+        """Whether something is still to be done about the block, by this process."""
+        return (self.open or self.borrowed is not None) and not self.of_the_parent
+
+    @property
     def stale(self) -> bool:
         """Whether the block is not around what runs here, though the context says so."""
-        if self.guard is not None and self.guard() is None:
-            return True
         if self.open and (self.unit is None or not self.unit.ended):
             return False
         # Another task may have been started inside a block that has ended since: that is what caused it.

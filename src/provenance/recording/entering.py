@@ -76,7 +76,7 @@ def refuse_open_unit(connection: AnyConnection) -> None:
 def enter(
     block: Block, *, connection: AnyConnection | None, transaction: bool, savepoint: bool, stamp: bool
 ) -> Steps[None]:
-    """Open the block: nothing of the body has run yet, so whatever fails here has changed nothing.
+    """Open the block. Whatever it raises, the block is to be withdrawn then.
 
     Raises:
         TrailUnavailable: the database cannot be reached.
@@ -96,25 +96,64 @@ def enter(
     elif connection is None:
         yield from _enter_pooled(block)
     elif connection.autocommit and drivers.transaction_status(connection) == TransactionStatus.IDLE:
-        yield from _enter_own(block, connection, pooled=False)
+        yield from _enter_own(block, connection)
     else:
         yield from _enter_joined(block, connection)
+
+
+def withdraw(block: Block, error: BaseException) -> Steps[None]:
+    """Leave everything as it was before a block whose body has not run, since *error* struck while it was entered.
+
+    Nobody is around it yet, so it may have struck anywhere: what has been done is seen by what there is.
+
+    Raises:
+        TrailUnavailable: to be raised instead of *error*, where it says that the connection does not work.
+        IdempotencyKeyBusy: likewise, where it says that the key is taken.
+        NotCommitted: it has turned out that the body of an inner block before this one ended the transaction.
+    """
+    unit = block.unit
+    if block.enclosing is not None and unit is not None:
+        yield from _withdraw_inner(block, unit, error)
+    else:
+        if unit is not None:
+            # Of a connection that is lost the server undoes everything by itself.
+            with suppress(psycopg.Error):
+                yield from _back_out(block, unit.connection) if unit.joined else _undo(unit)
+            unit.end()
+        if block.borrowed is not None:
+            yield Giveback(block, drivers.transaction_status(block.borrowed) != TransactionStatus.IDLE)
+        block.close()
+    if block.declared and not isinstance(error, (psycopg.Error, ProvenanceError)):
+        # It may have been made durable that it is begun, and its key be taken, for a body that will not run.
+        yield Journal((block.row(Status.FAILED, block.described(error)),))
+    _refuse(block, error)
+
+
+def _undo(unit: Unit) -> Steps[None]:
+    if unit.status in (TransactionStatus.INTRANS, TransactionStatus.INERROR):
+        yield Run(unit.connection, (statements.ROLLBACK,), insist=True)
+
+
+def _withdraw_inner(block: Block, unit: Unit, error: BaseException) -> Steps[None]:
+    applied = True
+    with suppress(psycopg.Error):
+        applied = yield from _back_out(block, unit.connection)
+    if block in unit.open_blocks:
+        unit.open_blocks.remove(block)
+    block.close()
+    if unit.owed and applied:
+        owed.not_told(unit, error)
+    elif unit.owed:
+        owed.tell_before_next(unit)
 
 
 def _enter_detached(block: Block) -> Steps[None]:
     yield CheckSchema(None)
     if not block.intended:
         return
-    try:
-        # One that waited would keep a connection of the journal's from everybody else.
-        claim: Claim | None = yield Intend(block.evidence(None), block, *_claiming(block, may_wait=False))
-    except (psycopg.Error, ProvenanceError) as error:
-        _refuse(block, error)
-        raise
-    except BaseException as interruption:
-        # It may have been made durable, and the key be taken, for a body that will not run.
-        yield Journal((block.row(Status.FAILED, block.described(interruption)),))
-        raise
+    block.declared = True
+    # One that waited would keep a connection of the journal's from everybody else.
+    claim: Claim | None = yield Intend(block.evidence(None), block, *_claiming(block, may_wait=False))
     if claim is not None:
         keys.check(block, claim)
 
@@ -147,6 +186,7 @@ def _begun(block: Block, answers: list[Any], *, joined: bool, standing: Sequence
         return
     block.xid = transaction.xid
     if not block.resumed:
+        block.declared = True
         yield Intend(block.evidence(transaction, joined=joined), block)
 
 
@@ -157,50 +197,43 @@ def _refuse_bytes(block: Block) -> NoReturn:
     )
 
 
-def _open_unit(block: Block, connection: AnyConnection, *, joined: bool, pooled: bool) -> None:
-    unit = Unit(connection=connection, outermost=block, owner=block.owner, joined=joined, pooled=pooled)
+def _open_unit(block: Block, connection: AnyConnection, *, joined: bool) -> Unit:
+    """Note what the block is about to use, so that it can be withdrawn from there."""
+    block.unit = unit = Unit(connection=connection, outermost=block, owner=block.owner, joined=joined)
+    return unit
+
+
+def _entered(block: Block, unit: Unit) -> None:
     unit.open_blocks.append(block)
-    block.unit = unit
-    drivers.hold(connection, unit)
-
-
-_CHECKOUT = Checkout()
+    drivers.hold(unit.connection, unit)
 
 
 def _enter_pooled(block: Block) -> Steps[None]:
-    connection: AnyConnection = yield _CHECKOUT
+    connection: AnyConnection = yield Checkout(block)
     try:
-        yield from _enter_own(block, connection, pooled=True)
-    except TrailUnavailable:
+        yield from _enter_own(block, connection)
+    except (psycopg.Error, TrailUnavailable):
         # The server was restarted while the connection lay in the pool. With the transaction all went that had been done in
         # it; evidence of the action would not have gone.
         if block.xid is not None or drivers.transaction_status(connection) != TransactionStatus.UNKNOWN:
             raise
-        connection = yield Checkout(checked=True)
-        yield from _enter_own(block, connection, pooled=True)
+        yield Giveback(block, broken=True)
+        connection = yield Checkout(block, checked=True)
+        yield from _enter_own(block, connection)
 
 
-def _enter_own(block: Block, connection: AnyConnection, *, pooled: bool) -> Steps[None]:
+def _enter_own(block: Block, connection: AnyConnection) -> Steps[None]:
     begin = statements.begin(block.level or connection.isolation_level, connection.read_only, connection.deferrable)
-    try:
-        if drivers.answers_bytes(connection):
-            _refuse_bytes(block)
-        if not (pooled and block.host.ready):
-            yield CheckSchema(connection)
-        last_words = _last_words(block, joined=False)
-        answers = yield Run(connection, (*_current(block, begin), *last_words))
-        if last_words:
-            yield from _begun(block, answers, joined=False)
-    except BaseException as error:
-        if drivers.transaction_status(connection) in (TransactionStatus.INTRANS, TransactionStatus.INERROR):
-            # Of a connection that is lost the server undoes everything by itself.
-            with suppress(psycopg.Error):
-                yield Run(connection, (statements.ROLLBACK,), insist=True)
-        if pooled:
-            yield Giveback(connection, drivers.transaction_status(connection) != TransactionStatus.IDLE)
-        _refuse(block, error)
-        raise
-    _open_unit(block, connection, joined=False, pooled=pooled)
+    if drivers.answers_bytes(connection):
+        _refuse_bytes(block)
+    if not (block.host.ready and block.borrowed is not None):
+        yield CheckSchema(connection)
+    unit = _open_unit(block, connection, joined=False)
+    last_words = _last_words(block, joined=False)
+    answers = yield Run(connection, (*_current(block, begin), *last_words))
+    if last_words:
+        yield from _begun(block, answers, joined=False)
+    _entered(block, unit)
 
 
 def _enter_joined(block: Block, connection: AnyConnection) -> Steps[None]:
@@ -208,6 +241,8 @@ def _enter_joined(block: Block, connection: AnyConnection) -> Steps[None]:
         raise MisusedAction(
             f"{block.label}: the transaction of the given connection is aborted by an earlier error; roll it back first"
         )
+    if drivers.answers_bytes(connection):
+        _refuse_bytes(block)
     block.savepoint = block.ref.id
     opening = (
         commands(statements.savepoint(block.savepoint)),
@@ -215,23 +250,12 @@ def _enter_joined(block: Block, connection: AnyConnection) -> Steps[None]:
         *_current(block),
         *_last_words(block, joined=True),
     )
-    try:
-        if drivers.answers_bytes(connection):
-            _refuse_bytes(block)
-        answers = yield Run(connection, opening)
-    except BaseException as error:
-        with suppress(psycopg.Error):
-            yield from _back_out(block, connection)
-        _refuse(block, error)
-        raise
-    try:
-        yield CheckSchema(connection)
-        yield from _begun(block, answers, joined=True)
-    except BaseException:
-        yield Run(connection, (statements.rollback_over(block.savepoint),))
-        raise
-    _open_unit(block, connection, joined=True, pooled=False)
+    unit = _open_unit(block, connection, joined=True)
+    answers = yield Run(connection, opening)
+    yield CheckSchema(connection)
+    yield from _begun(block, answers, joined=True)
     block.before = answers[1]
+    _entered(block, unit)
 
 
 def _refuse(block: Block, error: BaseException) -> None:
@@ -273,12 +297,21 @@ def _enter_nested(block: Block, enclosing: Block, *, savepoint: bool, stamp: boo
             f"{block.label}: the transaction of the enclosing {enclosing.label} is not usable any more: an error aborted "
             "it or the body ended it; let the enclosing block end first"
         )
+    block.unit = unit
     last_words = _last_words(block, joined=unit.joined)
-    if not stamp and not last_words:
+    if stamp or last_words:
+        yield from _mark(block, enclosing, unit, last_words, savepoint=savepoint)
+    else:
         # Nothing of it concerns the server.
-        block.unit, block.marked, block.height = unit, False, len(unit.standing)
-        unit.open_blocks.append(block)
-        return
+        block.marked = False
+    block.height = len(unit.standing)
+    unit.open_blocks.append(block)
+
+
+def _mark(
+    block: Block, enclosing: Block, unit: Unit, last_words: tuple[Statement[Any], ...], *, savepoint: bool
+) -> Steps[None]:
+    """Have what is done from here on be the block's, as far as the server is concerned."""
     if last_words:
         # They may fail, and what the settings were before would not be known.
         yield from owed.tell(unit)
@@ -286,34 +319,13 @@ def _enter_nested(block: Block, enclosing: Block, *, savepoint: bool, stamp: boo
     if savepoint:
         block.savepoint = block.ref.id
     first = (statements.savepoint(block.savepoint),) if block.savepoint else ()
-    opening = (statements.READ_SETTINGS, *owed.words(unit), *_current(block, *first), *last_words)
-    try:
-        answers = yield Run(unit.connection, opening)
-    except BaseException as error:
-        yield from _not_entered(block, unit, error)
-        raise
+    answers = yield Run(
+        unit.connection, (statements.READ_SETTINGS, *owed.words(unit), *_current(block, *first), *last_words)
+    )
     settings: Settings = answers[0]
     if not settings.block and not unit.owed:
         unit.meddle(enclosing, f"the body of {enclosing.label} ended its transaction and began another")
         raise MisusedAction(f"{block.label}: {enclosing.doomed}; let the enclosing block end first")
-    before = owed.told(unit, settings)
-    try:
-        if last_words:
-            yield from _begun(block, answers, joined=unit.joined, standing=unit.standing)
-    except BaseException as error:
-        yield from _not_entered(block, unit, error)
-        raise
-    block.unit, block.before, block.height = unit, before, len(unit.standing)
-    unit.open_blocks.append(block)
-
-
-def _not_entered(block: Block, unit: Unit, error: BaseException) -> Steps[None]:
-    """Leave the transaction as it was."""
-    applied = True
-    with suppress(psycopg.Error):
-        applied = yield from _back_out(block, unit.connection)
-    if unit.owed and applied:
-        owed.not_told(unit, error)
-    elif unit.owed:
-        owed.tell_before_next(unit)
-    _refuse(block, error)
+    block.before = owed.told(unit, settings)
+    if last_words:
+        yield from _begun(block, answers, joined=unit.joined, standing=unit.standing)

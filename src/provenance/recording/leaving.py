@@ -22,13 +22,16 @@ from provenance.statements import Statement, commands, intents
 from provenance.statements import recording as statements
 from provenance.statements.recording import ActionRow, Settings
 
+# What runs here may be dropped where it waits, by an interruption that struck further out: it is closed then, by a
+# GeneratorExit, and must not ask for I/O any more.
+
 logger = logging.getLogger("provenance")
 
 T = TypeVar("T")
 
 
 def leave(block: Block, error: BaseException | None) -> Steps[None]:
-    """Close the block and record its outcome.
+    """Close the block and record its outcome. If it raises with the block still open, it was cut short.
 
     With *error*, the body raised it: nothing is raised here, the caller lets it go on. A process that was forked inside the
     block leaves it without a word.
@@ -38,41 +41,46 @@ def leave(block: Block, error: BaseException | None) -> Steps[None]:
         psycopg.Error: the server refused the COMMIT.
     """
     if block.of_the_parent:
+        block.close()
         return
+    refusal = yield from _leave(block, error)
     try:
-        yield from _leave(block, error)
-    except Exception as refusal:
         if block.interruption is not None:
             raise block.interruption from refusal
-        raise
-    if block.interruption is not None:
-        raise block.interruption
+        if refusal is not None:
+            raise refusal
+    finally:
+        del refusal  # or its traceback and this frame would keep each other, and the block, alive
 
 
-def _leave(block: Block, error: BaseException | None) -> Steps[None]:
+def _leave(block: Block, error: BaseException | None) -> Steps[BaseException | None]:
+    """Leave the block and return what is to be raised."""
+    refusal = yield from _outcome(block, error)
+    if block.unit is not None and block.unit.outermost is block and not block.unit.ended:
+        block.unit.end()
+    block.close()
+    if block.borrowed is not None:
+        assert block.unit is not None  # noqa: S101 - only a block with a unit has a connection from the pool
+        yield Giveback(block, block.unit.meddled or block.unit.status != TransactionStatus.IDLE)
+    return refusal
+
+
+def _outcome(block: Block, error: BaseException | None) -> Steps[BaseException | None]:
     unit = block.unit
     if unit is None:
-        yield from _leave_detached(block, error)
-        return
+        yield from leave_detached(block, error)
+        return None
     if unit.ended or block not in unit.open_blocks:
-        yield from _leave_late(block, error)
-        return
-    _pop(unit, block)
+        return (yield from _leave_late(block, error))
+    unit.pop(block)
     if unit.status == TransactionStatus.ACTIVE:
         yield Quiesce(unit.connection)
     verdict = _verdict(block, unit, error)
     if block.enclosing is not None:
-        yield from _leave_nested(block, block.enclosing, unit, verdict)
-        return
-    unit.end()
+        return (yield from _leave_nested(block, block.enclosing, unit, verdict))
     if unit.joined:
-        yield from _leave_joined(block, unit, verdict)
-        return
-    try:
-        yield from _leave_own(block, unit, verdict)
-    finally:
-        if unit.pooled:
-            yield Giveback(unit.connection, unit.meddled or unit.status != TransactionStatus.IDLE)
+        return (yield from _leave_joined(block, unit, verdict))
+    return (yield from _leave_own(block, unit, verdict))
 
 
 @attrs.frozen(kw_only=True)
@@ -93,12 +101,6 @@ _GOOD = _Verdict()
 def _not_committed(block: Block, reason: str) -> _Verdict:
     refusal = NotCommitted(f"{reason}; its work is rolled back")
     return _Verdict(failure=block.described(refusal), refusal=refusal)
-
-
-def _pop(unit: Unit, block: Block) -> None:
-    """Close the block, and with it blocks inside that were never left: abandoned generators."""
-    while (top := unit.open_blocks.pop()) is not block:
-        block.doomed = f"{top.label} inside {block.label} was still open at its end"
 
 
 def _verdict(block: Block, unit: Unit, error: BaseException | None) -> _Verdict:
@@ -124,7 +126,7 @@ def _verdict(block: Block, unit: Unit, error: BaseException | None) -> _Verdict:
     return _not_committed(block, f"{block.label}: the connection was lost inside the block")
 
 
-def _leave_detached(block: Block, error: BaseException | None) -> Steps[None]:
+def leave_detached(block: Block, error: BaseException | None) -> Steps[None]:
     if error is not None:
         row = block.row(Status.FAILED, block.described(error))
     elif block.failure is not None:
@@ -134,34 +136,35 @@ def _leave_detached(block: Block, error: BaseException | None) -> Steps[None]:
     yield Journal((row,))
 
 
-def _leave_late(block: Block, error: BaseException | None) -> Steps[None]:
+def _leave_late(block: Block, error: BaseException | None) -> Steps[NotCommitted | None]:
     """Leave a block whose transaction ended before it: a generator that outlived the block it was started in."""
     if error is not None:
         yield Journal((block.row(Status.FAILED, block.described(error)),))
-        return
+        return None
     refusal = NotCommitted(f"{block.label}: the enclosing block ended first and took the work with it")
     yield Journal((block.row(Status.ROLLED_BACK, block.described(refusal)),))
-    raise refusal
+    return refusal
 
 
-def _leave_own(block: Block, unit: Unit, verdict: _Verdict) -> Steps[None]:
+def _leave_own(block: Block, unit: Unit, verdict: _Verdict) -> Steps[BaseException | None]:
     if verdict.failure is None and unit.status == TransactionStatus.INTRANS:
-        yield from _commit(block, unit)
-        return
+        return (yield from _commit(block, unit))
     ended = yield from _roll_back(block, unit)
     yield from _record_failure(block, unit, verdict.failure, ended=ended)
-    _raise_refusal(block, verdict, ended=ended)
+    return _refusal(block, verdict, ended=ended)
 
 
-def _raise_refusal(block: Block, verdict: _Verdict, *, ended: bool) -> None:
-    if ended and not verdict.raised:
-        raise NotCommitted(f"{block.label}: {ENDED}; let the block commit, or raise to roll back")
-    if verdict.refusal is not None:
-        raise verdict.refusal
+def _refusal(block: Block, verdict: _Verdict, *, ended: bool) -> Exception | None:
+    return _ended(block) if ended and not verdict.raised else verdict.refusal
+
+
+def _ended(block: Block) -> NotCommitted:
+    return NotCommitted(f"{block.label}: {ENDED}; let the block commit, or raise to roll back")
 
 
 def _roll_back(block: Block, unit: Unit) -> Steps[bool]:
     """Undo the work; return whether the body had ended the block's transaction before."""
+    unit.leave_untold()
     status = unit.status
     try:
         if status == TransactionStatus.INTRANS:
@@ -172,9 +175,11 @@ def _roll_back(block: Block, unit: Unit) -> Steps[bool]:
             yield Run(unit.connection, (statements.ROLLBACK,))
         elif status == TransactionStatus.ACTIVE:
             _cut(block, unit)
-    except Exception as error:  # noqa: BLE001 - there is a row to write, whatever this is
+    except psycopg.Error as error:
         # The server undoes the work when it notices that the connection is gone.
         logger.warning("provenance: rolling back %s failed: %s", block.label, type(error).__name__)
+    except GeneratorExit:
+        raise
     except BaseException as interruption:  # noqa: BLE001 - raised at the end, when the row is written
         block.interruption = interruption
         yield from _attempt(unit, statements.ROLLBACK)
@@ -200,7 +205,7 @@ def _attempt(unit: Unit, statement: Statement[T]) -> Steps[T | None]:
 
 
 def _record_failure(block: Block, unit: Unit, failure: Failure | None, *, ended: bool) -> Steps[None]:
-    unit.meddled = ended
+    unit.meddled, unit.undone = ended, not ended
     unit.leave_untold()
     if ended:
         doubt = failure.error_message if failure else None
@@ -208,11 +213,10 @@ def _record_failure(block: Block, unit: Unit, failure: Failure | None, *, ended:
             error_type=None, error_code=None, error_message=ENDED + (f"; it then failed: {doubt}" if doubt else "")
         )
         standing = [attrs.evolve(row, error_message=ENDED) for row in unit.standing]
-        unit.standing.clear()
-        yield from _write(unit, unit.take_settled())
+        yield from _write(unit, tuple(unit.settled))
         yield JournalDoubt((block.row(Status.PENDING, reason), *standing, *unit.in_doubt))
         return
-    yield from _write(unit, (block.row(Status.FAILED, failure), *unit.take_all_undone()))
+    yield from _write(unit, (block.row(Status.FAILED, failure), *unit.all_undone()))
 
 
 _DEADLINE = timedelta(seconds=5)
@@ -247,7 +251,7 @@ def _forget_later(evidence: list[UUID], answers: list[Any]) -> Steps[None]:
         yield Forget(tuple(evidence))
 
 
-def _commit(block: Block, unit: Unit) -> Steps[None]:
+def _commit(block: Block, unit: Unit) -> Steps[BaseException | None]:
     try:
         # In here, for an interruption may come at any time, and there is a failure to be recorded then.
         rows = (*unit.finished(block), *unit.settled)
@@ -257,11 +261,13 @@ def _commit(block: Block, unit: Unit) -> Steps[None]:
         # COMMIT of an aborted transaction returns normally, with the tag ROLLBACK. It cannot be reached here: the INSERT
         # before it, in the same trip, raises in an aborted transaction.
         answers = yield Run(unit.connection, closing)
+    except GeneratorExit:
+        raise
     except BaseException as error:  # noqa: BLE001 - an interruption here leaves the outcome open like any error
-        yield from _not_acknowledged(block, unit, error)
-    else:
-        if evidence:
-            yield from _forget_later(evidence, answers)
+        return (yield from _not_acknowledged(block, unit, error))
+    if evidence:
+        yield from _forget_later(evidence, answers)
+    return None
 
 
 def _null(error: BaseException) -> str | None:
@@ -273,21 +279,26 @@ def _fence_down(error: BaseException) -> bool:
     return _null(error) == "id"
 
 
-def _not_acknowledged(block: Block, unit: Unit, error: BaseException) -> Steps[None]:
-    """Handle a final INSERT and COMMIT that did not both come back as done."""
+def _not_acknowledged(block: Block, unit: Unit, error: BaseException) -> Steps[BaseException | None]:
+    """Handle a final INSERT and COMMIT that did not both come back as done; return what is to be raised."""
     failure = block.described(error)
     if unit.status in (TransactionStatus.INTRANS, TransactionStatus.INERROR):
         # Not committed for certain: the COMMIT was never reached.
         yield from _attempt(unit, statements.ROLLBACK)
         yield from _record_failure(block, unit, failure, ended=_fence_down(error))
         if _fence_down(error):
-            raise NotCommitted(f"{block.label}: {ENDED}; let the block commit, or raise to roll back") from error
-        raise _unwritten(block, error) if isinstance(error, psycopg.Error) else error
+            return _caused(_ended(block), error)
+        return _unwritten(block, error) if isinstance(error, psycopg.Error) else error
     if unit.status == TransactionStatus.IDLE and isinstance(error, psycopg.Error) and error.sqlstate is not None:
         # The server answered COMMIT with an error: a deferred constraint, a serialization failure.
         yield from _record_failure(block, unit, failure, ended=False)
-        raise error
-    yield from _settle(block, unit, error, failure)
+        return error
+    return (yield from _settle(block, unit, error, failure))
+
+
+def _caused(refusal: Exception, error: BaseException) -> Exception:
+    refusal.__cause__ = error
+    return refusal
 
 
 def _unwritten(block: Block, error: psycopg.Error) -> Exception:
@@ -306,17 +317,16 @@ def _unwritten(block: Block, error: psycopg.Error) -> Exception:
     refusal = NotCommitted(
         f"{block.label}: the row of the action could not be written, so its work is rolled back: {reason}"
     )
-    refusal.__cause__ = error
-    return refusal
+    return _caused(refusal, error)
 
 
-def _settle(block: Block, unit: Unit, error: BaseException, failure: Failure) -> Steps[None]:
+def _settle(block: Block, unit: Unit, error: BaseException, failure: Failure) -> Steps[BaseException | None]:
     """Find out what became of a COMMIT whose answer was lost. The action's row is the receipt."""
-    if unit.pooled:
+    rows = (block.row(Status.FAILED, failure), *unit.all_undone())
+    unit.end()
+    if block.borrowed is not None:
         # Before asking: an open transaction on this connection would hold the answer back.
-        yield Giveback(unit.connection, True)
-        unit.pooled = False
-    rows = (block.row(Status.FAILED, failure), *unit.take_all_undone())
+        yield Giveback(block, broken=True)
     try:
         status = yield Settle(rows, block.ref.id, block.xid)
     except Exception as unreachable:  # noqa: BLE001 - whatever keeps the answer away, the caller gets its own error
@@ -329,12 +339,11 @@ def _settle(block: Block, unit: Unit, error: BaseException, failure: Failure) ->
             type(unreachable).__name__,
         )
         error.add_note(f"provenance: whether action {block.ref.id} was committed is not known")
-        raise error from None
-    if status != Status.COMPLETED or not isinstance(error, Exception):
-        raise error
+        return error
+    return None if status == Status.COMPLETED and isinstance(error, Exception) else error
 
 
-def _leave_joined(block: Block, unit: Unit, verdict: _Verdict) -> Steps[None]:
+def _leave_joined(block: Block, unit: Unit, verdict: _Verdict) -> Steps[BaseException | None]:
     assert block.savepoint is not None  # noqa: S101 - a joined block always has one
     if verdict.failure is None:
         try:
@@ -353,36 +362,44 @@ def _leave_joined(block: Block, unit: Unit, verdict: _Verdict) -> Steps[None]:
             yield Run(unit.connection, closing)
         except psycopg.Error as error:
             verdict = _Verdict(failure=block.described(error), refusal=_unwritten(block, error))
-        except BaseException as interruption:  # noqa: BLE001 - raised at the end, when the row is written
-            block.interruption = interruption
-            if (yield from _was_finished(block, unit)):
-                yield from _journal(unit.take_settled())
-                return
-            verdict = _Verdict(raised=True, failure=block.described(interruption))
+        except GeneratorExit:
+            raise
+        except BaseException as interruption:  # noqa: BLE001 - returned at the end, when the row is written
+            yield from take_back(block, unit, block.described(interruption))
+            return interruption
         else:
-            yield from _journal(unit.take_settled())
-            return
+            yield from _journal(unit.settled)
+            return None
     ended = (yield from _undo_savepoint(block, unit)) or unit.meddled
     yield from _record_failure(block, unit, verdict.failure, ended=ended)
-    _raise_refusal(block, verdict, ended=ended)
+    return _refusal(block, verdict, ended=ended)
 
 
-def _was_finished(block: Block, unit: Unit) -> Steps[bool]:
-    """Return whether a joined block had been finished already when it was interrupted.
+def take_back(block: Block, unit: Unit, failure: Failure) -> Steps[None]:
+    """Undo a joined block that was interrupted at its end, unless that has been done, or the block had been finished."""
+    settings: Settings | None = None
+    if unit.status == TransactionStatus.INTRANS:
+        settings = yield from _attempt(unit, statements.READ_SETTINGS)
+    # There is no savepoint any more then, which must not be taken for a body that ended the transaction.
+    over = settings is not None and not settings.are_of(block.ref)
+    if over and not unit.undoing and (yield from _is_written(block, unit)):
+        # Its row is part of the caller's transaction, as its work is.
+        yield from _journal(unit.settled)
+        return
+    ended = unit.meddled
+    if not (over and unit.undoing):
+        ended = (yield from _undo_savepoint(block, unit)) or ended
+    yield from _record_failure(block, unit, failure, ended=ended)
 
-    Its row is part of the caller's transaction then, as its work is. There is no savepoint to undo it by, which must not be
-    taken for a body that ended the transaction: the row would not be there.
-    """
-    if unit.status != TransactionStatus.INTRANS:
-        return False
-    settings = yield from _attempt(unit, statements.READ_SETTINGS)
+
+def _is_written(block: Block, unit: Unit) -> Steps[bool]:
     status = yield from _attempt(unit, statements.outcome(block.ref.id))
-    return settings is not None and not settings.are_of(block.ref) and status == Status.COMPLETED
+    return status == Status.COMPLETED
 
 
-def _journal(rows: tuple[ActionRow, ...]) -> Steps[None]:
+def _journal(rows: list[ActionRow]) -> Steps[None]:
     if rows:
-        yield Journal(rows)
+        yield Journal(tuple(rows))
 
 
 def _undo_savepoint(block: Block, unit: Unit) -> Steps[bool]:
@@ -391,18 +408,22 @@ def _undo_savepoint(block: Block, unit: Unit) -> Steps[bool]:
     Rolling back takes the settings back as well: the enclosing action is the current one again.
     """
     assert block.savepoint is not None  # noqa: S101 - called for blocks with a savepoint only
+    unit.leave_untold()
     if unit.status == TransactionStatus.IDLE:
         return True
     if unit.status == TransactionStatus.ACTIVE:
         _cut(block, unit)
         return False
+    unit.undoing = block is unit.outermost
     try:
         yield Run(unit.connection, (statements.rollback_over(block.savepoint),))
     except psycopg.errors.InvalidSavepointSpecification:
         return True
-    except Exception as error:  # noqa: BLE001 - there is a row to write, whatever this is
+    except psycopg.Error as error:
         # The connection is lost: the server undoes everything.
         logger.warning("provenance: rolling back %s failed: %s", block.label, type(error).__name__)
+    except GeneratorExit:
+        raise
     except BaseException as interruption:  # noqa: BLE001 - raised at the end, when the row is written
         block.interruption = interruption
         settings: Settings | None = None
@@ -414,10 +435,9 @@ def _undo_savepoint(block: Block, unit: Unit) -> Steps[bool]:
     return False
 
 
-def _leave_nested(block: Block, enclosing: Block, unit: Unit, verdict: _Verdict) -> Steps[None]:
+def _leave_nested(block: Block, enclosing: Block, unit: Unit, verdict: _Verdict) -> Steps[BaseException | None]:
     if verdict.failure is None:
-        owe(unit, block)
-        return
+        return owe(unit, block)
     unit.leave_untold()
     row = block.row(Status.FAILED, verdict.failure)
     if block.savepoint is None:
@@ -434,6 +454,6 @@ def _leave_nested(block: Block, enclosing: Block, unit: Unit, verdict: _Verdict)
         unit.settled.append(row)
         if unit.joined:
             # The caller may undo its whole transaction later; these outcomes hold whatever it does.
-            yield Journal(unit.take_settled())
-    if verdict.refusal is not None:
-        raise verdict.refusal
+            yield from _journal(unit.settled)
+            unit.settled.clear()
+    return verdict.refusal

@@ -38,16 +38,17 @@ _GONE = (psycopg.errors.InvalidSavepointSpecification, psycopg.errors.NoActiveSq
 _ordinals = itertools.count(1)
 
 
-def owe(unit: Unit, block: Block) -> None:
+def owe(unit: Unit, block: Block) -> NotCommitted | None:
     """Note that an inner block has finished; it is told before anything else is done on the connection.
 
-    Raises:
-        NotCommitted: its body ended the transaction, so that there is nothing to be told.
+    Returns:
+        What to raise if its body ended the transaction, so that there is nothing to be told.
     """
     unit.owed.append((block, block.row(Status.COMPLETED, ordinal=next(_ordinals))))
     if unit.status != TransactionStatus.INTRANS:
-        raise _meddled(unit)
+        return _meddled(unit)
     tell_before_next(unit)
+    return None
 
 
 def tell_before_next(unit: Unit) -> None:
@@ -91,19 +92,19 @@ def tell(unit: Unit) -> Steps[None]:
     drivers.nothing_before_next(unit.connection)
     try:
         settings, *_ = yield Run(unit.connection, (statements.READ_SETTINGS, *words(unit)))
+        told(unit, settings)
     except BaseException as error:
         not_told(unit, error)
         raise
-    told(unit, settings)
 
 
 def _telling(unit: Unit) -> PQGen[None]:
     try:
         settings, *_ = yield from drivers.message(unit.connection, (statements.READ_SETTINGS, *words(unit)))
+        told(unit, settings)
     except BaseException as error:
         not_told(unit, error)
         raise
-    told(unit, settings)
 
 
 def told(unit: Unit, settings: Settings) -> Settings:
@@ -121,14 +122,16 @@ def told(unit: Unit, settings: Settings) -> Settings:
         raise _meddled(unit)
     inside, enclosing = unit.marked(innermost), _enclosing(unit)
     before = [block.before for block, _ in unit.owed if block.before is not None]
-    owed = unit.take_owed()
+    restored_to = before[-1] if before else settings
+    last = unit.owed[-1][1].ordinal or 0
+    # What is owed is not among what the server can say is undone.
     unit.drop_undone(settings.done)
-    unit.standing.extend(owed)
     if not settings.are_of(inside.ref):
         enclosing.doomed = f"the body of {inside.label} rolled back to a savepoint from before the block"
+        unit.leave_untold()
         raise NotCommitted(f"{inside.label}: its body rolled back to a savepoint from before the block")
-    restored_to = before[-1] if before else settings
-    return Settings(restored_to.action, restored_to.block, owed[-1].ordinal or 0)
+    unit.leave_untold()
+    return Settings(restored_to.action, restored_to.block, last)
 
 
 def not_told(unit: Unit, error: BaseException) -> None:
@@ -137,6 +140,8 @@ def not_told(unit: Unit, error: BaseException) -> None:
     Raises:
         NotCommitted: it is known that the body of one of the blocks ended the transaction.
     """
+    if not unit.owed:
+        return  # it was told, and found something wrong
     if isinstance(error, _GONE):
         raise _meddled(unit) from error
     innermost, _ = unit.owed[0]
@@ -156,6 +161,8 @@ def _meddled(unit: Unit) -> NotCommitted:
     enclosing = _enclosing(unit)
     unit.meddle(enclosing, f"{innermost.label} inside {enclosing.label} ended the transaction around it")
     unit.in_doubt += [
-        attrs.evolve(row, status=Status.PENDING, ordinal=None, error_message=ENDED) for row in unit.take_owed()
+        attrs.evolve(row, status=Status.PENDING, ordinal=None, error_message=ENDED) for _, row in unit.owed
     ]
+    drivers.nothing_before_next(unit.connection)
+    unit.owed.clear()
     return NotCommitted(f"{innermost.label}: {ENDED}")

@@ -9,6 +9,7 @@ from uuid import UUID
 import attrs
 
 from provenance.context import CurrentAction
+from provenance.recording.blocks import Block
 from provenance.statements import Statement
 from provenance.statements.intents import Evidence
 from provenance.statements.keys import Claim
@@ -31,17 +32,21 @@ class _Insisting:
 
 @attrs.frozen
 class Checkout(_Passing):
-    """Take a connection from the pool. Answer: the connection, idle and in autocommit mode."""
+    """Take a connection from the pool. Answer: the connection, idle and in autocommit mode.
 
+    The block is known to have it from the moment it has left the pool.
+    """
+
+    block: Block
     checked: bool = False
     """Have the pool look first which of its connections still work: one that it lent out did not."""
 
 
 @attrs.frozen
 class Giveback(_Passing):
-    """Give a connection back to the pool. Answer: nothing."""
+    """Give the connection that a block has from the pool back to it. Answer: nothing."""
 
-    connection: Any
+    block: Block
     broken: bool
 
 

@@ -7,7 +7,6 @@ import functools
 import inspect
 import logging
 import traceback
-import weakref
 from collections.abc import AsyncGenerator, Awaitable, Callable, Generator, Mapping
 from types import TracebackType
 from typing import Any, ClassVar, ParamSpec, TypeVar, cast, get_args
@@ -198,7 +197,6 @@ class track_action:
                 f"track_action({self._spec.action_type!r}): this object is open already; call track_action() anew "
                 "for every block"
             )
-        block.guard = weakref.ref(self)
         return block, recording.enter(
             block,
             connection=self._connection,
@@ -262,8 +260,16 @@ class track_action:
         self._level = level
         return self
 
-    def _forget(self) -> None:
-        vars(self).pop("_block").close()
+    def _let_go(self) -> None:
+        """Make this object free for another block; what is to be done about one that nobody has left is done later."""
+        block: Block | None = vars(self).get("_block")
+        if block is None:
+            return
+        if block.unfinished:
+            recording.cut_off(block)
+            block.host.abandoned.append(block)
+        block.close()
+        vars(self).pop("_block", None)
 
     def _entered(self) -> Block:
         block: Block | None = vars(self).get("_block")
@@ -273,12 +279,8 @@ class track_action:
 
     def __del__(self) -> None:
         # An exception that a signal handler raises may hit between the end of the body and the first line of __exit__; then
-        # nobody leaves the block any more. What is to be done about it is done later: this may run anywhere.
-        block: Block | None = vars(self).get("_block")
-        if block is not None and block.open and not block.of_the_parent:
-            block.open = False
-            recording.cut_off(block)
-            block.host.abandoned.append(block)
+        # nobody leaves the block any more. This may run anywhere.
+        self._let_go()
 
     # -- with --
 
@@ -286,11 +288,15 @@ class track_action:
         block, entering = self._reserve(Colour.SYNC)
         try:
             drive(entering, block.host.perform)
-        except BaseException:
-            self._forget()
+            action = TrackedAction(block, block.host.redactor)
+            set_innermost_action(block)
+            block.handle = action
+        except BaseException as error:
+            try:
+                drive(recording.withdraw(block, error), block.host.perform)
+            finally:
+                self._let_go()
             raise
-        action = block.handle = TrackedAction(block, block.host.redactor)
-        set_innermost_action(block)
         return action
 
     def __exit__(
@@ -298,15 +304,20 @@ class track_action:
     ) -> None:
         block = self._entered()
         try:
-            block.suspend()
-            drive(recording.leave(block, exc), block.host.perform)
+            try:
+                block.suspend()
+                drive(recording.leave(block, exc), block.host.perform)
+            except BaseException as stroke:
+                if block.unfinished:
+                    drive(recording.cut_short(block, exc, stroke), block.host.perform)
+                raise
         except Exception as error:
             if exc is None:
                 raise
             # The body's own exception goes on, whatever happened to its row.
             _log_unrecorded(block, error)
         finally:
-            self._forget()
+            self._let_go()
 
     # -- async with --
 
@@ -314,11 +325,15 @@ class track_action:
         block, entering = self._reserve(Colour.ASYNC)
         try:
             await adrive(entering, block.host.perform)
-        except BaseException:
-            self._forget()
+            action = AsyncTrackedAction(block, block.host.redactor)
+            set_innermost_action(block)
+            block.handle = action
+        except BaseException as error:
+            try:
+                await shielded(adrive(recording.withdraw(block, error), block.host.perform))
+            finally:
+                self._let_go()
             raise
-        action = block.handle = AsyncTrackedAction(block, block.host.redactor)
-        set_innermost_action(block)
         return action
 
     async def __aexit__(
@@ -326,16 +341,21 @@ class track_action:
     ) -> None:
         block = self._entered()
         try:
-            block.suspend()
-            leaving = adrive(recording.leave(block, exc), block.host.perform)
-            # After an exception the task may be cancelled already, and would be again at every await.
-            await (leaving if exc is None else shielded(leaving))
+            try:
+                block.suspend()
+                leaving = adrive(recording.leave(block, exc), block.host.perform)
+                # After an exception the task may be cancelled already, and would be again at every await.
+                await (leaving if exc is None else shielded(leaving))
+            except BaseException as stroke:
+                if block.unfinished:
+                    await shielded(adrive(recording.cut_short(block, exc, stroke), block.host.perform))
+                raise
         except Exception as error:
             if exc is None:
                 raise
             _log_unrecorded(block, error)
         finally:
-            self._forget()
+            self._let_go()
 
     # -- decorator --
 

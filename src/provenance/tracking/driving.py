@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+import inspect
 import logging
 from collections.abc import Awaitable, Callable
+from types import GeneratorType
 from typing import Any, TypeVar, cast
 
 from provenance.recording import Step, Steps
@@ -20,28 +22,37 @@ def drive(steps: Steps[T], perform: Callable[[Step], Any]) -> T:
     Ctrl-C in a step that must not be lost is raised only when the operation is over.
     """
     interruption: BaseException | None = None
-    try:
-        step = next(steps)
-        while True:
-            try:
-                answer = perform(step)
-            except Exception as error:  # noqa: BLE001 - the operation decides what an error means
-                step = steps.throw(error)
-            except BaseException as error:  # noqa: BLE001 - and what an interruption means
-                if step.insist and interruption is None:
-                    interruption = error
+    resume: Callable[[Any], Step] = steps.send
+    value: Any = None
+    while True:
+        try:
+            step = resume(value)
+            while True:
+                try:
+                    answer = perform(step)
+                except BaseException as error:  # noqa: BLE001 - the operation decides what an error means
+                    if step.insist and interruption is None and not isinstance(error, Exception):
+                        interruption = error
+                    else:
+                        step = steps.throw(error)
                 else:
-                    step = steps.throw(error)
+                    step = steps.send(answer)
+        except StopIteration as stop:
+            if interruption is not None:
+                raise interruption from None
+            return cast("T", stop.value)
+        except BaseException as error:
+            if not _over(steps):
+                # It struck here, before or after a step: for the operation it is an interruption of that step.
+                resume, value = steps.throw, error
+            elif interruption is not None and isinstance(error, Exception):
+                raise interruption from error
             else:
-                step = steps.send(answer)
-    except StopIteration as stop:
-        if interruption is not None:
-            raise interruption from None
-        return cast("T", stop.value)
-    except Exception as error:
-        if interruption is not None:
-            raise interruption from error
-        raise
+                raise
+
+
+def _over(steps: Steps[Any]) -> bool:
+    return inspect.getgeneratorstate(cast("GeneratorType[Any, Any, Any]", steps)) == inspect.GEN_CLOSED
 
 
 async def adrive(steps: Steps[T], perform: Callable[[Step], Awaitable[Any]], step: Step | None = None) -> T:

@@ -13,7 +13,7 @@ from provenance import failures
 from provenance.context import innermost_action
 from provenance.errors import MisusedAction, NoCurrentAction
 from provenance.models import ActionRef, JSONValue
-from provenance.recording import Block
+from provenance.recording import Block, owner_here
 from provenance.values import Redactor, identifier, name, to_json_marked
 
 logger = logging.getLogger("provenance")
@@ -153,7 +153,8 @@ def current_action() -> TrackedAction | AsyncTrackedAction:
         NoCurrentAction: there is none.
     """
     block = innermost_action()
-    while isinstance(block, Block) and block.abandoned:
+    # One that was left in a hurry is left behind. In another task, a block that has ended says who started it, no more.
+    while isinstance(block, Block) and not block.open and block.owner == owner_here():
         block = block.around
     if isinstance(block, Block) and block.open and isinstance(block.handle, (TrackedAction, AsyncTrackedAction)):
         return block.handle

@@ -1,0 +1,246 @@
+"""An exception out of a signal handler (Ctrl-C, a worker's time limit) between any two calls: rows tell the truth."""
+
+from __future__ import annotations
+
+import itertools
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import closing, suppress
+from pathlib import Path
+from types import FrameType
+from typing import Any
+from uuid import UUID, uuid4
+
+import attrs
+import psycopg
+import pytest
+from psycopg_pool import ConnectionPool
+
+import provenance
+from provenance import TrackedAction, Trail, request_scope, track_action
+from provenance.context import set_innermost_action
+from provenance.errors import ProvenanceError
+from provenance.testing import RecordedActions
+from tests.support import databases
+
+recycler = databases.recycler
+provenance_dsn = databases.provenance_dsn
+eye = databases.eye
+
+OURS = str(Path(provenance.__file__).parent)
+
+
+class CtrlC(BaseException):
+    """What a signal handler raises."""
+
+
+class TimeLimit(Exception):
+    """The same, where it is an Exception, as of some task queues."""
+
+
+class Boom(Exception):
+    """What a body raises."""
+
+
+@attrs.define
+class Striker:
+    """Raises where Python looks for signals: where a function of ours begins or goes on, or a C function returns to it."""
+
+    at: int
+    error: type[BaseException]
+    seen: int = 0
+    where: str | None = None
+    spared: bool = False
+
+    @property
+    def nobody_leaves(self) -> bool:
+        """Whether it struck before the block that was being left was known to be."""
+        return self.where is not None and self.where.startswith(("track_action.__exit__ ", "track_action._entered "))
+
+    def __call__(self, frame: FrameType, event: str, arg: object) -> None:
+        code = frame.f_code
+        if self.spared or event not in {"call", "c_return"} or not code.co_filename.startswith(OURS):
+            return
+        # What is raised in there is nobody's. It runs whenever an object of an earlier run is collected.
+        if "__del__" in {code.co_name, frame.f_back and frame.f_back.f_code.co_name}:
+            return
+        self.seen += 1
+        if self.seen == self.at:
+            sys.setprofile(None)
+            self.where = f"{code.co_qualname} ({Path(code.co_filename).name}:{frame.f_lineno}), {event}"
+            raise self.error
+
+
+@attrs.define
+class Program:
+    """What a body works with, and which work it has done in which action."""
+
+    trail: Trail
+    connection: psycopg.Connection[Any]
+    striker: Striker
+    work: dict[UUID, int] = attrs.field(factory=dict)
+    declared: bool = False
+
+    _ids = itertools.count(1)
+
+    def track(self, action_type: str, **given: Any) -> track_action:
+        return self.trail.track_action(action_type, concept="work", **given)
+
+    def insert(self, action: TrackedAction, connection: psycopg.Connection[Any] | None = None) -> None:
+        self.striker.spared = True
+        self.work[action.id] = id_ = next(self._ids)
+        connection = connection or action.connection
+        self.striker.spared = False
+        connection.execute("INSERT INTO work (id) VALUES (%s)", (id_,))
+
+    def untrue(self, rows: RecordedActions, eye: psycopg.Connection[Any], request_id: UUID) -> Iterator[str]:
+        """Say what the trail has wrong about the blocks whose bodies ran."""
+        there = {row[0] for row in eye.execute("SELECT id FROM work").fetchall()}
+        found = {row.id: row for row in rows.all(request_id=request_id)}
+        for action_id, id_ in self.work.items():
+            row = found.pop(action_id, None)
+            fate = "there" if id_ in there else "gone"
+            if row is None:
+                yield f"no row, and the work is {fate}"
+            elif row.status == "unknown" and self.striker.nobody_leaves:
+                continue  # its transaction is the caller's
+            elif (str(row.status), fate) not in {("completed", "there"), ("failed", "gone"), ("rolled_back", "gone")}:
+                yield f"{row.action_type} is {row.status}, and the work is {fate}"
+        for row in found.values():
+            # It may have been made durable that it is begun, and then it has to have an outcome.
+            if not (self.declared and row.status == "failed"):
+                yield f"a row of a block whose body never ran: {row.action_type} {row.status}"
+
+
+ANY = (CtrlC, TimeLimit, Boom, ProvenanceError, psycopg.Error)
+
+
+def returns(program: Program) -> None:
+    with program.track("outer") as action:
+        program.insert(action)
+
+
+def raises(program: Program) -> None:
+    with program.track("outer") as action:
+        program.insert(action)
+        raise Boom
+
+
+def returns_inside(program: Program) -> None:
+    with program.track("outer") as outer:
+        program.insert(outer)
+        with program.track("inner") as inner:
+            program.insert(inner)
+
+
+def goes_on_after_an_inner_block(program: Program) -> None:
+    with program.track("outer") as outer:
+        with suppress(*ANY), program.track("inner") as inner:
+            program.insert(inner)
+        with suppress(*ANY), program.track("inner") as inner:
+            program.insert(inner)
+            raise Boom
+        program.insert(outer)
+
+
+def declares(program: Program) -> None:
+    program.declared = True
+    with program.track("outer", durability="intent") as action:
+        program.insert(action)
+
+
+def works_outside(program: Program) -> None:
+    program.connection.commit()
+    program.connection.autocommit = True
+    with program.track("outer", transaction=False) as action:
+        program.insert(action, program.connection)
+
+
+def joins(program: Program) -> None:
+    with program.track("joined", connection=program.connection) as action:
+        program.insert(action)
+
+
+def joins_and_raises(program: Program) -> None:
+    with program.track("joined", connection=program.connection) as action:
+        program.insert(action)
+        raise Boom
+
+
+def joins_with_an_inner_block(program: Program) -> None:
+    with program.track("joined", connection=program.connection) as action:
+        program.insert(action)
+        with program.track("inner") as inner:
+            program.insert(inner)
+
+
+def begins_on_a_connection_of_its_own(program: Program) -> None:
+    program.connection.commit()
+    program.connection.autocommit = True
+    with program.track("outer", connection=program.connection) as action:
+        program.insert(action)
+
+
+@pytest.fixture
+def trail(provenance_dsn: str) -> Iterator[Trail]:
+    """A trail whose pool has one connection: one that is not given back is missed."""
+    with ConnectionPool(provenance_dsn, min_size=1, max_size=1, timeout=5, open=True) as pool, Trail(pool) as trail:
+        yield trail
+    set_innermost_action(None)
+
+
+def run(body: Callable[[Program], None], program: Program) -> None:
+    sys.setprofile(program.striker)
+    try:
+        body(program)
+    finally:
+        sys.setprofile(None)
+
+
+BODIES = [
+    returns,
+    raises,
+    returns_inside,
+    goes_on_after_an_inner_block,
+    declares,
+    works_outside,
+    joins,
+    joins_and_raises,
+    joins_with_an_inner_block,
+    begins_on_a_connection_of_its_own,
+]
+
+
+@pytest.mark.parametrize("error", [CtrlC, TimeLimit])
+@pytest.mark.parametrize("body", BODIES)
+def test_struck_anywhere(
+    trail: Trail,
+    recorded_actions: RecordedActions,
+    eye: psycopg.Connection[Any],
+    body: Callable[[Program], None],
+    error: type[BaseException],
+) -> None:
+    """Each block whose body ran has one row, completed exactly if its work is there; and the next block has a connection."""
+    with trail.track_action("first", concept="work"):
+        pass
+    found: list[str] = []
+    for at in itertools.count(1):
+        striker, request_id = Striker(at, error), uuid4()
+        with closing(psycopg.connect(trail.pool.conninfo)) as connection:
+            connection.execute("SELECT 1")
+            program = Program(trail, connection, striker)
+            with request_scope(request_id), suppress(*ANY):
+                run(body, program)
+            with suppress(psycopg.Error):
+                connection.commit()
+        if striker.where is None:
+            break
+        try:
+            with trail.track_action("next", concept="work") as action:
+                action.connection.execute("SELECT 1")
+        except ProvenanceError as refused:
+            found.append(f"{at} {striker.where}: {refused!r}")
+            break
+        found += [f"{at} {striker.where}: {what}" for what in program.untrue(recorded_actions, eye, request_id)]
+    assert at > 100
+    assert not found, "\n".join(found)
