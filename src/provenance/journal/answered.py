@@ -19,11 +19,12 @@ _enough: ContextVar[bool] = ContextVar("provenance_answer_will_do", default=Fals
 @contextmanager
 def a_recent_answer_will_do() -> Generator[None]:
     """Have connections that are taken here not be asked if they have answered lately."""
-    token = _enough.set(True)
     try:
+        # In here, for an interruption may come at any time, and this would hold for all of the thread's life.
+        _enough.set(True)
         yield
     finally:
-        _enough.reset(token)
+        _enough.set(False)
 
 
 class Answered:

@@ -36,8 +36,9 @@ def limited(connection: drivers.SyncConnection, seconds: float) -> Generator[Non
 
     timer = threading.Timer(seconds, strike)
     timer.daemon = True
-    timer.start()
     try:
+        # In here, for an interruption may come at any time, and it would hang up on whoever has the connection then.
+        timer.start()
         yield
     except psycopg.OperationalError as error:
         if struck:
