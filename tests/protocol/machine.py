@@ -371,8 +371,10 @@ class Programs(RuleBasedStateMachine):
         # Outside a transaction, which is where a body finds itself after a COMMIT of its own, the second one fails at once.
         with suppress(psycopg.errors.UniqueViolation):
             for work in (first, second):
-                if self.colour.run(self.execute(block.action.connection, query, (work, f"same {first}"))):
-                    block.written.append(work)
+                # Refused, it leaves the transaction aborted.
+                if not self.colour.run(self.execute(block.action.connection, query, (work, f"same {first}"))):
+                    break
+                block.written.append(work)
 
     def end_by_method(self, block: Block, method: str) -> None:
         try:
