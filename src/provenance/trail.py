@@ -275,14 +275,15 @@ class Trail(_Setup, Outliving, Tables, Views, Recovering, Erasing):
             raise unavailable(error, "the action") from error
         if not connection.autocommit:
             # So that psycopg sends no BEGIN of its own: ours goes out together with the settings.
+            self._switched.add(connection)
             try:
                 drivers.switch_autocommit(connection, on=True)
             except psycopg.ProgrammingError as error:
                 # Somebody used it after giving it back; the pool cleans it up.
-                self.pool.putconn(connection)
+                self._switched.discard(connection)
                 block.borrowed = None
+                self.pool.putconn(connection)
                 raise unavailable(error, "the action") from error
-            self._switched.add(connection)
         return connection
 
     def _give_back(self, block: Block, *, broken: bool) -> None:
@@ -290,11 +291,12 @@ class Trail(_Setup, Outliving, Tables, Views, Recovering, Erasing):
         if broken:
             connection.close()
         if connection in self._switched:
-            self._switched.discard(connection)
             if not connection.closed:
                 drivers.switch_autocommit(connection, on=False)
-        self.pool.putconn(connection)
+            self._switched.discard(connection)
+        # Before the pool has it: interrupted in there, it may be somebody else's already, and must not be given back again.
         block.borrowed = None
+        self.pool.putconn(connection)
 
     def _check_schema(self, connection: drivers.SyncConnection | None) -> None:
         self._check_open()
@@ -428,13 +430,14 @@ class AsyncTrail(_Setup, AsyncOutliving, AsyncTables, AsyncViews, AsyncRecoverin
             raise unavailable(error, "the action") from error
         if not connection.autocommit:
             # So that psycopg sends no BEGIN of its own: ours goes out together with the settings.
+            self._switched.add(connection)
             try:
                 await drivers.aswitch_autocommit(connection, on=True)
             except psycopg.ProgrammingError as error:
-                await self.pool.putconn(connection)
+                self._switched.discard(connection)
                 block.borrowed = None
+                await self.pool.putconn(connection)
                 raise unavailable(error, "the action") from error
-            self._switched.add(connection)
         return connection
 
     async def _give_back(self, block: Block, *, broken: bool) -> None:
@@ -442,11 +445,12 @@ class AsyncTrail(_Setup, AsyncOutliving, AsyncTables, AsyncViews, AsyncRecoverin
         if broken:
             await connection.close()
         if connection in self._switched:
-            self._switched.discard(connection)
             if not connection.closed:
                 await drivers.aswitch_autocommit(connection, on=False)
-        await self.pool.putconn(connection)
+            self._switched.discard(connection)
+        # Before the pool has it: interrupted in there, it may be somebody else's already, and must not be given back again.
         block.borrowed = None
+        await self.pool.putconn(connection)
 
     async def _check_schema(self, connection: drivers.AsyncConnection | None) -> None:
         self._check_open()

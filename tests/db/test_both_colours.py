@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from contextlib import suppress
 from typing import Any
+from weakref import WeakSet
 
 import psycopg
 import pytest
@@ -67,6 +68,55 @@ async def test_a_transaction_ended_by_text(
         outer unknown
           inner unknown
     """)
+
+
+class Interrupted(BaseException):
+    """What a signal handler raises."""
+
+
+class Fragile(WeakSet[Any]):
+    """Is interrupted when something is put into it."""
+
+    def add(self, item: Any) -> None:
+        raise Interrupted
+
+
+async def test_interrupted_when_the_pool_has_the_connection_back(
+    colour: Blocking, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It is the pool's or somebody else's by then: it is given back once, and works."""
+    putconn, given_back = colour.pool.putconn, []
+
+    def interrupted(connection: Any) -> None:
+        given_back.append(connection)
+        putconn(connection)
+        raise Interrupted
+
+    async def ainterrupted(connection: Any) -> None:
+        given_back.append(connection)
+        await putconn(connection)
+        raise Interrupted
+
+    monkeypatch.setattr(colour.pool, "putconn", ainterrupted if isinstance(colour, Awaiting) else interrupted)
+    with pytest.raises(Interrupted):
+        async with colour.track("add"):
+            pass
+    monkeypatch.undo()
+    connection = await done(colour.pool.getconn())
+    await done(connection.execute("SELECT 1"))
+    await done(colour.pool.putconn(connection))
+    assert given_back == [connection]
+
+
+async def test_interrupted_when_a_connection_is_lent(colour: Blocking, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The application gets it as it was: without autocommit."""
+    monkeypatch.setattr(colour.trail, "_switched", Fragile())
+    with pytest.raises(Interrupted):
+        async with colour.track("add"):
+            pytest.fail("the body ran")
+    connection = await done(colour.pool.getconn())
+    assert not connection.autocommit
+    await done(colour.pool.putconn(connection))
 
 
 async def test_recording_a_failure_that_fails(

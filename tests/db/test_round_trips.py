@@ -10,6 +10,8 @@ import psycopg
 import pytest
 from psycopg_pool import AsyncConnectionPool, ConnectionPool
 
+from provenance.errors import AlreadyDone
+from provenance.statements import recording as statements
 from provenance.trail import AsyncTrail, Trail
 from tests.support.proxy import Proxy
 
@@ -184,6 +186,33 @@ def test_an_idempotency_key_takes_no_trip(sync: Sync) -> None:
             sync.insert(action.connection)
 
     assert sync.count(tracked) == 3
+
+
+def test_a_joined_block_that_is_refused_takes_two_trips_and_leaves_no_savepoint(
+    sync: Sync, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A batch of work that was done before does not nest a subtransaction for each piece in the caller's transaction."""
+    savepoints: list[str] = []
+    savepoint = statements.savepoint
+    monkeypatch.setattr(
+        statements, "savepoint", lambda id_: savepoints.append(f"provenance_{id_.hex}") or savepoint(id_)
+    )
+    with sync.trail.track_action("pay", concept="work", idempotency_key="1"):
+        pass
+    with sync.pool.connection() as connection:
+        connection.execute("SELECT 1")
+
+        def refused() -> None:
+            with (
+                pytest.raises(AlreadyDone),
+                sync.trail.track_action("pay", concept="work", idempotency_key="1", connection=connection),
+            ):
+                pytest.fail("the body ran")
+
+        assert sync.count(refused) == 2
+        with pytest.raises(psycopg.errors.InvalidSavepointSpecification):
+            connection.execute(f"RELEASE SAVEPOINT {savepoints[-1]}".encode())
+        connection.rollback()
 
 
 def test_work_outside_the_database_takes_one_trip(sync: Sync) -> None:

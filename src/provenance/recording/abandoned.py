@@ -1,4 +1,6 @@
-"""Blocks that nobody can leave any more: an exception out of a signal handler struck between body and ``__exit__``."""
+"""Blocks that an exception out of a signal handler struck: between body and ``__exit__``, where nobody can leave them any
+more, or while they were left.
+"""
 
 from __future__ import annotations
 

@@ -118,7 +118,7 @@ def withdraw(block: Block, error: BaseException) -> Steps[None]:
         if unit is not None:
             # Of a connection that is lost the server undoes everything by itself.
             with suppress(psycopg.Error):
-                yield from _back_out(block, unit.connection) if unit.joined else _undo(unit)
+                yield from _undo(block, unit)
             unit.end()
         if block.borrowed is not None:
             yield Giveback(block, drivers.transaction_status(block.borrowed) != TransactionStatus.IDLE)
@@ -129,9 +129,15 @@ def withdraw(block: Block, error: BaseException) -> Steps[None]:
     _refuse(block, error)
 
 
-def _undo(unit: Unit) -> Steps[None]:
-    if unit.status in (TransactionStatus.INTRANS, TransactionStatus.INERROR):
-        yield Run(unit.connection, (statements.ROLLBACK,), insist=True)
+def _undo(block: Block, unit: Unit) -> Steps[None]:
+    if block.savepoint is None:
+        if unit.status in (TransactionStatus.INTRANS, TransactionStatus.INERROR):
+            yield Run(unit.connection, (statements.ROLLBACK,), insist=True)
+    elif block.before is None:
+        yield from _back_out(block, unit.connection)
+    else:
+        # The server has answered, so the savepoint is there and need not be asked for; and it is not to stay.
+        yield Run(unit.connection, (statements.rollback_over(block.savepoint),))
 
 
 def _withdraw_inner(block: Block, unit: Unit, error: BaseException) -> Steps[None]:
@@ -252,9 +258,9 @@ def _enter_joined(block: Block, connection: AnyConnection) -> Steps[None]:
     )
     unit = _open_unit(block, connection, joined=True)
     answers = yield Run(connection, opening)
+    block.before = answers[1]
     yield CheckSchema(connection)
     yield from _begun(block, answers, joined=True)
-    block.before = answers[1]
     _entered(block, unit)
 
 
