@@ -175,6 +175,14 @@ def joins_with_an_inner_block(program: Program) -> None:
             program.insert(inner)
 
 
+def joins_and_raises_after_an_inner_block(program: Program) -> None:
+    with program.track("joined", connection=program.connection) as action:
+        program.insert(action)
+        with program.track("inner") as inner:
+            program.insert(inner)
+        raise Boom
+
+
 def begins_on_a_connection_of_its_own(program: Program) -> None:
     program.connection.commit()
     program.connection.autocommit = True
@@ -208,6 +216,7 @@ BODIES = [
     joins,
     joins_and_raises,
     joins_with_an_inner_block,
+    joins_and_raises_after_an_inner_block,
     begins_on_a_connection_of_its_own,
 ]
 

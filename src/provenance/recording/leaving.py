@@ -381,7 +381,7 @@ def take_back(block: Block, unit: Unit, failure: Failure) -> Steps[None]:
     if unit.status == TransactionStatus.INTRANS:
         settings = yield from _attempt(unit, statements.READ_SETTINGS)
     # There is no savepoint any more then, which must not be taken for a body that ended the transaction.
-    over = settings is not None and not settings.are_of(block.ref)
+    over = _as_at_entry(block, settings)
     if over and not unit.undoing and (yield from _is_written(block, unit)):
         # Its row is part of the caller's transaction, as its work is.
         yield from _journal(unit.settled)
@@ -390,6 +390,14 @@ def take_back(block: Block, unit: Unit, failure: Failure) -> Steps[None]:
     if not (over and unit.undoing):
         ended = (yield from _undo_savepoint(block, unit)) or ended
     yield from _record_failure(block, unit, failure, ended=ended)
+
+
+def _as_at_entry(block: Block, settings: Settings | None) -> bool:
+    """Return whether the server is known to have put the settings back as they were.
+
+    That they are not the block's says less: they are those of an inner one whose end has not been told.
+    """
+    return settings is not None and block.before is not None and settings.block == block.before.block
 
 
 def _is_written(block: Block, unit: Unit) -> Steps[bool]:
@@ -430,7 +438,7 @@ def _undo_savepoint(block: Block, unit: Unit) -> Steps[bool]:
         if unit.status == TransactionStatus.INTRANS:
             settings = yield from _attempt(unit, statements.READ_SETTINGS)
         # Unless it was done when the interruption came.
-        if settings is None or settings.are_of(block.ref):
+        if not _as_at_entry(block, settings):
             yield from _attempt(unit, statements.rollback_to(block.savepoint))
     return False
 
