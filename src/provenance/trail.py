@@ -258,7 +258,13 @@ class Trail(_Setup, Outliving, Tables, Views, Recovering, Erasing):
 
     def _bury(self) -> None:
         while self.abandoned:
-            tracking.drive(bury(self.abandoned.popleft()), self.perform)
+            block = self.abandoned.popleft()
+            try:
+                tracking.drive(bury(block), self.perform)
+            except BaseException:
+                # An interruption: it may not be recorded yet, or have its connection still.
+                self.abandoned.appendleft(block)
+                raise
 
     def _checkout(self, block: Block, *, checked: bool) -> drivers.SyncConnection:
         if self.abandoned:
@@ -414,7 +420,13 @@ class AsyncTrail(_Setup, AsyncOutliving, AsyncTables, AsyncViews, AsyncRecoverin
 
     async def _bury(self) -> None:
         while self.abandoned:
-            await tracking.adrive(bury(self.abandoned.popleft()), self.perform)
+            block = self.abandoned.popleft()
+            try:
+                await tracking.adrive(bury(block), self.perform)
+            except BaseException:
+                # An interruption: it may not be recorded yet, or have its connection still.
+                self.abandoned.appendleft(block)
+                raise
 
     async def _checkout(self, block: Block, *, checked: bool) -> drivers.AsyncConnection:
         await self._bury()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 from contextlib import suppress
 from typing import Any
 from weakref import WeakSet
@@ -117,6 +118,35 @@ async def test_interrupted_when_a_connection_is_lent(colour: Blocking, monkeypat
     connection = await done(colour.pool.getconn())
     assert not connection.autocommit
     await done(colour.pool.putconn(connection))
+
+
+async def test_interrupted_while_a_lost_block_is_recorded(
+    colour: Blocking, recorded_actions: RecordedActions, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The next attempt records it, and its connection is the pool's again: the pool has no other."""
+    perform = colour.trail.perform
+    strikes = iter([Interrupted()])
+
+    def interrupted(step: Any) -> Any:
+        if isinstance(step, steps.Giveback):
+            for stroke in strikes:
+                raise stroke
+        return perform(step)
+
+    lost = colour.trail.track_action("lost", concept="work")
+    action = await lost.__aenter__() if isinstance(colour, Awaiting) else lost.__enter__()
+    await done(action.connection.execute(INSERT, (1,)))
+    del lost, action
+    gc.collect()
+    monkeypatch.setattr(colour.trail, "perform", interrupted)
+    for _ in range(2):
+        with suppress(Interrupted):
+            async with colour.track("next"):
+                pass
+    recorded_actions.expect("""
+        lost failed
+        next completed
+    """)
 
 
 async def test_recording_a_failure_that_fails(

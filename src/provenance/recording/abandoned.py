@@ -32,6 +32,8 @@ def cut_off(block: Block) -> None:
         if drivers.holder(unit.connection) is unit:
             drivers.release(unit.connection)
         connection = None if unit.joined or unit.ended else unit.connection
+        if connection is not None and unit.status == TransactionStatus.IDLE and not unit.ending:
+            unit.meddled = True
     if connection is not None and drivers.transaction_status(connection) != TransactionStatus.IDLE:
         drivers.cut(connection)
 

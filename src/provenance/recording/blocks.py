@@ -55,6 +55,8 @@ class Unit:
     """The unit is over."""
     undoing: bool = False
     """Its savepoint is being rolled back: if that is gone, it has been."""
+    ending: bool = False
+    """Its COMMIT or ROLLBACK has been asked for: that the transaction is over is not the body's doing."""
     undone: bool = False
     """Its work is undone, and the rows that say so may not be written yet."""
     meddled: bool = False

@@ -130,7 +130,10 @@ def withdraw(block: Block, error: BaseException) -> Steps[None]:
 
 
 def _undo(block: Block, unit: Unit) -> Steps[None]:
-    if block.savepoint is None:
+    if unit.status == TransactionStatus.ACTIVE:
+        # It was being waited for, and nobody will read the answer; the server rolls back.
+        drivers.cut(unit.connection)
+    elif block.savepoint is None:
         if unit.status in (TransactionStatus.INTRANS, TransactionStatus.INERROR):
             yield Run(unit.connection, (statements.ROLLBACK,), insist=True)
     elif block.before is None:

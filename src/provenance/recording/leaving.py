@@ -12,7 +12,7 @@ import psycopg
 from psycopg.pq import TransactionStatus
 
 from provenance import drivers
-from provenance.errors import NotCommitted
+from provenance.errors import NotCommitted, TrailUnavailable
 from provenance.failures import Failure
 from provenance.models import Status
 from provenance.recording.blocks import Block, Unit
@@ -166,6 +166,7 @@ def _roll_back(block: Block, unit: Unit) -> Steps[bool]:
     """Undo the work; return whether the body had ended the block's transaction before."""
     unit.leave_untold()
     status = unit.status
+    unit.ending = status != TransactionStatus.IDLE
     try:
         if status == TransactionStatus.INTRANS:
             settings: Settings
@@ -260,6 +261,7 @@ def _commit(block: Block, unit: Unit) -> Steps[BaseException | None]:
         closing = inserted, *(intents.forget_all(evidence) if evidence else ()), statements.COMMIT
         # COMMIT of an aborted transaction returns normally, with the tag ROLLBACK. It cannot be reached here: the INSERT
         # before it, in the same trip, raises in an aborted transaction.
+        unit.ending = True
         answers = yield Run(unit.connection, closing)
     except GeneratorExit:
         raise
@@ -323,13 +325,15 @@ def _unwritten(block: Block, error: psycopg.Error) -> Exception:
 def _settle(block: Block, unit: Unit, error: BaseException, failure: Failure) -> Steps[BaseException | None]:
     """Find out what became of a COMMIT whose answer was lost. The action's row is the receipt."""
     rows = (block.row(Status.FAILED, failure), *unit.all_undone())
+    # Before asking: an open transaction on this connection would hold the answer back.
+    if unit.status == TransactionStatus.ACTIVE:
+        _cut(block, unit)
     unit.end()
     if block.borrowed is not None:
-        # Before asking: an open transaction on this connection would hold the answer back.
         yield Giveback(block, broken=True)
     try:
         status = yield Settle(rows, block.ref.id, block.xid)
-    except Exception as unreachable:  # noqa: BLE001 - whatever keeps the answer away, the caller gets its own error
+    except (psycopg.Error, TrailUnavailable) as unreachable:
         logger.error(  # noqa: TRY400 - a traceback could quote the row
             "provenance: the outcome of %s %s is not known: its COMMIT was not acknowledged (%s) and the journal cannot "
             "be asked (%s)",
@@ -340,7 +344,7 @@ def _settle(block: Block, unit: Unit, error: BaseException, failure: Failure) ->
         )
         error.add_note(f"provenance: whether action {block.ref.id} was committed is not known")
         return error
-    return None if status == Status.COMPLETED and isinstance(error, Exception) else error
+    return None if status == Status.COMPLETED and isinstance(error, psycopg.Error) else error
 
 
 def _leave_joined(block: Block, unit: Unit, verdict: _Verdict) -> Steps[BaseException | None]:
