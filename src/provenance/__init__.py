@@ -49,6 +49,7 @@ if TYPE_CHECKING:
         Erasure,
         Operation,
         Page,
+        Partition,
         Recovery,
         Refresh,
         RowBlame,
@@ -98,6 +99,7 @@ __all__ = [
     "NotConfigured",
     "Operation",
     "Page",
+    "Partition",
     "ProvenanceError",
     "Recovery",
     "Redactor",
@@ -144,7 +146,7 @@ _HOMES = {
     "ids": "parse_request_id",
     "journal": "JournalHealth Spool Usage",
     "models": (
-        "Action ActionRef ActionTree Blame ChainLink ChangePage Ending EntityRef Erasure Operation Page Recovery "
+        "Action ActionRef ActionTree Blame ChainLink ChangePage Ending EntityRef Erasure Operation Page Partition Recovery "
         "Refresh RowBlame RowChange Status TableCoverage TableRow Truncated ViewState"
     ),
     "repository": "ActionRepository AsyncActionRepository",

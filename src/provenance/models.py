@@ -5,7 +5,7 @@ from __future__ import annotations
 import enum
 import operator
 from collections.abc import Iterator, Mapping, Sequence
-from datetime import datetime
+from datetime import date, datetime
 from typing import Generic, TypeVar
 from uuid import UUID
 
@@ -331,6 +331,22 @@ class Refresh:
     refreshed: bool
     """``False``: another session is refreshing it, so this one did not."""
     action_id: UUID
+
+
+@attrs.frozen(kw_only=True)
+class Partition:
+    """One month of a table of the trail."""
+
+    table: str
+    """``"actions"`` or ``"row_changes"``."""
+    name: str
+    """Of the partition, in the schema ``provenance``."""
+    month: date | None
+    """Its first day, in UTC; ``None``: the default partition, for rows of months that have none."""
+    rows: int | None
+    """How many there are about, by the server's statistics; ``None``: it has not counted yet."""
+    bytes: int
+    """On disk, with its indexes."""
 
 
 @attrs.frozen(kw_only=True)

@@ -29,11 +29,14 @@ from provenance.recovery import AsyncRecovering, Recovering
 from provenance.refreshing import AsyncViews, Views
 from provenance.repository import ActionRepository, AsyncActionRepository
 from provenance.statements import recording as statements
+from provenance.statements.partitions import MONTHS_AHEAD, ensure
+from provenance.statements.recording import Installed
 from provenance.tracking.hosts import Durability
 from provenance.translation import address_parts, translated, unavailable
+from provenance.upkeep import AsyncPartitions, Partitions, making_months
 from provenance.values import Redactor
 
-SCHEMA_VERSION = 6
+SCHEMA_VERSION = 7
 """The schema this version of the library writes."""
 
 T = TypeVar("T")
@@ -150,17 +153,17 @@ class _Setup:
                 raise
             self._outage.begin(error)
 
-    def _schema_found(self, version: int) -> None:
-        if version < SCHEMA_VERSION:
+    def _schema_found(self, found: Installed) -> None:
+        if found.version < SCHEMA_VERSION:
             raise SchemaNotReady(
-                f"the provenance schema is at version {version} in this database, and version {SCHEMA_VERSION} is needed; "
-                "run `provenance migrate up`"
+                f"the provenance schema is at version {found.version} in this database, and version {SCHEMA_VERSION} is "
+                "needed; run `provenance migrate up`"
             )
         self.ready = True
         self._outage.wake()
 
 
-class Trail(_Setup, Outliving, Tables, Views, Recovering, Erasing):
+class Trail(_Setup, Outliving, Tables, Views, Recovering, Erasing, Partitions):
     """Records and reads actions with blocking I/O.
 
     ``trail.track_action`` is :class:`provenance.track_action` bound to this trail; ``trail.actions`` and
@@ -310,10 +313,13 @@ class Trail(_Setup, Outliving, Tables, Views, Recovering, Erasing):
             return
         with self._perhaps_later(connection), translated("recording"):
             if connection is None:
-                (version,) = self._journal.run(statements.SCHEMA_VERSION)
+                (found,) = self._journal.run(statements.INSTALLED)
             else:
-                version = drivers.run(connection, statements.SCHEMA_VERSION)
-            self._schema_found(version)
+                found = drivers.run(connection, statements.INSTALLED)
+            self._schema_found(found)
+            if found.months_due:
+                with making_months():
+                    self._journal.run(ensure(MONTHS_AHEAD))
 
     def close(self) -> None:
         """Close what the trail opened: its journal, and its pool unless that was handed in."""
@@ -330,7 +336,7 @@ class Trail(_Setup, Outliving, Tables, Views, Recovering, Erasing):
         self.close()
 
 
-class AsyncTrail(_Setup, AsyncOutliving, AsyncTables, AsyncViews, AsyncRecovering, AsyncErasing):
+class AsyncTrail(_Setup, AsyncOutliving, AsyncTables, AsyncViews, AsyncRecovering, AsyncErasing, AsyncPartitions):
     """Records and reads actions with ``await``; see :class:`Trail`.
 
     Args:
@@ -470,10 +476,13 @@ class AsyncTrail(_Setup, AsyncOutliving, AsyncTables, AsyncViews, AsyncRecoverin
             return
         with self._perhaps_later(connection), translated("recording"):
             if connection is None:
-                (version,) = await self._journal.run(statements.SCHEMA_VERSION)
+                (found,) = await self._journal.run(statements.INSTALLED)
             else:
-                version = await drivers.arun(connection, statements.SCHEMA_VERSION)
-            self._schema_found(version)
+                found = await drivers.arun(connection, statements.INSTALLED)
+            self._schema_found(found)
+            if found.months_due:
+                with making_months():
+                    await self._journal.run(ensure(MONTHS_AHEAD))
 
     async def close(self) -> None:
         """Close what the trail opened: its journal, and its pool unless that was handed in."""

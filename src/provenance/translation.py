@@ -93,7 +93,7 @@ def address_parts(address: str) -> dict[str, Any]:
 
 @contextmanager
 def translated(
-    what: str, action_id: UUID | None = None, *, rights: Literal["writer", "reader", "owner"] = "writer"
+    what: str, action_id: UUID | None = None, *, rights: Literal["writer", "reader", "maintainer", "owner"] = "writer"
 ) -> Generator[None]:
     """Translate what a statement of ours outside any block of the caller's may raise.
 

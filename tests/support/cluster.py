@@ -9,7 +9,7 @@ import subprocess
 import tempfile
 import time
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from contextlib import suppress
 from pathlib import Path
 from types import TracebackType
@@ -58,10 +58,16 @@ class Cluster:
         binaries: where the programs of a Postgres are; those of the embedded wheel unless said otherwise.
         port: where it listens on loopback, too.
         settings: of the server.
+        environment: what is in its environment, beside what is in this process's.
     """
 
     def __init__(
-        self, binaries: Path | None = None, *, port: int | None = None, settings: tuple[str, ...] = ()
+        self,
+        binaries: Path | None = None,
+        *,
+        port: int | None = None,
+        settings: tuple[str, ...] = (),
+        environment: Mapping[str, str] | None = None,
     ) -> None:
         self.home = Path(tempfile.mkdtemp(prefix="provenance-cluster-"))
         self._process: subprocess.Popen[bytes] | None = None
@@ -77,6 +83,7 @@ class Cluster:
             *("-c", "fsync=on", "-c", "shared_buffers=64MB"),
         ]
         self._settings = settings
+        self._environment = os.environ | (environment or {})
         self.conninfo = conninfo.make_conninfo(host=str(self.home), port=port, user="postgres", dbname="postgres")
 
     def start(self) -> None:
@@ -89,6 +96,7 @@ class Cluster:
                 stderr=log,
                 stdin=subprocess.DEVNULL,
                 user=self.user,
+                env=self._environment,
                 start_new_session=True,
             )
         until(self._answers, "the server to start")

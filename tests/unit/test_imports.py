@@ -51,6 +51,7 @@ LAYERS = [
         "statements.tables",
         "statements.views",
         "statements.erasing",
+        "statements.partitions",
         "statements.version",
     ],
     [
@@ -83,7 +84,7 @@ LAYERS = [
         "journal.connections",
         "journal",
     ],
-    ["changes", "capture", "refreshing", "outliving", "recovery", "erasure"],
+    ["changes", "capture", "refreshing", "outliving", "recovery", "erasure", "upkeep.partitions", "upkeep"],
     ["trail"],
     ["configuration"],
     ["__init__"],

@@ -16,6 +16,7 @@ from provenance.cli.geo import geo
 from provenance.cli.history import history
 from provenance.cli.log import log
 from provenance.cli.migrate import migrate
+from provenance.cli.partition import partition
 from provenance.cli.problems import EXIT_CODES, translated
 from provenance.cli.recover import recover
 from provenance.cli.refresh import refresh
@@ -70,6 +71,7 @@ for _command in (
     as_of,
     concept,
     geo,
+    partition,
     refresh,
     recover,
     erase,

@@ -7,12 +7,12 @@ from functools import partial
 from uuid import UUID
 
 import attrs
-from psycopg import sql
 
 from provenance.doctor.findings import READER, Check, Finding, Limits, Severity
 from provenance.drivers import SyncConnection, run
 from provenance.errors import AS_OWNER
 from provenance.statements import Rows, Statement, as_they_are
+from provenance.statements.partitions import TABLES, strays
 
 _NAME = "partitions"
 _finding = partial(Finding, check=_NAME)
@@ -193,57 +193,17 @@ def _out_of_place(connection: SyncConnection, _: Limits) -> list[Finding]:
     ]
 
 
-def _months(rows: Rows) -> list[tuple[str, int]]:
-    return [(name, count) for name, count in rows]
-
-
-def _in_default(parent: _Parent, limit: int) -> Statement[list[tuple[str, int]]]:
-    """Count the rows of a default partition by month."""
-    moment = (
-        # The first 48 bits are milliseconds.
-        "to_timestamp(('x0000' || substr(replace(r.id::text, '-', ''), 1, 12))::bit(64)::bigint / 1000.0)"
-        if parent.by_id
-        else "r.recorded_at"
-    )
-    query = sql.SQL(
-        """SELECT to_char(f.moment, 'YYYY_MM'), count(*)
-             FROM (SELECT {moment} AS moment FROM provenance.{table} r LIMIT {limit}) f
-            WHERE f.moment < '9999-01-01' GROUP BY 1 ORDER BY 1"""
-    ).format(moment=sql.SQL(moment), table=sql.Identifier(f"{parent.name}_default"), limit=sql.Literal(limit))
-    return Statement(query, None, _months)
-
-
-def _moved(parent: str, partition: str, *, by_id: bool) -> str:
-    """Return the SQL that makes a partition of the rows of its month."""
-    first, last = _bounds(partition, by_id=by_id)
-    column = "id" if by_id else "recorded_at"
-    rows = f"{column} >= {first} AND {column} < {last}"
-    table, default = f"provenance.{partition}", f"provenance.{parent}_default"
-    return f"""BEGIN;
-SET LOCAL lock_timeout = '2s';
-LOCK TABLE {default} IN ACCESS EXCLUSIVE MODE;
-CREATE TABLE {table} (LIKE provenance.{parent} INCLUDING ALL);
-ALTER TABLE {default} DISABLE TRIGGER refuse_change;
-WITH moved AS (DELETE FROM {default} WHERE {rows} RETURNING *) INSERT INTO {table} SELECT * FROM moved;
-ALTER TABLE {default} ENABLE ALWAYS TRIGGER refuse_change;
-CREATE TRIGGER refuse_truncate BEFORE TRUNCATE ON {table} FOR EACH STATEMENT EXECUTE FUNCTION provenance.refuse_change();
-ALTER TABLE {table} ENABLE ALWAYS TRIGGER refuse_truncate;
-ALTER TABLE {table} ENABLE ROW LEVEL SECURITY;
-{_attached(parent, partition, by_id=by_id)}
-COMMIT;"""
-
-
 def _misplaced(connection: SyncConnection, limits: Limits) -> list[Finding]:
     return [
         _finding(
             severity=Severity.WARNING,
-            subject=f"provenance.{parent.name}_default",
-            problem=f"holds rows of {name.replace('_', '-')} ({count} of those looked at): they can be read, but that month "
-            "gets no partition, and cannot leave",
-            remedy=_moved(parent.name, f"{parent.name}_{name}", by_id=parent.by_id),
+            subject=f"provenance.{table}_default",
+            problem=f"holds rows of {name[-7:].replace('_', '-')} ({count} of those looked at): they can be read, but that "
+            "month gets no partition, and cannot leave",
+            remedy=f"SELECT * FROM provenance.empty_default('{table}');",
         )
-        for parent in run(connection, _PARENTS)
-        for name, count in run(connection, _in_default(parent, limits.rows))
+        for table in TABLES
+        for name, count in run(connection, strays(table, limits.rows)).items()
     ]
 
 

@@ -307,8 +307,26 @@ def committed(xid: str | None) -> Statement[bool]:
     return Statement("SELECT %(xid)s::xid8 IS NULL OR pg_xact_status(%(xid)s::xid8) = 'committed'", {"xid": xid}, truth)
 
 
-def _version(rows: Rows) -> int:
-    return int(rows[0][0])
+@attrs.frozen
+class Installed:
+    """What a trail finds when it is first used."""
+
+    version: int
+    """Of the schema."""
+    months_due: bool
+    """The next month has no partition yet, and this role may make it."""
 
 
-SCHEMA_VERSION = Statement("SELECT provenance.schema_version()", None, _version)
+def _installed(rows: Rows) -> Installed:
+    return Installed(*rows[0])
+
+
+INSTALLED = Statement(
+    """SELECT provenance.schema_version(),
+              pg_catalog.has_function_privilege('provenance.ensure_partitions(integer)', 'EXECUTE')
+              AND pg_catalog.to_regclass('provenance.actions_' || pg_catalog.to_char(
+                  pg_catalog.date_trunc('month', pg_catalog.clock_timestamp() AT TIME ZONE 'UTC')
+                  + pg_catalog.make_interval(months => 1), 'YYYY_MM')) IS NULL""",
+    None,
+    _installed,
+)

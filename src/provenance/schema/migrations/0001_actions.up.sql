@@ -391,6 +391,47 @@ CREATE FUNCTION provenance.uuid_floor(at timestamptz) RETURNS uuid
     SET search_path = pg_catalog, pg_temp
     AS $$ SELECT (lpad(to_hex(floor(extract(epoch FROM at) * 1000)::bigint), 12, '0') || repeat('0', 20))::uuid $$;
 
+-- The moment a UUIDv7 carries.
+CREATE FUNCTION provenance.uuid_moment(id uuid) RETURNS timestamptz
+    LANGUAGE sql IMMUTABLE STRICT PARALLEL SAFE
+    SET search_path = pg_catalog, pg_temp
+    AS $$ SELECT to_timestamp(('x0000' || substr(replace(id::text, '-', ''), 1, 12))::bit(64)::bigint / 1000.0) $$;
+
+-- The bounds of a month, as they stand in ATTACH PARTITION and in a condition.
+CREATE FUNCTION provenance.month_bounds(parent name, month timestamptz, OUT key name, OUT first text, OUT last text)
+    LANGUAGE sql STABLE STRICT
+    SET search_path = pg_catalog, pg_temp
+    SET timezone = 'UTC'
+    SET datestyle = 'ISO'
+    AS $$
+SELECT a.attname,
+       quote_literal(CASE WHEN by_id THEN provenance.uuid_floor(month)::text ELSE month::text END),
+       quote_literal(CASE WHEN by_id THEN provenance.uuid_floor(month + interval '1 month')::text
+                          ELSE (month + interval '1 month')::text END)
+  FROM pg_partitioned_table p JOIN pg_class c ON c.oid = p.partrelid
+  JOIN pg_attribute a ON a.attrelid = c.oid AND a.attnum = p.partattrs[0]
+ CROSS JOIN LATERAL (SELECT a.atttypid = 'uuid'::regtype) AS kind (by_id)
+ WHERE c.relnamespace = 'provenance'::regnamespace AND c.relname = parent
+$$;
+
+-- Make a partition apart, as it is to be once it is attached.
+CREATE FUNCTION provenance.make_partition(parent name, partition text) RETURNS void
+    LANGUAGE plpgsql VOLATILE
+    SET search_path = pg_catalog, pg_temp
+    AS $$
+BEGIN
+    EXECUTE format('CREATE TABLE provenance.%I (LIKE provenance.%I INCLUDING ALL)', partition, parent);
+    EXECUTE format(
+        'CREATE TRIGGER refuse_truncate BEFORE TRUNCATE ON provenance.%I '
+        'FOR EACH STATEMENT EXECUTE FUNCTION provenance.refuse_change()', partition);
+    EXECUTE format('ALTER TABLE provenance.%I ENABLE ALWAYS TRIGGER refuse_truncate', partition);
+    IF (SELECT c.relrowsecurity FROM pg_class c
+         WHERE c.relnamespace = 'provenance'::regnamespace AND c.relname = parent) THEN
+        EXECUTE format('ALTER TABLE provenance.%I ENABLE ROW LEVEL SECURITY', partition);
+    END IF;
+END
+$$;
+
 -- A partition is made apart and then attached: CREATE TABLE … PARTITION OF would lock all of provenance.actions, and with it
 -- every tracked operation, for as long as the oldest transaction that has read or written the trail stays open. Attaching
 -- locks the default partition alone, and waits for it only briefly: the lock on the one before is still held then, and
@@ -405,48 +446,38 @@ CREATE FUNCTION provenance.ensure_partitions(months_ahead integer DEFAULT 6) RET
 DECLARE
     first_month timestamp := date_trunc('month', clock_timestamp() AT TIME ZONE 'UTC');
     month timestamptz;
-    parent record;
+    parent name;
     partition text;
+    bounds record;
 BEGIN
     -- Two at once would both find the month missing. The key is that of the migrations. Nobody waits for whoever waits here.
     PERFORM set_config('lock_timeout', '30s', true);
     PERFORM pg_advisory_xact_lock(31651020444888673);
     PERFORM set_config('lock_timeout', '500ms', true);
     FOR parent IN
-        SELECT c.relname AS name, a.atttypid = 'uuid'::regtype AS by_id, c.relrowsecurity AS has_row_security
-          FROM pg_partitioned_table p JOIN pg_class c ON c.oid = p.partrelid
-          JOIN pg_attribute a ON a.attrelid = c.oid AND a.attnum = p.partattrs[0]
+        SELECT c.relname FROM pg_partitioned_table p JOIN pg_class c ON c.oid = p.partrelid
          WHERE c.relnamespace = 'provenance'::regnamespace
          ORDER BY c.relname
     LOOP
         FOR month IN SELECT generate_series(first_month, first_month + make_interval(months => months_ahead), '1 month')
                             AT TIME ZONE 'UTC' LOOP
-            partition := parent.name || '_' || to_char(month AT TIME ZONE 'UTC', 'YYYY_MM');
+            partition := parent || '_' || to_char(month AT TIME ZONE 'UTC', 'YYYY_MM');
             CONTINUE WHEN to_regclass('provenance.' || partition) IS NOT NULL;
+            bounds := provenance.month_bounds(parent, month);
             BEGIN
-                EXECUTE format('CREATE TABLE provenance.%I (LIKE provenance.%I INCLUDING ALL)', partition, parent.name);
+                PERFORM provenance.make_partition(parent, partition);
                 EXECUTE format(
-                    'CREATE TRIGGER refuse_truncate BEFORE TRUNCATE ON provenance.%I '
-                    'FOR EACH STATEMENT EXECUTE FUNCTION provenance.refuse_change()', partition);
-                EXECUTE format('ALTER TABLE provenance.%I ENABLE ALWAYS TRIGGER refuse_truncate', partition);
-                IF parent.has_row_security THEN
-                    EXECUTE format('ALTER TABLE provenance.%I ENABLE ROW LEVEL SECURITY', partition);
-                END IF;
-                EXECUTE format(
-                    CASE WHEN parent.by_id
-                         THEN 'ALTER TABLE provenance.%1$I ATTACH PARTITION provenance.%2$I '
-                              'FOR VALUES FROM (provenance.uuid_floor(%3$L)) TO (provenance.uuid_floor(%4$L))'
-                         ELSE 'ALTER TABLE provenance.%1$I ATTACH PARTITION provenance.%2$I FOR VALUES FROM (%3$L) TO (%4$L)'
-                    END, parent.name, partition, month, month + interval '1 month');
+                    'ALTER TABLE provenance.%I ATTACH PARTITION provenance.%I FOR VALUES FROM (%s) TO (%s)',
+                    parent, partition, bounds.first, bounds.last);
             EXCEPTION
                 WHEN check_violation THEN
                     RAISE WARNING 'no partition for %: %_default already holds rows of that month',
-                        to_char(month AT TIME ZONE 'UTC', 'YYYY-MM'), parent.name
-                        USING HINT = 'They stay readable there; the next month gets its partition as usual.';
+                        to_char(month AT TIME ZONE 'UTC', 'YYYY-MM'), parent
+                        USING HINT = 'They stay readable there; `provenance partition` moves them into one.';
                     CONTINUE;
                 WHEN lock_not_available THEN
                     RAISE WARNING 'no partition for % yet: a long transaction is using %_default',
-                        to_char(month AT TIME ZONE 'UTC', 'YYYY-MM'), parent.name
+                        to_char(month AT TIME ZONE 'UTC', 'YYYY-MM'), parent
                         USING HINT = 'Nothing is lost meanwhile; run it again later.';
                     EXIT;
             END;

@@ -126,6 +126,8 @@ BEGIN
             USING ERRCODE = 'object_not_in_prerequisite_state',
                   HINT = 'Use `provenance erase`, or trail.erase().';
     END IF;
+    -- Rows that are being moved to another table would be erased here and stand there. What moves them holds this lock.
+    PERFORM pg_advisory_xact_lock_shared(31651020444888674);
     IF subject_table IS NOT NULL THEN
         tables := provenance.captures_of(subject_relation, subject_table);
         row_keys := provenance.key_texts(tables, subject_relation, subject_key);

@@ -1,0 +1,116 @@
+"""The monthly partitions of the trail, in both colours."""
+
+from __future__ import annotations
+
+import logging
+from abc import ABC, abstractmethod
+from collections.abc import Generator
+from contextlib import AbstractAsyncContextManager, AbstractContextManager, contextmanager
+from typing import Any
+
+import psycopg
+
+from provenance import drivers
+from provenance.errors import InvalidAction, TrailUnavailable
+from provenance.models import Partition
+from provenance.statements import Statement
+from provenance.statements import partitions as statements
+from provenance.statements.partitions import MONTHS_AHEAD
+from provenance.translation import translated
+
+logger = logging.getLogger("provenance")
+
+_FURTHEST = 120
+
+
+@contextmanager
+def making_months() -> Generator[None]:
+    """Make partitions by the way, when a process starts: it must not fail for want of them."""
+    try:
+        yield
+    except (psycopg.Error, TrailUnavailable) as error:
+        logger.warning(
+            "provenance: there is no partition for the next month, and making it failed (%s); run `provenance partition`",
+            type(error).__name__,
+        )
+    else:
+        logger.info("provenance: made the partitions of the coming months")
+
+
+def _ensure(months_ahead: int) -> Statement[list[str]]:
+    given: Any = months_ahead
+    if not isinstance(given, int) or isinstance(given, bool) or not 0 <= given <= _FURTHEST:
+        raise InvalidAction(f"months_ahead: expected a number of months from 0 to {_FURTHEST}, got {given!r}")
+    return statements.ensure(given)
+
+
+class Partitions(ABC):
+    """What a :class:`Trail` does about its partitions."""
+
+    @abstractmethod
+    def connection(self) -> AbstractContextManager[drivers.SyncConnection]:
+        """Lend a connection for the time of a block."""
+
+    def partitions(self) -> list[Partition]:
+        """Return which partitions there are: of each table the oldest month first, and its default partition last."""
+        with translated("reading which partitions there are", rights="reader"), self.connection() as connection:
+            return drivers.run(connection, statements.PARTITIONS)
+
+    def ensure_partitions(self, months_ahead: int = MONTHS_AHEAD) -> list[str]:
+        """Make the partitions of this month and the coming ones, where they are missing.
+
+        Safe at any time, by several processes at once, and while everybody records. It needs the rights of a maintainer.
+        A month of which there are rows already gets none, and one whose default partition a long transaction is using gets
+        none yet: the server warns of both, and nothing is lost.
+
+        Args:
+            months_ahead: how many months beyond this one, from 0 to 120.
+
+        Returns:
+            The names of the new ones.
+
+        Raises:
+            InvalidAction: *months_ahead* is out of range.
+            SchemaNotReady: this role may not.
+            TrailUnavailable: the database cannot be reached.
+        """
+        statement = _ensure(months_ahead)
+        with translated("making partitions", rights="maintainer"), self.connection() as connection:
+            return drivers.run(connection, statement)
+
+
+class AsyncPartitions(ABC):
+    """What an :class:`AsyncTrail` does about its partitions."""
+
+    @abstractmethod
+    def connection(self) -> AbstractAsyncContextManager[drivers.AsyncConnection]:
+        """Lend a connection for the time of a block."""
+
+    async def partitions(self) -> list[Partition]:
+        """Return which partitions there are: of each table the oldest month first, and its default partition last."""
+        with translated("reading which partitions there are", rights="reader"):
+            async with self.connection() as connection:
+                return await drivers.arun(connection, statements.PARTITIONS)
+
+    async def ensure_partitions(self, months_ahead: int = MONTHS_AHEAD) -> list[str]:
+        """Make the partitions of this month and the coming ones, where they are missing.
+
+        Safe at any time, by several processes at once, and while everybody records. It needs the rights of a maintainer.
+        A month of which there are rows already gets none, and one whose default partition a long transaction is using gets
+        none yet: the server warns of both, and nothing is lost.
+
+        Args:
+            months_ahead: how many months beyond this one, from 0 to 120.
+
+        Returns:
+            The names of the new ones.
+
+        Raises:
+            InvalidAction: *months_ahead* is out of range.
+            SchemaNotReady: this role may not.
+            TrailUnavailable: the database cannot be reached.
+        """
+        statement = _ensure(months_ahead)
+        with translated("making partitions", rights="maintainer"):
+            async with self.connection() as connection:
+                return await drivers.arun(connection, statement)
