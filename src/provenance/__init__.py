@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from provenance.errors import (
         ActionNotPending,
         AlreadyDone,
+        ArchiveError,
         IdempotencyConflict,
         IdempotencyKeyBusy,
         InvalidAction,
@@ -74,6 +75,7 @@ __all__ = [
     "ActionRepository",
     "ActionTree",
     "AlreadyDone",
+    "ArchiveError",
     "AsyncActionRepository",
     "AsyncChangeRepository",
     "AsyncTrackedAction",
@@ -139,7 +141,7 @@ _HOMES = {
     "configuration": "configure get_async_trail get_trail",
     "context": "extract get_request_id get_request_id_or_generate inject request_scope set_actor",
     "errors": (
-        "ActionNotPending AlreadyDone IdempotencyConflict IdempotencyKeyBusy InvalidAction InvalidRequestID "
+        "ActionNotPending AlreadyDone ArchiveError IdempotencyConflict IdempotencyKeyBusy InvalidAction InvalidRequestID "
         "MigrationError MisusedAction NoCurrentAction NoRequestScope NotCaptured NotCommitted NotConfigured "
         "ProvenanceError SchemaNotReady TableRefused TrailUnavailable UnserializableValue WrongColour"
     ),

@@ -102,3 +102,7 @@ class TableRefused(ProvenanceError, ValueError):
 
 class NotCaptured(ProvenanceError, LookupError):
     """Nothing is known of the rows that were asked for: their table was not captured, or not yet."""
+
+
+class ArchiveError(ProvenanceError, RuntimeError):
+    """A month cannot be archived, restored or read as it is; the message says why. It is where it was."""

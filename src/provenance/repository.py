@@ -45,7 +45,8 @@ class Filters(TypedDict, total=False):
     """Begun before this aware time."""
 
 
-def _filter(**given: Unpack[Filters]) -> Filter:
+def filter_of(**given: Unpack[Filters]) -> Filter:
+    """Return what is asked for, checked."""
     # A misspelt filter would otherwise ask for nothing, and find everything.
     if unknown := given.keys() - Filters.__annotations__.keys():
         raise TypeError(f"unknown filter {', '.join(sorted(unknown))}; expected {', '.join(Filters.__annotations__)}")
@@ -132,16 +133,16 @@ class ActionRepository:
         self, entity_type: str, entity_id: Identifier, *, before: UUID | None = None, limit: int = 50
     ) -> Page[Action]:
         """Return what was done to an entity, newest first, a page at a time."""
-        wanted = _filter(entity_type=entity_type, entity_id=entity_id)
+        wanted = filter_of(entity_type=entity_type, entity_id=entity_id)
         return self._run(reading.search(wanted, before=before, limit=limit))
 
     def by_user(self, user_id: Identifier, *, before: UUID | None = None, limit: int = 50) -> Page[Action]:
         """Return what a user did, newest first, a page at a time."""
-        return self._run(reading.search(_filter(user_id=user_id), before=before, limit=limit))
+        return self._run(reading.search(filter_of(user_id=user_id), before=before, limit=limit))
 
     def by_tenant(self, tenant_id: Identifier, *, before: UUID | None = None, limit: int = 50) -> Page[Action]:
         """Return what was done for a tenant, newest first, a page at a time."""
-        return self._run(reading.search(_filter(tenant_id=tenant_id), before=before, limit=limit))
+        return self._run(reading.search(filter_of(tenant_id=tenant_id), before=before, limit=limit))
 
     def search(self, *, before: UUID | None = None, limit: int = 50, **wanted: Unpack[Filters]) -> Page[Action]:
         """Return the actions that fit all that is given, newest first, a page at a time.
@@ -151,7 +152,7 @@ class ActionRepository:
             limit: how many rows at most, up to 1,000.
             wanted: see :class:`Filters`.
         """
-        return self._run(reading.search(_filter(**wanted), before=before, limit=limit))
+        return self._run(reading.search(filter_of(**wanted), before=before, limit=limit))
 
 
 class AsyncActionRepository:
@@ -200,16 +201,16 @@ class AsyncActionRepository:
         self, entity_type: str, entity_id: Identifier, *, before: UUID | None = None, limit: int = 50
     ) -> Page[Action]:
         """Return what was done to an entity, newest first, a page at a time."""
-        wanted = _filter(entity_type=entity_type, entity_id=entity_id)
+        wanted = filter_of(entity_type=entity_type, entity_id=entity_id)
         return await self._run(reading.search(wanted, before=before, limit=limit))
 
     async def by_user(self, user_id: Identifier, *, before: UUID | None = None, limit: int = 50) -> Page[Action]:
         """Return what a user did, newest first, a page at a time."""
-        return await self._run(reading.search(_filter(user_id=user_id), before=before, limit=limit))
+        return await self._run(reading.search(filter_of(user_id=user_id), before=before, limit=limit))
 
     async def by_tenant(self, tenant_id: Identifier, *, before: UUID | None = None, limit: int = 50) -> Page[Action]:
         """Return what was done for a tenant, newest first, a page at a time."""
-        return await self._run(reading.search(_filter(tenant_id=tenant_id), before=before, limit=limit))
+        return await self._run(reading.search(filter_of(tenant_id=tenant_id), before=before, limit=limit))
 
     async def search(self, *, before: UUID | None = None, limit: int = 50, **wanted: Unpack[Filters]) -> Page[Action]:
         """Return the actions that fit all that is given, newest first, a page at a time.
@@ -219,4 +220,4 @@ class AsyncActionRepository:
             limit: how many rows at most, up to 1,000.
             wanted: see :class:`Filters`.
         """
-        return await self._run(reading.search(_filter(**wanted), before=before, limit=limit))
+        return await self._run(reading.search(filter_of(**wanted), before=before, limit=limit))

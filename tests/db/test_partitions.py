@@ -10,16 +10,17 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, suppress
 from datetime import UTC, datetime, timedelta
 from typing import Any
-from uuid import UUID, uuid4
+from uuid import UUID
 
 import psycopg
 import pytest
 from psycopg import sql
 
-from provenance import Trail, ids, schema
+from provenance import Trail, schema
 from provenance.errors import InvalidAction, SchemaNotReady
 from tests.support import colours, databases, roles
 from tests.support.colours import Blocking, done
+from tests.support.months import attached, contents, id_at, insert, places
 
 recycler = databases.recycler
 provenance_dsn = databases.provenance_dsn
@@ -57,18 +58,6 @@ def neglect(owner: Connection) -> None:
             owner.execute(sql.SQL("DROP TABLE provenance.{}").format(sql.Identifier(name)))
 
 
-def attached(connection: Connection) -> list[str]:
-    """Return the names of all partitions."""
-    return [
-        name
-        for (name,) in connection.execute(
-            "SELECT p.relid::regclass::text FROM unnest(%s::regclass[]) t CROSS JOIN pg_partition_tree(t) p WHERE p.isleaf",
-            ([f"provenance.{table}" for table in TABLES],),
-        ).fetchall()
-        for name in [name.removeprefix("provenance.")]
-    ]
-
-
 def month(months_ago: int = 0) -> datetime:
     """Return the first moment of a month, in UTC."""
     now = datetime.now(UTC)
@@ -79,46 +68,6 @@ def month(months_ago: int = 0) -> datetime:
 def named(table: str, months_ago: int = 0) -> str:
     """Return the name of a partition."""
     return f"{table}_{month(months_ago):%Y_%m}"
-
-
-def id_at(moment: datetime) -> UUID:
-    """Return a UUIDv7 of a moment."""
-    return UUID(int=ids.floor_id(moment).int | 7 << 76 | 2 << 62 | uuid4().int & (1 << 62) - 1)
-
-
-def insert(connection: Connection, table: str, moment: datetime, **values: object) -> None:
-    """Insert a row of a moment."""
-    if table == "actions":
-        action_id = id_at(moment)
-        row: dict[str, object] = {"id": action_id, "root_id": action_id, "action_type": "t", "concept": "c"}
-        row |= {"status": "completed", "payload": '{"a": 1}'}
-        row |= {"started_at": moment, "completed_at": moment, "duration_ms": 1.0}
-    else:
-        row = {"seq": 1, "recorded_at": moment, "row_slot": 1, "ordinal": 1, "table_id": 1, "shape_id": 1}
-        row |= {"operation": "INSERT", "row_key": "(1)", "new_row": "(1,x)"}
-    row |= values
-    connection.execute(
-        sql.SQL("INSERT INTO provenance.{} ({}) VALUES ({})").format(
-            sql.Identifier(table),
-            sql.SQL(", ").join(map(sql.Identifier, row)),
-            sql.SQL(", ").join(map(sql.Placeholder, row)),
-        ),
-        row,
-    )
-
-
-def contents(connection: Connection, table: str) -> list[Any]:
-    """Return every row as text, sorted."""
-    return connection.execute(
-        sql.SQL("SELECT r::text FROM provenance.{} r ORDER BY 1").format(sql.Identifier(table))
-    ).fetchall()
-
-
-def places(connection: Connection, table: str) -> dict[str, int]:
-    """Return how many rows are in which partition."""
-    query = "SELECT tableoid::regclass::text, count(*) FROM provenance.{} GROUP BY 1"
-    found = connection.execute(sql.SQL(query).format(sql.Identifier(table))).fetchall()
-    return {name.removeprefix("provenance."): count for name, count in found}
 
 
 # --- What is moved, and what stays ------------------------------------------------------------------------------------

@@ -7,6 +7,7 @@ from typing import Any
 import click
 
 import provenance
+from provenance.cli.archive import archive
 from provenance.cli.changes import as_of, blame, changes
 from provenance.cli.concept import concept
 from provenance.cli.demo import demo
@@ -72,6 +73,7 @@ for _command in (
     concept,
     geo,
     partition,
+    archive,
     refresh,
     recover,
     erase,

@@ -6,19 +6,23 @@ import logging
 from collections.abc import Generator
 from contextlib import contextmanager, nullcontext
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol, Unpack
+from uuid import UUID
 
 import click
 import psycopg
 from psycopg import conninfo
 from psycopg.errors import Diagnostic
 
+from provenance.archive.reading import ArchivedActions
 from provenance.changes import ChangeRepository
 from provenance.cli.output import clean
 from provenance.cli.problems import Misuse
-from provenance.repository import ActionRepository
+from provenance.models import Action, ActionTree, Page
+from provenance.repository import ActionRepository, Filters
 from provenance.trail import Trail
 from provenance.translation import address_parts
+from provenance.values import Identifier
 
 # A person is waiting, or a deploy that can try again.
 _DEFAULTS = {"connect_timeout": "10", "fallback_application_name": "provenance", "client_encoding": "utf8"}
@@ -58,9 +62,23 @@ def recording(dsn: str | None, spool: Path | None = None) -> Generator[Trail]:
         yield trail
 
 
+class Actions(Protocol):
+    """What reads actions, in a database or in an archive."""
+
+    def get(self, action_id: UUID) -> Action | None: ...
+    def tree(self, action_id: UUID) -> ActionTree | None: ...
+    def entity_history(
+        self, entity_type: str, entity_id: Identifier, *, before: UUID | None = None, limit: int = 50
+    ) -> Page[Action]: ...
+    def search(self, *, before: UUID | None = None, limit: int = 50, **wanted: Unpack[Filters]) -> Page[Action]: ...
+
+
 @contextmanager
-def actions(dsn: str | None) -> Generator[ActionRepository]:
-    """Yield what reads the trail."""
+def actions(dsn: str | None, archive: Path | None = None) -> Generator[Actions]:
+    """Yield what reads the trail, or an archive of it."""
+    if archive is not None:
+        yield ArchivedActions(archive)
+        return
     with connected(dsn) as connection:
         yield ActionRepository(lambda: nullcontext(connection))
 

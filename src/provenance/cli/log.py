@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from datetime import datetime
+from pathlib import Path
 from typing import cast
 from uuid import UUID
 
@@ -10,7 +11,7 @@ import click
 
 from provenance.cli.database import actions
 from provenance.cli.pages import show_page
-from provenance.cli.parameters import entity_ref, json_option, moment, page_options, request_key
+from provenance.cli.parameters import archive_option, entity_ref, json_option, moment, page_options, request_key
 from provenance.models import EntityRef, Status
 from provenance.repository import Filters
 
@@ -32,6 +33,7 @@ from provenance.repository import Filters
 )
 @click.option("--until", type=moment, metavar="WHEN", help="Begun before that.")
 @page_options
+@archive_option
 @json_option
 @click.pass_obj
 def log(
@@ -49,6 +51,7 @@ def log(
     until: datetime | None,
     limit: int,
     before: UUID | None,
+    archive: Path | None,
     as_json: bool,
 ) -> None:
     """List actions, newest first, that fit all options."""
@@ -66,6 +69,6 @@ def log(
         "until": until,
     }
     wanted = cast("Filters", {name: value for name, value in given.items() if value is not None})
-    with actions(dsn) as repository:
+    with actions(dsn, archive) as repository:
         page = repository.search(before=before, limit=limit, **wanted)
     show_page(page, as_json=as_json)

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable
-from datetime import UTC, datetime, timedelta
+from datetime import UTC, date, datetime, timedelta
+from pathlib import Path
 from typing import Any, TypeVar
 from uuid import UUID
 
@@ -45,6 +46,14 @@ def entity_ref(text: str) -> EntityRef:
     return EntityRef(type=kind, id=entity_id)
 
 
+def month_of(text: str) -> date:
+    """Return the first day of the month that ``YYYY-MM`` names."""
+    try:
+        return datetime.strptime(text, "%Y-%m").replace(tzinfo=UTC).date()
+    except ValueError as error:
+        raise click.BadParameter("expected a month such as 2026-01.") from error
+
+
 def request_key(text: str) -> UUID:
     """Return the request id, out of any form in which requests may bring it."""
     try:
@@ -76,3 +85,13 @@ def page_options(command: Command) -> Command:
         "--before", type=click.UUID, metavar="ID", help="Go on where a page ended, with the id it named."
     )(command)
     return limit_option("actions")(command)
+
+
+def archive_option(command: Command) -> Command:
+    """Add ``--archive``."""
+    return click.option(
+        "--archive",
+        type=click.Path(path_type=Path, file_okay=False, exists=True),
+        metavar="DIR",
+        help="Look into this archive instead of the database.",
+    )(command)

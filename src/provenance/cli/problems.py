@@ -11,6 +11,7 @@ import psycopg
 
 from provenance.cli.output import clean
 from provenance.errors import (
+    ArchiveError,
     MigrationError,
     NotCaptured,
     ProvenanceError,
@@ -82,7 +83,7 @@ def _problem(error: ProvenanceError | psycopg.Error) -> Problem:
             return SchemaTrouble(str(error))
         case MigrationError(__cause__=psycopg.errors.InsufficientPrivilege()):
             return SchemaTrouble(str(error))
-        case MigrationError() | TableRefused() | NotCaptured():
+        case MigrationError() | TableRefused() | NotCaptured() | ArchiveError():
             return BadNews(str(error))
         case TrailUnavailable():
             return DatabaseTrouble(str(error))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from pathlib import Path
 from uuid import UUID
 
 import click
@@ -12,21 +13,22 @@ from rich.tree import Tree
 
 from provenance.cli.database import actions
 from provenance.cli.output import action_fields, clean, duration, emit, emit_json, entity, grow, moment, tree_fields
-from provenance.cli.parameters import json_option
+from provenance.cli.parameters import archive_option, json_option
 from provenance.cli.problems import BadNews
 from provenance.models import Action, JSONValue
 
 
 @click.command()
 @click.argument("action_id", type=click.UUID)
+@archive_option
 @json_option
 @click.pass_obj
-def show(dsn: str | None, action_id: UUID, as_json: bool) -> None:
+def show(dsn: str | None, action_id: UUID, archive: Path | None, as_json: bool) -> None:
     """Show an action in full, and the whole tree it is part of."""
-    with actions(dsn) as repository:
+    with actions(dsn, archive) as repository:
         action, tree = repository.get(action_id), repository.tree(action_id)
     if action is None or tree is None:
-        raise BadNews(f"action {action_id} is not recorded in this database")
+        raise BadNews(f"action {action_id} is not recorded in this {'archive' if archive else 'database'}")
     if as_json:
         emit_json({"action": action_fields(action), "tree": tree_fields(tree)})
         return

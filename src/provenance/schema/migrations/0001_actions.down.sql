@@ -1,6 +1,6 @@
 DROP VIEW provenance.action_log;
 DROP FUNCTION provenance.is_recorded(uuid);
-DROP TABLE provenance.actions, provenance.action_intents;
+DROP TABLE provenance.actions, provenance.action_intents, provenance.archived_months;
 DROP FUNCTION
     provenance.grant_reader(name),
     provenance.grant_writer(name),
@@ -15,6 +15,8 @@ DROP FUNCTION
     provenance.complete_action,
     provenance.record_action,
     provenance.write_missing_actions(json),
+    provenance.is_archived(uuid),
+    provenance.has_archived(),
     provenance.write_actions(json),
     provenance.incoming_actions(json),
     provenance.root_of(uuid),

@@ -243,10 +243,61 @@ $$;
 
 COMMENT ON FUNCTION provenance.write_actions(json) IS 'Record actions as part of their work: one that is there already makes it fail.';
 
+-- The smallest UUID whose first 48 bits are that moment's milliseconds: the bound between two partitions.
+CREATE FUNCTION provenance.uuid_floor(at timestamptz) RETURNS uuid
+    LANGUAGE sql IMMUTABLE STRICT PARALLEL SAFE
+    SET search_path = pg_catalog, pg_temp
+    AS $$ SELECT (lpad(to_hex(floor(extract(epoch FROM at) * 1000)::bigint), 12, '0') || repeat('0', 20))::uuid $$;
+
+-- What has left: each month of a table that is in an archive and not here any more. A month that got rows again afterwards
+-- may leave again.
+CREATE TABLE provenance.archived_months (
+    table_name name NOT NULL,
+    month date NOT NULL,
+    edition integer NOT NULL,
+    rows bigint NOT NULL,
+    digest numeric NOT NULL,
+    location text NOT NULL,
+    action_id uuid,
+    archived_at timestamptz NOT NULL DEFAULT clock_timestamp(),
+    CONSTRAINT archived_months_pkey PRIMARY KEY (table_name, month, edition)
+);
+
+COMMENT ON TABLE provenance.archived_months IS 'Which months are in an archive and not here any more.';
+COMMENT ON COLUMN provenance.archived_months.digest IS 'The sum of a digest of each row, in whatever order they are.';
+COMMENT ON COLUMN provenance.archived_months.action_id IS 'The action by which it left.';
+
+CREATE FUNCTION provenance.has_archived() RETURNS boolean
+    LANGUAGE sql STABLE SECURITY DEFINER
+    SET search_path = pg_catalog, pg_temp
+    AS 'SELECT EXISTS (SELECT FROM provenance.archived_months)';
+
+COMMENT ON FUNCTION provenance.has_archived() IS 'Whether any month has left.';
+
+CREATE FUNCTION provenance.is_archived(action_id uuid) RETURNS boolean
+    LANGUAGE sql STABLE STRICT SECURITY DEFINER
+    SET search_path = pg_catalog, pg_temp
+    AS $$
+SELECT EXISTS (
+    SELECT FROM provenance.archived_months m
+     WHERE m.table_name = 'actions'
+       AND is_archived.action_id >= provenance.uuid_floor(m.month::timestamp AT TIME ZONE 'UTC')
+       AND is_archived.action_id < provenance.uuid_floor((m.month + interval '1 month') AT TIME ZONE 'UTC'))
+$$;
+
+COMMENT ON FUNCTION provenance.is_archived(uuid) IS 'Whether the month of an action has left.';
+
 CREATE FUNCTION provenance.write_missing_actions(rows json) RETURNS void
     LANGUAGE plpgsql VOLATILE
     AS $$
 BEGIN
+    -- Whether somebody else has recorded them is said by the archive then.
+    IF provenance.has_archived()
+       AND EXISTS (SELECT FROM provenance.incoming_actions(rows) r WHERE provenance.is_archived(r.id)) THEN
+        RAISE EXCEPTION 'the month of this action is archived'
+            USING ERRCODE = 'integrity_constraint_violation',
+                  HINT = 'Look it up in the archive; if it is not there, restore the month and write it again.';
+    END IF;
     -- No conflict target: a writer would need SELECT for it, and a distributed table has another key. In the order of their
     -- ids, so that two who insert the same rows never wait for each other.
     INSERT INTO provenance.actions (
@@ -385,12 +436,6 @@ CREATE TRIGGER refuse_truncate BEFORE TRUNCATE ON provenance.actions_default
     FOR EACH STATEMENT EXECUTE FUNCTION provenance.refuse_change();
 ALTER TABLE provenance.actions_default ENABLE ALWAYS TRIGGER refuse_truncate;
 
--- The smallest UUID whose first 48 bits are that moment's milliseconds: the bound between two partitions.
-CREATE FUNCTION provenance.uuid_floor(at timestamptz) RETURNS uuid
-    LANGUAGE sql IMMUTABLE STRICT PARALLEL SAFE
-    SET search_path = pg_catalog, pg_temp
-    AS $$ SELECT (lpad(to_hex(floor(extract(epoch FROM at) * 1000)::bigint), 12, '0') || repeat('0', 20))::uuid $$;
-
 -- The moment a UUIDv7 carries.
 CREATE FUNCTION provenance.uuid_moment(id uuid) RETURNS timestamptz
     LANGUAGE sql IMMUTABLE STRICT PARALLEL SAFE
@@ -507,6 +552,7 @@ BEGIN
         'GRANT EXECUTE ON FUNCTION provenance.schema_version(), provenance.uuid_v7(), provenance.current_action_id(), '
         'provenance.set_context(uuid), provenance.outcome(uuid), provenance.root_of(uuid), provenance.record_action, '
         'provenance.incoming_actions(json), provenance.write_actions(json), provenance.write_missing_actions(json), '
+        'provenance.has_archived(), provenance.is_archived(uuid), '
         'provenance.complete_action, provenance.pending_action(uuid), provenance.forget_intent(uuid) TO %I', role_name);
 END
 $$;

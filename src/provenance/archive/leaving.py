@@ -1,0 +1,216 @@
+"""Letting months leave and come back.
+
+A month leaves in one transaction: its rows are written to files, the files are read back and compared with what the server
+says of the rows, and then the partition is dropped, with a note of where it has gone. Whatever ends this, the month is in
+the database or in the archive, and known to be; the files of an attempt that came to
+nothing are written again by the next one.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Iterator
+from datetime import UTC, date, datetime, timedelta
+from decimal import Decimal
+from pathlib import Path
+from uuid import UUID
+
+import psycopg
+from psycopg import sql
+from psycopg.rows import tuple_row
+
+from provenance import drivers
+from provenance.archive import files
+from provenance.archive.columns import TABLES, Summary, Values, completed, selected, summarized
+from provenance.archive.files import Manifest, Month
+from provenance.archive.ledger import Archived, editions
+from provenance.archive.steps import FETCHED, Tell, attached, hold_still, moments, nobody, patiently, recorded
+from provenance.errors import ArchiveError
+from provenance.journal.spool import Damaged, Spool
+from provenance.statements import Rows, Statement, nothing
+from provenance.trail import Trail
+
+_EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
+
+
+def archive_month(
+    trail: Trail,
+    root: Path,
+    table: str,
+    month: date,
+    *,
+    spools: Iterable[Path] = (),
+    longest_hold: float = 1.0,
+    tell: Tell = nobody,
+) -> Archived:
+    """Write a month to files, see that they hold what the database holds, and drop it.
+
+    Erasing waits meanwhile. The table is locked only at the end: for at most *longest_hold* seconds, after waiting for the
+    lock for half a second at a time.
+
+    Args:
+        trail: of the owner of the schema, whose right it is to drop what is recorded.
+        root: the directory of the archive.
+        table: ``"actions"`` or ``"row_changes"``.
+        month: its first day.
+        spools: where rows may wait that belong to it.
+        longest_hold: for how many seconds the table may be locked at a time.
+        tell: is told how many rows are written, and how many there are.
+
+    Raises:
+        ArchiveError: the month is not here, or not over, or something of it may still be recorded; or it changed meanwhile,
+            or the table could not be locked. It is where it was.
+    """
+    with recorded(trail, "archive_month", table, month, root) as action:
+        connection = action.connection
+        hold_still(connection)
+        left = drivers.run(connection, editions(table, month))
+        leaving = Month(TABLES[table], month, 1 + max((one.edition for one in left), default=0))
+        if not attached(connection, leaving):
+            raise ArchiveError(
+                f"there is no partition provenance.{leaving.partition}; `provenance partition` lists all"
+            )
+        if moments(leaving)[1] > datetime.now(UTC):
+            raise ArchiveError(f"{month:%Y-%m} is not over")
+        if table == "actions":
+            _refuse_open(connection, leaving, spools)
+        buckets = drivers.run(connection, summarized(leaving.table, leaving.partition))
+        expected = sum(buckets.values(), Summary())
+        manifest = _kept(leaving, root, expected) or _written(connection, leaving, root, buckets, tell)
+        if manifest.summary != expected:
+            raise ArchiveError(f"{leaving} changed while it was archived; run it again")
+        drivers.run(connection, _noted(leaving, root, expected, action.id))
+        _drop(connection, leaving, expected.rows, longest_hold)
+        archived = Archived(
+            table=table,
+            month=month,
+            edition=leaving.edition,
+            rows=expected.rows,
+            digest=expected.digest,
+            location=str(root),
+            action_id=action.id,
+        )
+        action.result = {"rows": expected.rows, "edition": leaving.edition}
+    return archived
+
+
+def _kept(month: Month, root: Path, expected: Summary) -> Manifest | None:
+    """Return what an earlier attempt has written, if that is what there is to be written."""
+    manifest = files.manifest_of(month, root)
+    if manifest is None or manifest.summary != expected:
+        return None
+    try:
+        files.check(month, root, manifest)
+    except ArchiveError:
+        return None
+    return manifest
+
+
+def _written(
+    connection: drivers.SyncConnection, month: Month, root: Path, buckets: dict[str, Summary], tell: Tell
+) -> Manifest:
+    # Those of later editions are of rows that have come back since.
+    for one in files.contents(root):
+        if (one.table, one.first) == (month.table, month.first) and one.edition > month.edition:
+            files.discard(one, root)
+    files.discard(month, root)
+    done, total = 0, sum(summary.rows for summary in buckets.values())
+
+    def rows(bucket: str) -> Iterator[Values]:
+        nonlocal done
+        with connection.cursor("provenance_archive", row_factory=tuple_row) as cursor:
+            cursor.execute(selected(month.table, month.partition, bucket))
+            while fetched := cursor.fetchmany(FETCHED):
+                yield from completed(month.table, fetched)
+                done += len(fetched)
+                tell(done, total)
+
+    for bucket in buckets:
+        files.write(month, root, bucket, rows(bucket))
+    return files.close(month, root, buckets)
+
+
+def _noted(month: Month, root: Path, summary: Summary, action_id: UUID) -> Statement[None]:
+    return Statement(
+        """INSERT INTO provenance.archived_months (table_name, month, edition, rows, digest, location, action_id)
+           VALUES (%(table)s, %(month)s, %(edition)s, %(rows)s, %(digest)s, %(location)s, %(action)s)""",
+        {
+            "table": month.table.name,
+            "month": month.first,
+            "edition": month.edition,
+            "rows": summary.rows,
+            "digest": Decimal(summary.digest),
+            "location": str(root),
+            "action": action_id,
+        },
+        nothing,
+    )
+
+
+def _drop(connection: drivers.SyncConnection, month: Month, rows: int, longest_hold: float) -> None:
+    """Drop the partition of a month, if nothing has come to it since its rows were counted."""
+    parent, partition = (sql.Identifier("provenance", name) for name in (month.table.name, month.partition))
+    limit = sql.Literal(f"{int(longest_hold * 1000)}ms")
+
+    def drop() -> None:
+        connection.execute(sql.SQL("LOCK TABLE ONLY {} IN ACCESS EXCLUSIVE MODE").format(parent))
+        connection.execute(sql.SQL("SET LOCAL statement_timeout = {}").format(limit))
+        there = connection.execute(sql.SQL("SELECT count(*) FROM ONLY {}").format(partition)).fetchall()
+        if there != [(rows,)]:
+            raise ArchiveError(f"{month} changed while it was archived; run it again")
+        connection.execute(sql.SQL("ALTER TABLE {} DETACH PARTITION {}").format(parent, partition))
+        connection.execute(sql.SQL("DROP TABLE {}").format(partition))
+
+    try:
+        patiently(connection, month, drop)
+    except psycopg.errors.QueryCanceled as error:
+        raise ArchiveError(
+            f"counting the rows of {month} takes longer than the table may be locked ({longest_hold:g} s); vacuum "
+            f"provenance.{month.partition}, or allow for more"
+        ) from error
+
+
+def _count(rows: Rows) -> int:
+    return int(rows[0][0])
+
+
+def _refuse_open(connection: drivers.SyncConnection, month: Month, spools: Iterable[Path]) -> None:
+    """Refuse a month of which something may still be recorded.
+
+    Raises:
+        ArchiveError: it is such a month.
+    """
+    first, last = moments(month)
+    begun = drivers.run(
+        connection,
+        Statement(
+            """SELECT count(*) FROM provenance.action_intents i
+                WHERE i.id >= provenance.uuid_floor(%(first)s) AND i.id < provenance.uuid_floor(%(last)s)""",
+            {"first": first, "last": last},
+            _count,
+        ),
+    )
+    if begun:
+        raise ArchiveError(
+            f"{begun} action(s) that were begun in {month.first:%Y-%m} have no recorded outcome; run `provenance recover`, "
+            "and end with trail.complete() or trail.fail() what `provenance log --status unknown` lists"
+        )
+    for spool in spools:
+        if waiting := sum(first <= at < last for at in _spooled(spool)):
+            raise ArchiveError(
+                f"{waiting} row(s) of {month.first:%Y-%m} wait in the spool {spool}; run `provenance recover --spool "
+                f"{spool}`"
+            )
+
+
+def _spooled(spool: Path) -> Iterator[datetime]:
+    """Yield when the actions were begun whose rows wait in a spool."""
+    for path in (*spool.glob("*.rows"), *spool.glob("*.rows.begun")):
+        try:
+            entry = Spool.read(path)
+        except Damaged as error:
+            raise ArchiveError(
+                f"{path} cannot be read ({error}); nobody knows of which months it holds rows"
+            ) from error
+        for row in entry.rows if entry is not None else ():
+            yield _EPOCH + timedelta(milliseconds=UUID(json.loads(row)["id"]).int >> 80)
