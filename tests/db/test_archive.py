@@ -21,7 +21,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from provenance import Trail, schema
-from provenance.archive import archive_month, contents, due_months, ledger, parquet, restore_month, verify_month
+from provenance.archive import archive_month, contents, due_months, ledger, parquet, restore_month, steps, verify_month
 from provenance.archive import columns as archived_columns
 from provenance.archive.reading import ArchivedActions
 from provenance.errors import ArchiveError, NotConfigured, SchemaNotReady

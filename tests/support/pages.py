@@ -26,7 +26,7 @@ import threading
 import time
 import traceback
 from collections.abc import Iterator
-from contextlib import redirect_stdout
+from contextlib import chdir, redirect_stdout
 from importlib.metadata import metadata
 from pathlib import Path
 from typing import Any
@@ -201,7 +201,7 @@ def run_python(example: Example) -> None:
         path.write_text(example.parsed, encoding="utf-8")
         return
     example.namespace["__name__"] = "example"
-    with redirect_stdout(io.StringIO()) as printed:
+    with redirect_stdout(io.StringIO()) as printed, chdir(following.directory):
         _python(example)
     following.printed += printed.getvalue()
 
