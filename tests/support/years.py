@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import argparse
 import random
-import resource
 import subprocess
 import sys
 import tempfile
@@ -123,21 +122,35 @@ def work(dsn: str, latencies: Latencies) -> Iterator[Callable[[], int]]:
                 thread.join()
 
 
-def leave(dsn: str, root: Path, kills: int, longest: float, seed: int) -> int:
-    """Run the archiver until it is done, and kill it so often meanwhile, after so many seconds at most; return how often."""
-    command = [sys.executable, "-m", "provenance", "--dsn", dsn, "archive", "run", "--to", str(root), "--keep", "0"]
+# The command line, which says at its end how much memory it took at its peak.
+_ARCHIVER = """
+import resource, sys
+from provenance.cli import main
+try:
+    main()
+finally:
+    print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024)
+"""
+
+
+def leave(dsn: str, root: Path, kills: int, longest: float, seed: int) -> tuple[int, int]:
+    """Run the archiver until it is done, and kill it so often meanwhile, after so many seconds at most.
+
+    Return how often it was, and how many bytes the last one took.
+    """
+    command = [sys.executable, "-c", _ARCHIVER, "--dsn", dsn, "archive", "run", "--to", str(root), "--keep", "0"]
     by_chance, killed = random.Random(seed), 0  # noqa: S311 - any moments will do
     while True:
-        process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True)
+        process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
         try:
-            _, errors = process.communicate(timeout=by_chance.uniform(0.4, longest) if killed < kills else None)
+            said, errors = process.communicate(timeout=by_chance.uniform(0.4, longest) if killed < kills else None)
         except subprocess.TimeoutExpired:
             process.kill()
             process.communicate()
             killed += 1
             continue
         if process.returncode == 0:
-            return killed
+            return killed, int(said.splitlines()[-1])
         # The server may not have noticed yet that the one before is gone.
         if "being moved or erased by another session" not in errors:
             raise AssertionError(errors)
@@ -192,7 +205,7 @@ def run(
         with work(dsn, latencies) as written:
             time.sleep(calm)
             latencies.leaving, began = True, time.monotonic()
-            killed = leave(dsn, root, kills, longest, seed)
+            killed, memory = leave(dsn, root, kills, longest, seed)
             seconds = time.monotonic() - began
         count = written()
         assert latencies.failed == []
@@ -203,7 +216,6 @@ def run(
         assert held == expected
         added = owner.execute("SELECT count(*) FROM provenance.actions WHERE action_type = 'add'").fetchone()
         assert added == (count,) == owner.execute("SELECT sum(n) FROM account").fetchone()
-        memory = resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss * 1024
         with Trail(dsn) as trail:
             for table, first in expected:
                 restore_month(trail, root, table, first)
