@@ -18,6 +18,7 @@ if TYPE_CHECKING:
         ActionNotPending,
         AlreadyDone,
         ArchiveError,
+        Held,
         IdempotencyConflict,
         IdempotencyKeyBusy,
         InvalidAction,
@@ -48,6 +49,7 @@ if TYPE_CHECKING:
         Ending,
         EntityRef,
         Erasure,
+        LegalHold,
         Operation,
         Page,
         Partition,
@@ -87,11 +89,13 @@ __all__ = [
     "Ending",
     "EntityRef",
     "Erasure",
+    "Held",
     "IdempotencyConflict",
     "IdempotencyKeyBusy",
     "InvalidAction",
     "InvalidRequestID",
     "JournalHealth",
+    "LegalHold",
     "MigrationError",
     "MisusedAction",
     "NoCurrentAction",
@@ -141,15 +145,15 @@ _HOMES = {
     "configuration": "configure get_async_trail get_trail",
     "context": "extract get_request_id get_request_id_or_generate inject request_scope set_actor",
     "errors": (
-        "ActionNotPending AlreadyDone ArchiveError IdempotencyConflict IdempotencyKeyBusy InvalidAction InvalidRequestID "
-        "MigrationError MisusedAction NoCurrentAction NoRequestScope NotCaptured NotCommitted NotConfigured "
-        "ProvenanceError SchemaNotReady TableRefused TrailUnavailable UnserializableValue WrongColour"
+        "ActionNotPending AlreadyDone ArchiveError Held IdempotencyConflict IdempotencyKeyBusy InvalidAction "
+        "InvalidRequestID MigrationError MisusedAction NoCurrentAction NoRequestScope NotCaptured NotCommitted "
+        "NotConfigured ProvenanceError SchemaNotReady TableRefused TrailUnavailable UnserializableValue WrongColour"
     ),
     "ids": "parse_request_id",
     "journal": "JournalHealth Spool Usage",
     "models": (
-        "Action ActionRef ActionTree Blame ChainLink ChangePage Ending EntityRef Erasure Operation Page Partition Recovery "
-        "Refresh RowBlame RowChange Status TableCoverage TableRow Truncated ViewState"
+        "Action ActionRef ActionTree Blame ChainLink ChangePage Ending EntityRef Erasure LegalHold Operation Page Partition "
+        "Recovery Refresh RowBlame RowChange Status TableCoverage TableRow Truncated ViewState"
     ),
     "repository": "ActionRepository AsyncActionRepository",
     "tracking": "AsyncTrackedAction TrackedAction current_action track_action",

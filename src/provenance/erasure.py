@@ -11,7 +11,7 @@ import psycopg
 from psycopg import IsolationLevel
 
 from provenance import drivers, tracking
-from provenance.errors import InvalidAction, MisusedAction, NotCaptured
+from provenance.errors import Held, InvalidAction, MisusedAction, NotCaptured
 from provenance.models import Erasure
 from provenance.statements.erasing import Erased, Subject
 from provenance.statements.erasing import erase as statement
@@ -54,6 +54,8 @@ def _erasing(table: str | None) -> Generator[None]:
                 "erase: the transaction around it is at an isolation level that does not see what is committed meanwhile; "
                 "call it outside of that block, or at READ COMMITTED"
             ) from error
+        except psycopg.errors.RestrictViolation as error:
+            raise Held(sentence(error)) from error
         except psycopg.errors.InvalidParameterValue as error:
             raise InvalidAction(f"row: {sentence(error)}") from error
 
@@ -112,6 +114,7 @@ class Erasing(_Erasing, ABC):
         Raises:
             InvalidAction: there is no reason, or not exactly one of *user_id*, *entity* and *row*.
             NotCaptured: changes of the table of *row* are not recorded.
+            Held: a legal hold keeps some of it. Nothing is erased.
             SchemaNotReady: this role may not erase.
             TrailUnavailable: the database cannot be reached.
         """
@@ -152,6 +155,7 @@ class AsyncErasing(_Erasing, ABC):
         Raises:
             InvalidAction: there is no reason, or not exactly one of *user_id*, *entity* and *row*.
             NotCaptured: changes of the table of *row* are not recorded.
+            Held: a legal hold keeps some of it. Nothing is erased.
             SchemaNotReady: this role may not erase.
             TrailUnavailable: the database cannot be reached.
         """

@@ -104,5 +104,9 @@ class NotCaptured(ProvenanceError, LookupError):
     """Nothing is known of the rows that were asked for: their table was not captured, or not yet."""
 
 
+class Held(ProvenanceError, RuntimeError):
+    """A legal hold keeps what was to be erased or to leave for an archive; nothing of it is done."""
+
+
 class ArchiveError(ProvenanceError, RuntimeError):
     """A month cannot be archived, restored or read as it is; the message says why. It is where it was."""

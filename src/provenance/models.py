@@ -334,6 +334,28 @@ class Refresh:
 
 
 @attrs.frozen(kw_only=True)
+class LegalHold:
+    """What must neither be erased nor leave for an archive, until it is released: all that fits everything said here."""
+
+    name: str
+    reason: str
+    tenant_id: str | None = None
+    user_id: str | None = None
+    entity_type: str | None = None
+    entity_id: str | None = None
+    concept: str | None = None
+    action_type: str | None = None
+    since: datetime | None = None
+    """Begun then or later."""
+    until: datetime | None = None
+    """Begun before that."""
+    placed_at: datetime
+    """By the database's clock."""
+    action_id: UUID
+    """The action that placed it."""
+
+
+@attrs.frozen(kw_only=True)
 class Partition:
     """One month of a table of the trail."""
 

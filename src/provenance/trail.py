@@ -21,6 +21,7 @@ from provenance.changes import AsyncChangeRepository, ChangeRepository
 from provenance.erasure import AsyncErasing, Erasing
 from provenance.errors import NotConfigured, SchemaNotReady, TrailUnavailable
 from provenance.forking import leave_to_parent, renew_in_children
+from provenance.holds import AsyncHolds, Holds
 from provenance.journal import AsyncJournal, Journal, JournalHealth, Outage, Spool
 from provenance.outliving import AsyncOutliving, Outliving
 from provenance.recording import Block, Colour, Step, bury, steps
@@ -163,7 +164,7 @@ class _Setup:
         self._outage.wake()
 
 
-class Trail(_Setup, Outliving, Tables, Views, Recovering, Erasing, Partitions):
+class Trail(_Setup, Outliving, Tables, Views, Recovering, Erasing, Holds, Partitions):
     """Records and reads actions with blocking I/O.
 
     ``trail.track_action`` is :class:`provenance.track_action` bound to this trail; ``trail.actions`` and
@@ -336,7 +337,9 @@ class Trail(_Setup, Outliving, Tables, Views, Recovering, Erasing, Partitions):
         self.close()
 
 
-class AsyncTrail(_Setup, AsyncOutliving, AsyncTables, AsyncViews, AsyncRecovering, AsyncErasing, AsyncPartitions):
+class AsyncTrail(
+    _Setup, AsyncOutliving, AsyncTables, AsyncViews, AsyncRecovering, AsyncErasing, AsyncHolds, AsyncPartitions
+):
     """Records and reads actions with ``await``; see :class:`Trail`.
 
     Args:

@@ -47,6 +47,8 @@ DELETE FROM provenance.action_intents;
 DELETE FROM provenance.idempotency_keys;
 DELETE FROM provenance.open_blocks;
 DELETE FROM provenance.readers;
+DELETE FROM provenance.legal_holds;
+DELETE FROM provenance.archived_months;
 DELETE FROM work;
 """
 

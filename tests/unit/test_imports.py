@@ -52,6 +52,7 @@ LAYERS = [
         "statements.views",
         "statements.erasing",
         "statements.partitions",
+        "statements.holds",
         "statements.version",
     ],
     [
@@ -84,7 +85,7 @@ LAYERS = [
         "journal.connections",
         "journal",
     ],
-    ["changes", "capture", "refreshing", "outliving", "recovery", "erasure", "upkeep.partitions", "upkeep"],
+    ["changes", "capture", "refreshing", "outliving", "recovery", "erasure", "holds", "upkeep.partitions", "upkeep"],
     ["trail"],
     ["configuration"],
     ["__init__"],

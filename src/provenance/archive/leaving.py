@@ -25,9 +25,9 @@ from provenance.archive.columns import TABLES, Summary, Values, completed, selec
 from provenance.archive.files import Manifest, Month
 from provenance.archive.ledger import Archived, editions
 from provenance.archive.steps import FETCHED, Tell, attached, hold_still, moments, nobody, patiently, recorded
-from provenance.errors import ArchiveError
+from provenance.errors import ArchiveError, Held
 from provenance.journal.spool import Damaged, Spool
-from provenance.statements import Rows, Statement, nothing
+from provenance.statements import Rows, Statement, holds, nothing
 from provenance.trail import Trail
 
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
@@ -60,6 +60,7 @@ def archive_month(
     Raises:
         ArchiveError: the month is not here, or not over, or something of it may still be recorded; or it changed meanwhile,
             or the table could not be locked. It is where it was.
+        Held: a legal hold keeps some of it. It is where it was.
     """
     with recorded(trail, "archive_month", table, month, root) as action:
         connection = action.connection
@@ -74,6 +75,8 @@ def archive_month(
             raise ArchiveError(f"{month:%Y-%m} is not over")
         if table == "actions":
             _refuse_open(connection, leaving, spools)
+        if (name := drivers.run(connection, holds.on(table, leaving.partition))) is not None:
+            raise Held(f"the legal hold {name} keeps some of {leaving}; it may leave once the hold is released")
         buckets = drivers.run(connection, summarized(leaving.table, leaving.partition))
         expected = sum(buckets.values(), Summary())
         manifest = _kept(leaving, root, expected) or _written(connection, leaving, root, buckets, tell)

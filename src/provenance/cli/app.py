@@ -15,6 +15,7 @@ from provenance.cli.doctor import doctor
 from provenance.cli.erase import erase
 from provenance.cli.geo import geo
 from provenance.cli.history import history
+from provenance.cli.hold import hold
 from provenance.cli.log import log
 from provenance.cli.migrate import migrate
 from provenance.cli.partition import partition
@@ -74,6 +75,7 @@ for _command in (
     geo,
     partition,
     archive,
+    hold,
     refresh,
     recover,
     erase,

@@ -29,7 +29,7 @@ from provenance.cli.parameters import json_option, month_of
 from provenance.cli.partition import size
 from provenance.cli.problems import BadNews
 from provenance.cli.progress import progress_bar
-from provenance.errors import ArchiveError
+from provenance.errors import ArchiveError, Held
 
 _DIRECTORY = click.Path(path_type=Path, file_okay=False)
 _EXISTING = click.Path(path_type=Path, file_okay=False, exists=True)
@@ -82,7 +82,7 @@ def run(
         _show_due(due, as_json=as_json)
         return
     done: list[Archived] = []
-    problem: ArchiveError | None = None
+    problem: ArchiveError | Held | None = None
     root = root.absolute()
     with recording(dsn) as trail, request_scope():
         for one in due:
@@ -91,7 +91,7 @@ def run(
                     done.append(
                         archive_month(trail, root, one.table, one.month, spools=spools, longest_hold=hold, tell=tell)
                     )
-            except ArchiveError as error:
+            except (ArchiveError, Held) as error:
                 problem = error
                 break
             if not as_json:

@@ -12,6 +12,7 @@ import psycopg
 from provenance.cli.output import clean
 from provenance.errors import (
     ArchiveError,
+    Held,
     MigrationError,
     NotCaptured,
     ProvenanceError,
@@ -83,7 +84,7 @@ def _problem(error: ProvenanceError | psycopg.Error) -> Problem:
             return SchemaTrouble(str(error))
         case MigrationError(__cause__=psycopg.errors.InsufficientPrivilege()):
             return SchemaTrouble(str(error))
-        case MigrationError() | TableRefused() | NotCaptured() | ArchiveError():
+        case MigrationError() | TableRefused() | NotCaptured() | ArchiveError() | Held():
             return BadNews(str(error))
         case TrailUnavailable():
             return DatabaseTrouble(str(error))

@@ -267,13 +267,6 @@ COMMENT ON TABLE provenance.archived_months IS 'Which months are in an archive a
 COMMENT ON COLUMN provenance.archived_months.digest IS 'The sum of a digest of each row, in whatever order they are.';
 COMMENT ON COLUMN provenance.archived_months.action_id IS 'The action by which it left.';
 
-CREATE FUNCTION provenance.has_archived() RETURNS boolean
-    LANGUAGE sql STABLE SECURITY DEFINER
-    SET search_path = pg_catalog, pg_temp
-    AS 'SELECT EXISTS (SELECT FROM provenance.archived_months)';
-
-COMMENT ON FUNCTION provenance.has_archived() IS 'Whether any month has left.';
-
 CREATE FUNCTION provenance.is_archived(action_id uuid) RETURNS boolean
     LANGUAGE sql STABLE STRICT SECURITY DEFINER
     SET search_path = pg_catalog, pg_temp
@@ -287,17 +280,28 @@ $$;
 
 COMMENT ON FUNCTION provenance.is_archived(uuid) IS 'Whether the month of an action has left.';
 
-CREATE FUNCTION provenance.write_missing_actions(rows json) RETURNS void
-    LANGUAGE plpgsql VOLATILE
+-- Whether somebody else has recorded them is for the archive to say.
+CREATE FUNCTION provenance.refuse_archived(rows json) RETURNS void
+    LANGUAGE plpgsql STABLE SECURITY DEFINER
+    SET search_path = pg_catalog, pg_temp
     AS $$
 BEGIN
-    -- Whether somebody else has recorded them is said by the archive then.
-    IF provenance.has_archived()
+    IF EXISTS (SELECT FROM provenance.archived_months)
        AND EXISTS (SELECT FROM provenance.incoming_actions(rows) r WHERE provenance.is_archived(r.id)) THEN
         RAISE EXCEPTION 'the month of this action is archived'
             USING ERRCODE = 'integrity_constraint_violation',
                   HINT = 'Look it up in the archive; if it is not there, restore the month and write it again.';
     END IF;
+END
+$$;
+
+COMMENT ON FUNCTION provenance.refuse_archived(json) IS 'Refuse actions of a month that has left.';
+
+CREATE FUNCTION provenance.write_missing_actions(rows json) RETURNS void
+    LANGUAGE plpgsql VOLATILE
+    AS $$
+BEGIN
+    PERFORM provenance.refuse_archived(rows);
     -- No conflict target: a writer would need SELECT for it, and a distributed table has another key. In the order of their
     -- ids, so that two who insert the same rows never wait for each other.
     INSERT INTO provenance.actions (
@@ -552,7 +556,7 @@ BEGIN
         'GRANT EXECUTE ON FUNCTION provenance.schema_version(), provenance.uuid_v7(), provenance.current_action_id(), '
         'provenance.set_context(uuid), provenance.outcome(uuid), provenance.root_of(uuid), provenance.record_action, '
         'provenance.incoming_actions(json), provenance.write_actions(json), provenance.write_missing_actions(json), '
-        'provenance.has_archived(), provenance.is_archived(uuid), '
+        'provenance.refuse_archived(json), '
         'provenance.complete_action, provenance.pending_action(uuid), provenance.forget_intent(uuid) TO %I', role_name);
 END
 $$;

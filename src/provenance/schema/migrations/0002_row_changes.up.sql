@@ -1244,7 +1244,7 @@ BEGIN
         'GRANT EXECUTE ON FUNCTION provenance.schema_version(), provenance.uuid_v7(), provenance.current_action_id(), '
         'provenance.set_context(uuid), provenance.outcome(uuid), provenance.root_of(uuid), provenance.record_action, '
         'provenance.incoming_actions(json), provenance.write_actions(json), provenance.write_missing_actions(json), '
-        'provenance.has_archived(), provenance.is_archived(uuid), '
+        'provenance.refuse_archived(json), '
         'provenance.complete_action, provenance.pending_action(uuid), provenance.forget_intent(uuid), '
         'provenance.refresh_view, provenance.view_to_refresh, provenance.view_function, provenance.below_view, '
         'provenance.qualified_name TO %I', role_name);

@@ -1,7 +1,9 @@
 DROP FUNCTION
     provenance.erase,
+    provenance.covers,
     provenance.erased_shape,
     provenance.changed_columns;
+DROP TABLE provenance.legal_holds;
 CREATE OR REPLACE FUNCTION provenance.refuse_change() RETURNS trigger
     LANGUAGE plpgsql
     SET search_path = pg_catalog, pg_temp

@@ -102,6 +102,43 @@ $$;
 
 COMMENT ON FUNCTION provenance.erased_shape IS 'The shape that rows of a shape have when they are erased.';
 
+-- What must neither be erased nor leave until it is released: all that fits what is said of it. What is left out does not
+-- matter, so one that says nothing holds everything.
+CREATE TABLE provenance.legal_holds (
+    name text NOT NULL,
+    reason text NOT NULL,
+    tenant_id text,
+    user_id text,
+    entity_type text,
+    entity_id text,
+    concept text,
+    action_type text,
+    since timestamptz,
+    until timestamptz,
+    placed_at timestamptz NOT NULL DEFAULT clock_timestamp(),
+    action_id uuid NOT NULL,
+    CONSTRAINT legal_holds_pkey PRIMARY KEY (name)
+);
+
+COMMENT ON TABLE provenance.legal_holds IS 'What must neither be erased nor leave for an archive, until it is released.';
+
+-- Of what is not known, nothing fits.
+CREATE FUNCTION provenance.covers(
+    hold provenance.legal_holds, tenant_id text, user_id text, entity_type text, entity_id text, concept text,
+    action_type text, moment timestamptz
+) RETURNS boolean
+    LANGUAGE sql IMMUTABLE PARALLEL SAFE
+    RETURN ((covers.hold).tenant_id IS NULL OR (covers.hold).tenant_id = covers.tenant_id)
+       AND ((covers.hold).user_id IS NULL OR (covers.hold).user_id = covers.user_id)
+       AND ((covers.hold).entity_type IS NULL OR (covers.hold).entity_type = covers.entity_type)
+       AND ((covers.hold).entity_id IS NULL OR (covers.hold).entity_id = covers.entity_id)
+       AND ((covers.hold).concept IS NULL OR (covers.hold).concept = covers.concept)
+       AND ((covers.hold).action_type IS NULL OR (covers.hold).action_type = covers.action_type)
+       AND ((covers.hold).since IS NULL OR (covers.hold).since <= covers.moment)
+       AND ((covers.hold).until IS NULL OR (covers.hold).until > covers.moment);
+
+COMMENT ON FUNCTION provenance.covers IS 'Whether a legal hold holds what is known of an action.';
+
 -- Takes out what was recorded of a user or of an entity, and of the rows that those actions changed; or of one row of a captured
 -- table, whoever changed it. Called by the library inside an action of its own; see erasing_action_id().
 CREATE FUNCTION provenance.erase(
@@ -120,6 +157,7 @@ DECLARE
     subjects uuid[];
     tables integer[];
     row_keys text[];
+    held text;
 BEGIN
     IF by_action IS NULL THEN
         RAISE EXCEPTION 'provenance.erase() is to be called inside an action that says why'
@@ -157,7 +195,22 @@ BEGIN
        AND (num_nonnulls(i.payload, i.metadata) > 0 OR i.doubt <> erased_doubt);
     GET DIAGNOSTICS pending = ROW_COUNT;
 
+    SELECT h.name INTO held
+      FROM provenance.legal_holds h
+     WHERE EXISTS (
+               SELECT FROM provenance.actions a
+                WHERE a.id = ANY (subjects)
+                  AND provenance.covers(h, a.tenant_id, a.user_id, a.entity_type, a.entity_id, a.concept, a.action_type,
+                                        a.started_at))
+        OR EXISTS (
+               SELECT FROM provenance.action_intents i
+                WHERE i.id = ANY (subjects)
+                  AND provenance.covers(h, i.tenant_id, i.user_id, i.entity_type, i.entity_id, i.concept, i.action_type,
+                                        i.started_at))
+     ORDER BY h.name LIMIT 1;
+
     -- The first row of each statement tells where its other rows are.
+    WITH erased AS (
     UPDATE provenance.row_changes r
        SET shape_id = provenance.erased_shape(r.shape_id),
            old_row = CASE WHEN r.old_row IS NOT NULL THEN '()' END,
@@ -179,8 +232,22 @@ BEGIN
      WHERE r.seq = found.seq AND r.recorded_at = found.recorded_at AND r.action_id IS NOT DISTINCT FROM found.action_id
        AND (found.ordinal IS NULL OR (r.table_id = found.table_id AND r.ordinal = found.ordinal))
        AND (subject_tenant IS NULL OR r.tenant_id = subject_tenant)
-       AND (r.old_row <> '()' OR r.new_row <> '()');
-    GET DIAGNOSTICS row_changes = ROW_COUNT;
+       AND (r.old_row <> '()' OR r.new_row <> '()')
+    RETURNING r.action_id, r.tenant_id, r.recorded_at)
+    SELECT (SELECT count(*) FROM erased),
+           COALESCE(held, (
+               SELECT h.name
+                 FROM provenance.legal_holds h
+                WHERE EXISTS (
+                          SELECT FROM erased e LEFT JOIN provenance.actions a ON a.id = e.action_id
+                           WHERE provenance.covers(h, e.tenant_id, a.user_id, a.entity_type, a.entity_id, a.concept,
+                                                   a.action_type, COALESCE(a.started_at, e.recorded_at)))
+                ORDER BY h.name LIMIT 1))
+      INTO row_changes, held;
+    IF held IS NOT NULL THEN
+        RAISE EXCEPTION 'the legal hold % keeps what was to be erased', held
+            USING ERRCODE = 'restrict_violation', HINT = 'Erase it once the hold is released.';
+    END IF;
 
     -- A digest of something short could be guessed.
     UPDATE provenance.idempotency_keys k SET input_digest = ''
