@@ -799,7 +799,9 @@ def test_a_function_without_a_search_path_looks_nothing_up(session: Connection, 
     assert {name.partition(".")[0] for name in called} <= {"provenance", "pg_catalog"}
     assert re.findall(r"[^\w\s.,;()]", bare) == []
     # Words that look up an operator or a type. COALESCE, IS NULL and a CASE that names no operand are grammar.
-    words = {word.upper() for word in re.findall(r"\w+", bare)} - ({"SELECT", "PERFORM"} if function in WRITING else set())
+    words = {word.upper() for word in re.findall(r"\w+", bare)} - (
+        {"SELECT", "PERFORM"} if function in WRITING else set()
+    )
     assert not words & {
         "DECLARE", "SELECT", "EXECUTE", "PERFORM", "NULLIF", "CAST", "IN", "ANY", "LIKE", "ILIKE", "BETWEEN", "DISTINCT"
     }  # fmt: skip
