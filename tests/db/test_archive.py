@@ -177,6 +177,27 @@ def owner_run(connection: Connection, statement: Any) -> Any:
     return statement.decode(connection.execute(statement.query, statement.params).fetchall())
 
 
+def test_a_directory_of_another_database(owner: Connection, trail: Trail, root: Path) -> None:
+    """Its months are not touched, and none comes beside them; what an attempt of this one has left is its own."""
+    some_rows(owner, "actions")
+    archive_month(trail, root, "actions", MARCH)
+    restore_month(trail, root, "actions", MARCH)
+    owner.execute("DELETE FROM provenance.archived_months")
+    # Its own, by the action that it was.
+    archive_month(trail, root, "actions", MARCH)
+    restore_month(trail, root, "actions", MARCH)
+    owner.execute("DELETE FROM provenance.archived_months")
+    (month,) = contents(root)
+    path = month.manifest(root)
+    path.write_text(path.read_text().replace(json.loads(path.read_bytes())["action_id"], str(uuid4())))
+    before = {file: file.read_bytes() for file in root.rglob("*") if file.is_file()}
+    for table in TABLES:
+        assert f"{root} holds actions of 2021-03, which have not left this database; name another directory" == refused(
+            trail, root, table
+        )
+    assert before == {file: file.read_bytes() for file in root.rglob("*") if file.is_file()}
+
+
 def test_a_month_without_rows(owner: Connection, trail: Trail, root: Path) -> None:
     """It leaves as any other, and comes back."""
     archive_month(trail, root, "actions", MARCH)
@@ -554,6 +575,8 @@ def test_manifests_that_are_damaged(owner: Connection, trail: Trail, root: Path)
     for text, problem in (
         ("{", "is no manifest of an archive"),
         ("{}", "is no manifest of an archive"),
+        ("[]", "is no manifest of an archive"),
+        (json.dumps(whole | {"action_id": 7}), "is no manifest of an archive"),
         (json.dumps(whole | {"format": 2}), "is of format 2, and this version of provenance knows 1"),
         (json.dumps(whole | {"rows": 5}), "are not those that were written"),
     ):

@@ -17,6 +17,7 @@ from collections.abc import Generator, Iterable, Iterator
 from contextlib import contextmanager
 from datetime import date
 from pathlib import Path
+from uuid import UUID
 
 import attrs
 
@@ -73,6 +74,8 @@ class Manifest:
 
     rows: int
     digest: int
+    action_id: UUID
+    """The action by which it was written."""
     files: tuple[File, ...]
 
     @property
@@ -127,11 +130,11 @@ def summary_of(columns: tuple[Column, ...], rows: Iterable[Values]) -> Summary:
     return Summary(count, digest)
 
 
-def close(month: Month, root: Path, buckets: Iterable[str]) -> Manifest:
+def close(month: Month, root: Path, buckets: Iterable[str], action_id: UUID) -> Manifest:
     """Read back what has been written, and write the manifest."""
     files = tuple(_described(month.file(root, bucket), root) for bucket in buckets)
     summary = summary_of(month.table.columns, read(month, root, files))
-    manifest = Manifest(rows=summary.rows, digest=summary.digest, files=files)
+    manifest = Manifest(rows=summary.rows, digest=summary.digest, action_id=action_id, files=files)
     document = {
         "format": FORMAT,
         "table": month.table.name,
@@ -139,6 +142,7 @@ def close(month: Month, root: Path, buckets: Iterable[str]) -> Manifest:
         "edition": month.edition,
         "rows": manifest.rows,
         "digest": str(manifest.digest),
+        "action_id": str(action_id),
         "files": [attrs.asdict(file) for file in files],
     }
     with _durably(month.manifest(root)) as path:
@@ -176,10 +180,15 @@ def manifest_of(month: Month, root: Path) -> Manifest | None:
                 f"{path} is of format {document['format']}, and this version of provenance knows {FORMAT}"
             )
         files = tuple(File(**file) for file in document["files"])
-        return Manifest(rows=document["rows"], digest=int(document["digest"]), files=files)
+        return Manifest(
+            rows=document["rows"],
+            digest=int(document["digest"]),
+            action_id=UUID(document["action_id"]),
+            files=files,
+        )
     except FileNotFoundError:
         return None
-    except (ValueError, KeyError, TypeError) as error:
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise ArchiveError(f"{path} is no manifest of an archive; restore it from a backup") from error
 
 

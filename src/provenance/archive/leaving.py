@@ -23,11 +23,11 @@ from provenance import drivers
 from provenance.archive import files
 from provenance.archive.columns import TABLES, Summary, Values, completed, selected, summarized
 from provenance.archive.files import Manifest, Month
-from provenance.archive.ledger import Archived, editions
+from provenance.archive.ledger import NOTES, Archived, editions
 from provenance.archive.steps import FETCHED, Tell, attached, hold_still, moments, nobody, patiently, recorded
 from provenance.errors import ArchiveError, Held
 from provenance.journal.spool import Damaged, Spool
-from provenance.statements import Rows, Statement, holds, nothing
+from provenance.statements import Rows, Statement, holds, nothing, truth
 from provenance.trail import Trail
 
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
@@ -77,11 +77,20 @@ def archive_month(
             _refuse_open(connection, leaving, spools)
         if (name := drivers.run(connection, holds.on(table, leaving.partition))) is not None:
             raise Held(f"the legal hold {name} keeps some of {leaving}; it may leave once the hold is released")
+        _refuse_foreign(connection, root)
         buckets = drivers.run(connection, summarized(leaving.table, leaving.partition))
         expected = sum(buckets.values(), Summary())
-        manifest = _kept(leaving, root, expected) or _written(connection, leaving, root, buckets, tell)
+        # Those of later editions are of rows that have come back since.
+        for one in files.contents(root):
+            if (one.table, one.first) == (leaving.table, leaving.first) and one.edition > leaving.edition:
+                files.discard(one, root)
+        manifest = _kept(leaving, root, expected)
+        if manifest is None:
+            _write(connection, leaving, root, buckets, tell)
+            manifest = files.close(leaving, root, buckets, action.id)
         if manifest.summary != expected:
             raise ArchiveError(f"{leaving} changed while it was archived; run it again")
+        drivers.run(connection, _forgotten(leaving))
         drivers.run(connection, _noted(leaving, root, expected, action.id))
         _drop(connection, leaving, expected.rows, longest_hold)
         archived = Archived(
@@ -109,13 +118,39 @@ def _kept(month: Month, root: Path, expected: Summary) -> Manifest | None:
     return manifest
 
 
-def _written(
+def _refuse_foreign(connection: drivers.SyncConnection, root: Path) -> None:
+    """Refuse a directory that holds months which this database knows nothing of: those of another one, to be kept.
+
+    What an attempt of its own has left is known by the action that it was, whatever became of it.
+    """
+    noted = {(one.table, one.month, one.edition, one.rows, one.digest) for one in drivers.run(connection, NOTES)}
+    for month in files.contents(root):
+        manifest = files.manifest_there(month, root)
+        if (month.table.name, month.first, month.edition, manifest.rows, manifest.digest) in noted:
+            continue
+        if not drivers.run(connection, _known(manifest.action_id)):
+            raise ArchiveError(f"{root} holds {month}, which have not left this database; name another directory")
+
+
+def _known(action_id: UUID) -> Statement[bool]:
+    return Statement(
+        "SELECT EXISTS (SELECT FROM provenance.action_log l WHERE l.id = %(id)s)", {"id": action_id}, truth
+    )
+
+
+def _forgotten(month: Month) -> Statement[None]:
+    """Take out the notes of what has come back and leaves again."""
+    return Statement(
+        """DELETE FROM provenance.archived_months m
+            WHERE m.table_name = %(table)s AND m.month = %(month)s AND m.restored_at IS NOT NULL""",
+        {"table": month.table.name, "month": month.first},
+        nothing,
+    )
+
+
+def _write(
     connection: drivers.SyncConnection, month: Month, root: Path, buckets: dict[str, Summary], tell: Tell
-) -> Manifest:
-    # Those of later editions are of rows that have come back since.
-    for one in files.contents(root):
-        if (one.table, one.first) == (month.table, month.first) and one.edition > month.edition:
-            files.discard(one, root)
+) -> None:
     files.discard(month, root)
     done, total = 0, sum(summary.rows for summary in buckets.values())
 
@@ -130,7 +165,6 @@ def _written(
 
     for bucket in buckets:
         files.write(month, root, bucket, rows(bucket))
-    return files.close(month, root, buckets)
 
 
 def _noted(month: Month, root: Path, summary: Summary, action_id: UUID) -> Statement[None]:

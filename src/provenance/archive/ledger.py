@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from datetime import date
+from typing import LiteralString
 from uuid import UUID
 
 import attrs
@@ -39,6 +40,8 @@ class Archived:
     """The directory of the archive."""
     action_id: UUID | None
     """The action by which it left."""
+    away: bool = True
+    """It has not come back since."""
 
 
 def due_months(connection: drivers.SyncConnection, keep: int, today: date) -> list[Due]:
@@ -72,30 +75,36 @@ def _archived(rows: Rows) -> list[Archived]:
             digest=int(digest),
             location=location,
             action_id=action_id,
+            away=away,
         )
-        for table, month, edition, count, digest, location, action_id in rows
+        for table, month, edition, count, digest, location, action_id, away in rows
     ]
 
 
-LEDGER = Statement(
-    """SELECT m.table_name::text, m.month, m.edition, m.rows, m.digest, m.location, m.action_id
-         FROM provenance.archived_months m ORDER BY m.month, m.table_name, m.edition""",
+_COLUMNS: LiteralString = (
+    "m.table_name::text, m.month, m.edition, m.rows, m.digest, m.location, m.action_id, m.restored_at IS NULL"
+)
+
+NOTES = Statement(
+    f"SELECT {_COLUMNS} FROM provenance.archived_months m ORDER BY m.month, m.table_name, m.edition",  # noqa: S608 - names
     None,
     _archived,
 )
+"""What has ever left, and whether it is away still."""
 
 
 def ledger(connection: drivers.SyncConnection) -> list[Archived]:
     """Return what has left, the oldest month first."""
     with translated("reading what is archived", rights="owner"):
-        return drivers.run(connection, LEDGER)
+        return [one for one in drivers.run(connection, NOTES) if one.away]
 
 
 def editions(table: str, month: date) -> Statement[list[Archived]]:
+    """Return the editions of a month that are away, and have nobody else change that."""
     return Statement(
-        """SELECT m.table_name::text, m.month, m.edition, m.rows, m.digest, m.location, m.action_id
-             FROM provenance.archived_months m WHERE m.table_name = %(table)s AND m.month = %(month)s
-            ORDER BY m.edition FOR UPDATE""",
+        f"""SELECT {_COLUMNS} FROM provenance.archived_months m
+             WHERE m.table_name = %(table)s AND m.month = %(month)s AND m.restored_at IS NULL
+             ORDER BY m.edition FOR UPDATE""",  # noqa: S608 - names of columns
         {"table": table, "month": month},
         _archived,
     )

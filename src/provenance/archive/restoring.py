@@ -59,11 +59,11 @@ def restore_month(trail: Trail, root: Path, table: str, month: date, *, tell: Te
         found = sum(drivers.run(connection, summarized(coming.table, coming.partition)).values(), Summary())
         if found != before + expected:
             raise ArchiveError(f"the rows of {coming} are not what has left; nothing is restored")
-        drivers.run(connection, _forgotten(coming))
+        drivers.run(connection, _back(coming))
         if not there:
             _attach(connection, coming)
         action.result = {"rows": expected.rows, "editions": len(left)}
-    return attrs.evolve(left[-1], rows=expected.rows, digest=expected.digest, location=str(root))
+    return attrs.evolve(left[-1], rows=expected.rows, digest=expected.digest, location=str(root), away=False)
 
 
 def _copy(  # noqa: PLR0917 - it is one step of the above
@@ -94,9 +94,10 @@ def _make(month: Month) -> Statement[None]:
     )
 
 
-def _forgotten(month: Month) -> Statement[None]:
+def _back(month: Month) -> Statement[None]:
     return Statement(
-        "DELETE FROM provenance.archived_months m WHERE m.table_name = %(table)s AND m.month = %(month)s",
+        """UPDATE provenance.archived_months m SET restored_at = clock_timestamp()
+            WHERE m.table_name = %(table)s AND m.month = %(month)s AND m.restored_at IS NULL""",
         {"table": month.table.name, "month": month.first},
         nothing,
     )

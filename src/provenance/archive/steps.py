@@ -62,6 +62,8 @@ def recorded(trail: Trail, action_type: str, table: str, month: date, root: Path
             entity_type="partition",
             entity_id=f"{table}_{month:%Y_%m}",
             payload={"location": str(root)},
+            # Known of whatever ends it: the files that it leaves say by which action they were written.
+            durability="intent",
         ).at(IsolationLevel.READ_COMMITTED) as action,
     ):
         yield action
