@@ -42,6 +42,8 @@ def _scope(**given: Unpack[Scope]) -> dict[str, Any]:
     for what, value in given.items():
         if value is None:
             raise InvalidAction(f"{what}: expected what to hold, got None; leave it out to hold all")
+        if value == "" and what != "tenant_id":
+            raise InvalidAction(f"{what}: expected what to hold, got an empty text; leave it out to hold all")
         if isinstance(value, datetime) and value.tzinfo is None:
             raise InvalidAction(f"{what}: expected a time with a time zone; use datetime.now(UTC)")
     kind, entity_id = given.get("entity", (None, None))

@@ -30,7 +30,7 @@ from provenance.recovery import AsyncRecovering, Recovering
 from provenance.refreshing import AsyncViews, Views
 from provenance.repository import ActionRepository, AsyncActionRepository
 from provenance.statements import recording as statements
-from provenance.statements.partitions import MONTHS_AHEAD, ensure
+from provenance.statements.partitions import NEXT
 from provenance.statements.recording import Installed
 from provenance.tracking.hosts import Durability
 from provenance.translation import address_parts, translated, unavailable
@@ -320,7 +320,7 @@ class Trail(_Setup, Outliving, Tables, Views, Recovering, Erasing, Holds, Partit
             self._schema_found(found)
             if found.months_due:
                 with making_months():
-                    self._journal.run(ensure(MONTHS_AHEAD))
+                    self._journal.run(NEXT)
 
     def close(self) -> None:
         """Close what the trail opened: its journal, and its pool unless that was handed in."""
@@ -485,7 +485,7 @@ class AsyncTrail(
             self._schema_found(found)
             if found.months_due:
                 with making_months():
-                    await self._journal.run(ensure(MONTHS_AHEAD))
+                    await self._journal.run(NEXT)
 
     async def close(self) -> None:
         """Close what the trail opened: its journal, and its pool unless that was handed in."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import random
 import signal
 import subprocess
@@ -210,7 +211,7 @@ def test_months_that_are_due(owner: Connection) -> None:
     """Those before the months that stay, the oldest first; the current one never."""
     months.make(owner, "actions", first_of(2020, 12))
     found = due_months(owner, 3, date(2021, 7, 15))
-    assert [("actions", date(2020, 12, 1)), ("actions", MARCH), ("row_changes", MARCH)] == [
+    assert [("actions", date(2020, 12, 1)), ("row_changes", MARCH), ("actions", MARCH)] == [
         (due.table, due.month) for due in found
     ]
     assert [date(2020, 12, 1)] == [due.month for due in due_months(owner, 4, date(2021, 7, 15))]
@@ -302,6 +303,28 @@ def test_one_action_and_its_tree(owner: Connection, trail: Trail, root: Path) ->
     unknown = id_at(INSIDE)
     assert (None, None) == (archived.get(unknown), archived.tree(unknown))
     assert archived.get(id_at(datetime(2024, 1, 1, tzinfo=UTC))) is None
+
+
+def test_actions_whose_clock_or_id_is_odd(owner: Connection, trail: Trail, tmp_path: Path) -> None:
+    """One that seems older than what caused it, one whose parent nobody knows, and ids that no calendar has."""
+    months.make(owner, "actions", first_of(2021, 4))
+    parent = insert(owner, "actions", first_of(2021, 4))
+    child = insert(owner, "actions", first_of(2021, 4) - timedelta(seconds=1), root_id=parent, parent_action_id=parent)
+    insert(owner, "actions", INSIDE, root_id=parent)
+    foreign = insert(owner, "actions", INSIDE, root_id=UUID(int=2**128 - 1), parent_action_id=UUID(int=2**128 - 1))
+    expected = [trail.actions.tree(one) for one in (parent, child)]
+    # A directory of such a name is no column of the files in it.
+    root = tmp_path / "user_id=7"
+    for month in (MARCH, date(2021, 4, 1)):
+        archive_month(trail, root, "actions", month)
+    (root / "months" / "actions-2021-03-1 (copy).json").write_text("{}")
+    archived = ArchivedActions(root)
+    assert expected == [archived.tree(one) for one in (parent, child)]
+    alone = archived.tree(foreign)
+    assert alone is not None
+    assert foreign == alone.action.id
+    assert {None} == {action.user_id for action in archived.search(until=datetime(2022, 1, 1, tzinfo=UTC))}
+    assert archived.get(UUID(int=2**128 - 1)) is None
 
 
 def test_what_is_no_archive(tmp_path: Path) -> None:
@@ -454,25 +477,110 @@ def test_a_month_that_changes_meanwhile_stays(owner: Connection, trail: Trail, r
     assert 7 == archive_month(trail, root, "actions", MARCH).rows
 
 
-def test_what_an_earlier_attempt_has_written_is_not_written_again(
+def test_an_attempt_that_comes_to_nothing_leaves_nothing(
     owner: Connection, trail: Trail, root: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """If it is what is to be written, and whole."""
+    """What is in it may be erased the next day."""
     some_rows(owner, "actions")
     monkeypatch.setattr(steps, "TRIES", 1)
-    with psycopg.connect(owner.info.dsn) as reader:
-        reader.execute("SELECT count(*) FROM provenance.actions")
+    with psycopg.connect(owner.info.dsn) as other:
+        other.execute("SELECT count(*) FROM provenance.actions")
         assert "was in use by one transaction or another each of 1 times" in refused(trail, root)
-    told: list[int] = []
-    (path, *_) = root.glob("actions/*/*/*.parquet")
-    written = path.stat().st_mtime_ns
-    archive_month(trail, root, "actions", MARCH, tell=lambda done, _: told.append(done))
-    assert ([], written) == (told, path.stat().st_mtime_ns)
+        other.rollback()
+        other.execute("LOCK TABLE provenance.actions_default IN SHARE UPDATE EXCLUSIVE MODE")
+        assert "was in use by one transaction or another each of 1 times" in refused(trail, root)
+    assert [] == [path for path in root.rglob("*") if path.is_file()]
+
+
+def test_what_a_killed_attempt_has_left_is_removed(owner: Connection, trail: Trail, root: Path) -> None:
+    """By the next one, whatever month that is of."""
+    some_rows(owner, "actions")
+    archive_month(trail, root, "actions", MARCH)
     restore_month(trail, root, "actions", MARCH)
-    path.write_bytes(b"damaged")
-    archive_month(trail, root, "actions", MARCH, tell=lambda done, _: told.append(done))
-    assert told
+    owner.execute("DELETE FROM provenance.archived_months")
+    archive_month(trail, root, "row_changes", MARCH)
+    assert ["row_changes"] == [month.table.name for month in contents(root)]
+    assert [] == [*root.glob("actions/*/*/*")]
+
+
+def test_what_is_there_already_is_not_written_again(owner: Connection, trail: Trail, root: Path) -> None:
+    """If it is what is to be written, and whole."""
+    some_rows(owner, "actions")
+    archive_month(trail, root, "actions", MARCH)
+    told: list[int] = []
+    for damaged in (False, True):
+        restore_month(trail, root, "actions", MARCH)
+        if damaged:
+            next(iter(root.glob("actions/*/*/*.parquet"))).write_bytes(b"damaged")
+        archive_month(trail, root, "actions", MARCH, tell=lambda done, _: told.append(done))
+        assert damaged == bool(told)
     assert verify_month(root, contents(root)[0])
+
+
+def test_a_row_that_waits_while_its_month_leaves_is_refused(owner: Connection, provenance_dsn: str) -> None:
+    """It would be there twice: it may be in the archive."""
+    row = {"id": str(id_at(INSIDE)), "root_id": str(uuid4()), "action_type": "t", "concept": "c", "status": "failed"}
+    row |= {"tenant_id": "", "started_at": INSIDE.isoformat(), "completed_at": INSIDE.isoformat(), "duration_ms": 1}
+    writer = psycopg.connect(provenance_dsn, autocommit=True)
+    errors: list[BaseException] = []
+
+    def write() -> None:
+        try:
+            writer.execute("SELECT provenance.write_missing_actions(%s::json)", (json.dumps([row]),))
+        except psycopg.Error as error:
+            errors.append(error)
+
+    thread = threading.Thread(target=write)
+    with owner.transaction():
+        owner.execute("LOCK TABLE ONLY provenance.actions IN ACCESS EXCLUSIVE MODE")
+        thread.start()
+        waits = "SELECT count(*) FROM pg_stat_activity WHERE pid = %s AND wait_event_type = 'Lock'"
+        while owner.execute(waits, (writer.info.backend_pid,)).fetchone() == (0,):
+            pass
+        owner.execute("INSERT INTO provenance.archived_months VALUES ('actions', '2021-03-01', 1, 0, 0, 'x')")
+        owner.execute("DROP TABLE provenance.actions_2021_03")
+    thread.join()
+    writer.close()
+    assert ["the month of this action is archived"] == [error.diag.message_primary for error in errors]
+    assert {} == places(owner, "actions")
+
+
+def test_rows_that_are_here_already(owner: Connection, trail: Trail, root: Path) -> None:
+    """They came back in another way; the month does not come back beside them."""
+    some_rows(owner, "actions")
+    archive_month(trail, root, "actions", MARCH)
+    action = ArchivedActions(root).search(until=datetime(2022, 1, 1, tzinfo=UTC)).items[0]
+    months.make(owner, "actions", first_of(2021, 3))
+    insert(owner, "actions", INSIDE, id=action.id)
+    with pytest.raises(
+        ArchiveError, match=f"rows of actions of 2021-03 are here already .*{action.id}.*; nothing has come back"
+    ):
+        restore_month(trail, root, "actions", MARCH)
+
+
+def test_a_directory_that_cannot_be_written(owner: Connection, trail: Trail, tmp_path: Path) -> None:
+    """It is said which file, and why."""
+    some_rows(owner, "actions")
+    (tmp_path / "archive").write_text("a file")
+    said = refused(trail, tmp_path / "archive")
+    assert f"{tmp_path}/archive cannot be written or read (Not a directory: " in said
+    assert 6 == places(owner, "actions")["actions_2021_03"]
+
+
+def test_directories_above_that_are_closed(
+    owner: Connection, trail: Trail, root: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """They were there before, so nothing of them need be on disk."""
+    some_rows(owner, "actions")
+    real = os.open
+
+    def closed(path: Any, flags: int, *rest: Any, **options: Any) -> int:
+        if Path(path) == root.parent:
+            raise PermissionError(13, "Permission denied", str(path))
+        return real(path, flags, *rest, **options)
+
+    monkeypatch.setattr(os, "open", closed)
+    assert archive_month(trail, root, "actions", MARCH)
 
 
 def test_a_month_that_takes_too_long_to_count_stays(owner: Connection, trail: Trail, root: Path) -> None:

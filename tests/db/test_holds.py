@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, date, datetime, timedelta
 from pathlib import Path
 from typing import Any
@@ -10,9 +11,9 @@ from typing import Any
 import psycopg
 import pytest
 
-from provenance import Trail
+from provenance import Trail, request_scope, schema
 from provenance.archive import archive_month
-from provenance.errors import Held, InvalidAction, SchemaNotReady
+from provenance.errors import Held, InvalidAction, MigrationError, SchemaNotReady
 from provenance.testing import RecordedActions
 from tests.support import colours, databases, months, roles
 from tests.support.colours import Blocking, done
@@ -145,14 +146,58 @@ def test_rows_are_held_by_what_changed_them(owner: Connection, trail: Trail, tmp
 
 
 def test_changes_of_actions_that_have_left_are_held(owner: Connection, trail: Trail, tmp_path: Path) -> None:
-    """By what is known of them: their tenant and their time."""
+    """Nothing but their tenant and their time is known of them, and they might be what is held."""
     archive_month(trail, tmp_path, "actions", MARCH)
-    trail.place_hold("user", reason="too late", user_id="ada")
-    trail.place_hold("tenant", reason="in time", tenant_id="t", since=INSIDE)
-    with pytest.raises(Held, match="the legal hold tenant keeps some of row_changes of 2021-03"):
+    trail.place_hold("user", reason="perhaps hers", user_id="bob")
+    with pytest.raises(Held, match="the legal hold user keeps some of row_changes of 2021-03"):
         archive_month(trail, tmp_path, "row_changes", MARCH)
-    trail.release_hold("tenant", reason="settled")
+    trail.release_hold("user", reason="settled")
+    trail.place_hold("tenant", reason="another's", tenant_id="other", user_id="ada")
     assert archive_month(trail, tmp_path, "row_changes", MARCH)
+
+
+def test_changes_of_what_is_begun_are_held(owner: Connection, trail: Trail, tmp_path: Path) -> None:
+    """By what was said when it was begun."""
+    begun = trail.begin("tell", concept="account", user_id="eve")
+    insert(owner, "row_changes", INSIDE, action_id=begun, shape_id=shape(owner))
+    trail.place_hold("case 11", reason="Eve", user_id="eve")
+    with pytest.raises(Held, match="the legal hold case 11 keeps some of row_changes"):
+        archive_month(trail, tmp_path, "row_changes", MARCH)
+
+
+def test_a_hold_waits_for_whoever_is_erasing(owner: Connection, trail: Trail, provenance_dsn: str) -> None:
+    """What has been placed holds: nothing is erased afterwards that was begun before."""
+    with psycopg.connect(provenance_dsn) as erasing:
+        erasing.execute("SELECT pg_advisory_xact_lock_shared(31651020444888674)")
+        with ThreadPoolExecutor(1) as executor:
+            placing = executor.submit(trail.place_hold, "case 12", reason="a court")
+            waiting = "SELECT count(*) FROM pg_stat_activity WHERE wait_event = 'advisory'"
+            while owner.execute(waiting).fetchone() == (0,):
+                assert not placing.done()
+            erasing.rollback()
+            assert "case 12" == placing.result().name
+
+
+def test_why_something_is_held_is_not_erased(owner: Connection, trail: Trail) -> None:
+    """Neither by whom it was, nor by the hold."""
+    with request_scope(user_id="judge"):
+        trail.place_hold("case 13", reason="a court", user_id="nobody")
+        trail.release_hold("case 13", reason="settled")
+    for what in ({"user_id": "judge"}, {"entity": ("legal_hold", "case 13")}):
+        assert 0 == trail.erase(reason="asked to", **what).actions
+    said = {(one.payload or {})["reason"] for one in trail.actions.entity_history("legal_hold", "case 13")}
+    assert {"settled", "a court", "asked to"} == said
+
+
+def test_holds_are_not_migrated_away(owner: Connection, trail: Trail) -> None:
+    """They would be gone without a word."""
+    trail.place_hold("case 14", reason="a court")
+    with pytest.raises(MigrationError, match="there are legal holds, which would be gone"):
+        schema.down(owner, to=5)
+    assert ["case 14"] == [hold.name for hold in trail.holds()]
+    trail.release_hold("case 14", reason="settled")
+    schema.down(owner, to=5)
+    schema.up(owner)
 
 
 async def test_holds_are_actions(colour: Blocking, recorded_actions: RecordedActions) -> None:
@@ -187,6 +232,7 @@ async def test_holds_are_actions(colour: Blocking, recorded_actions: RecordedAct
         ({"reason": ""}, "reason: expected a text that says why"),
         ({"user_id": None}, "user_id: expected what to hold, got None; leave it out to hold all"),
         ({"since": datetime(2027, 1, 1)}, "since: expected a time with a time zone"),  # noqa: DTZ001 - that is what is wrong
+        ({"user_id": ""}, "user_id: expected what to hold, got an empty text"),
         ({"concept": ""}, "concept"),
         ({"entity": ("", 1)}, "entity"),
     ],

@@ -114,6 +114,32 @@ def test_rows_of_no_sensible_month_stay(neglected: Connection, table: str) -> No
     assert (there, before) == (places(neglected, table), contents(neglected, table))
 
 
+def test_what_remains_is_the_default_partition_still(neglected: Connection) -> None:
+    """With its indexes and guards, under their names, however many rows there are."""
+    neglected.execute(
+        "INSERT INTO provenance.actions (id, root_id, action_type, concept, status, started_at, completed_at, duration_ms)"
+        " SELECT i, i, 't', 'c', 'completed', now(), now(), 1"
+        " FROM (SELECT gen_random_uuid() AS i FROM generate_series(1, 999)) s"
+    )
+    insert(neglected, "actions", month(1))
+    before = contents(neglected, "actions")
+    assert {named("actions", 1): 1} == dict(neglected.execute(EMPTY, ("actions",)).fetchall())
+    assert (before, []) == (contents(neglected, "actions"), schema.verify(neglected))
+    assert 999 == places(neglected, "actions")["actions_default"]
+    with pytest.raises(psycopg.errors.InsufficientPrivilege, match="insert-only"):
+        neglected.execute("TRUNCATE provenance.actions_default")
+
+
+def test_whoever_uses_the_default_partition_is_not_waited_for(neglected: Connection, provenance_dsn: str) -> None:
+    """Everybody else would wait meanwhile."""
+    insert(neglected, "actions", month(1))
+    with psycopg.connect(provenance_dsn) as other:
+        other.execute("LOCK TABLE provenance.actions_default IN SHARE UPDATE EXCLUSIVE MODE")
+        with pytest.raises(psycopg.errors.LockNotAvailable, match="each of 2 times"):
+            neglected.execute("SELECT provenance.empty_default('actions', tries => 2)")
+    assert {"actions_default": 1} == places(neglected, "actions")
+
+
 @pytest.mark.parametrize("table", TABLES)
 def test_rows_with_a_transaction_of_another_cluster_move(neglected: Connection, table: str) -> None:
     """As those of a restored dump have; this cluster has not come as far."""
@@ -213,7 +239,10 @@ def test_a_long_transaction_keeps_rows_where_they_are(
                 began = time.monotonic()
                 insert(writer, "actions", datetime.now(UTC))
                 waited = max(waited, time.monotonic() - began)
-        with pytest.raises(psycopg.errors.LockNotAvailable, match=r"was using provenance\.actions each of 3 times"):
+        with pytest.raises(
+            psycopg.errors.LockNotAvailable,
+            match=r"one transaction or another was using provenance\.actions",
+        ):
             moving.result()
     assert {f"{named('actions', 1)}"} & places(neglected, "actions").keys() == set()
     # Half a second for the table, and as much for its default partition.
@@ -422,7 +451,7 @@ async def test_a_process_that_starts_makes_the_coming_months(
     caplog.set_level(logging.INFO, "provenance")
     neglect(owner)
     async with colour.track("first", transaction=False):
-        assert named("actions", -6) in attached(owner)
+        assert named("actions", -1) in attached(owner)
     assert "provenance: made the partitions of the coming months" in caplog.messages
     neglect(owner)
     async with colour.track("second"):
@@ -460,6 +489,25 @@ async def test_a_process_that_cannot_make_months_works_as_well(
     assert said.startswith(
         "provenance: there is no partition for the next month, and making it failed (RaiseException)"
     )
+
+
+@pytest.mark.anyio
+@pytest.mark.parametrize("why", ["somebody makes months", "there are many rows"])
+async def test_a_process_that_starts_waits_for_nobody(colour: Blocking, owner: Connection, why: str) -> None:
+    """While another makes months or migrates, or where it would take long, it makes none."""
+    neglect(owner)
+    if why == "there are many rows":
+        owner.execute(
+            "INSERT INTO provenance.row_changes"
+            " (seq, recorded_at, row_slot, ordinal, table_id, shape_id, operation, row_key)"
+            " SELECT n, now(), n, 1, 1, 1, 'insert', repeat('x', 900) FROM generate_series(1, 10000) n"
+        )
+    else:
+        owner.execute("SELECT pg_advisory_lock(31651020444888673)")
+    async with colour.track("first"):
+        pass
+    owner.execute("SELECT pg_advisory_unlock_all()")
+    assert {"actions_default", "row_changes_default"} == {*attached(owner)}
 
 
 @pytest.mark.anyio

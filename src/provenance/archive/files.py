@@ -13,8 +13,9 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import re
 from collections.abc import Generator, Iterable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from datetime import date
 from pathlib import Path
 from uuid import UUID
@@ -23,6 +24,8 @@ import attrs
 
 from provenance.archive.columns import TABLES, Column, Summary, Table, Values, row_digest
 from provenance.errors import ArchiveError
+
+_MANIFEST = re.compile(r"([a-z_]+)-(\d{4})-(0[1-9]|1[0-2])-(\d+)\.json")
 
 FORMAT = 1
 """Of what is written here; a reader refuses what it does not know."""
@@ -87,17 +90,20 @@ class Manifest:
 def _durably(path: Path) -> Generator[Path]:
     """Yield where to write a file; it gets its name once all of it is on disk."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    unfinished = path.with_name(f"{path.name}.unfinished")
+    # Readers take what begins with a dot for none of their business.
+    unfinished = path.with_name(f".{path.name}.unfinished")
     yield unfinished
     with unfinished.open("rb") as file:
         os.fsync(file.fileno())
     unfinished.replace(path)
     for directory in (path.parent, *path.parent.parents[:3]):
-        handle = os.open(directory, os.O_RDONLY)
-        try:
-            os.fsync(handle)
-        finally:
-            os.close(handle)
+        # Those above the archive may be closed to us, and were there before.
+        with suppress(PermissionError):
+            handle = os.open(directory, os.O_RDONLY)
+            try:
+                os.fsync(handle)
+            finally:
+                os.close(handle)
 
 
 def write(month: Month, root: Path, bucket: str, rows: Iterable[Values]) -> None:
@@ -210,18 +216,18 @@ def check(month: Month, root: Path, expected: Manifest) -> None:
 def discard(month: Month, root: Path) -> None:
     """Remove what an attempt has left of a month."""
     month.manifest(root).unlink(missing_ok=True)
-    for path in root.glob(f"{month.table.name}/tenant_hash=*/month={month.first:%Y-%m}/part-{month.edition}.parquet*"):
-        path.unlink()
+    for directory in root.glob(f"{month.table.name}/tenant_hash=*/month={month.first:%Y-%m}"):
+        for name in (f"part-{month.edition}.parquet", f".part-{month.edition}.parquet.unfinished"):
+            (directory / name).unlink(missing_ok=True)
 
 
 def contents(root: Path) -> list[Month]:
     """Return which months an archive holds in full, the oldest first."""
-    found: list[Month] = []
-    for path in root.glob("months/*.json"):
-        table, _, rest = path.stem.partition("-")
-        year, number, edition = rest.split("-")
-        if table in TABLES:
-            found.append(Month(TABLES[table], date(int(year), int(number), 1), int(edition)))
+    found = [
+        Month(TABLES[named[1]], date(int(named[2]), int(named[3]), 1), int(named[4]))
+        for path in root.glob("months/*.json")
+        if (named := _MANIFEST.fullmatch(path.name)) and named[1] in TABLES
+    ]
     return sorted(found, key=lambda month: (month.first, month.table.name, month.edition))
 
 

@@ -77,22 +77,22 @@ def archive_month(
             _refuse_open(connection, leaving, spools)
         if (name := drivers.run(connection, holds.on(table, leaving.partition))) is not None:
             raise Held(f"the legal hold {name} keeps some of {leaving}; it may leave once the hold is released")
-        _refuse_foreign(connection, root)
+        _tidy(connection, root, leaving)
         buckets = drivers.run(connection, summarized(leaving.table, leaving.partition))
         expected = sum(buckets.values(), Summary())
         # Those of later editions are of rows that have come back since.
         for one in files.contents(root):
             if (one.table, one.first) == (leaving.table, leaving.first) and one.edition > leaving.edition:
                 files.discard(one, root)
-        manifest = _kept(leaving, root, expected)
-        if manifest is None:
-            _write(connection, leaving, root, buckets, tell)
-            manifest = files.close(leaving, root, buckets, action.id)
-        if manifest.summary != expected:
-            raise ArchiveError(f"{leaving} changed while it was archived; run it again")
-        drivers.run(connection, _forgotten(leaving))
-        drivers.run(connection, _noted(leaving, root, expected, action.id))
-        _drop(connection, leaving, expected.rows, longest_hold)
+        try:
+            _exported(connection, leaving, root, buckets, action.id, tell)
+            drivers.run(connection, _forgotten(leaving))
+            drivers.run(connection, _noted(leaving, root, expected, action.id))
+            _drop(connection, leaving, expected.rows, longest_hold)
+        except BaseException:
+            # It stays, and what is in it may be erased.
+            files.discard(leaving, root)
+            raise
         archived = Archived(
             table=table,
             month=month,
@@ -104,6 +104,22 @@ def archive_month(
         )
         action.result = {"rows": expected.rows, "edition": leaving.edition}
     return archived
+
+
+def _exported(  # noqa: PLR0917 - it is one step of the above
+    connection: drivers.SyncConnection,
+    month: Month,
+    root: Path,
+    buckets: dict[str, Summary],
+    action_id: UUID,
+    tell: Tell,
+) -> None:
+    """See to it that the files of a month are there, and hold what the server says the table holds."""
+    expected = sum(buckets.values(), Summary())
+    if _kept(month, root, expected) is None:
+        _write(connection, month, root, buckets, tell)
+        if files.close(month, root, buckets, action_id).summary != expected:
+            raise ArchiveError(f"{month} changed while it was archived; run it again")
 
 
 def _kept(month: Month, root: Path, expected: Summary) -> Manifest | None:
@@ -118,10 +134,13 @@ def _kept(month: Month, root: Path, expected: Summary) -> Manifest | None:
     return manifest
 
 
-def _refuse_foreign(connection: drivers.SyncConnection, root: Path) -> None:
-    """Refuse a directory that holds months which this database knows nothing of: those of another one, to be kept.
+def _tidy(connection: drivers.SyncConnection, root: Path, leaving: Month) -> None:
+    """Remove what attempts have left that were killed: what is in it may have been erased since.
 
-    What an attempt of its own has left is known by the action that it was, whatever became of it.
+    It is known by the action that it was. Months that this database knows nothing of are those of another one, to be kept.
+
+    Raises:
+        ArchiveError: there are such months.
     """
     noted = {(one.table, one.month, one.edition, one.rows, one.digest) for one in drivers.run(connection, NOTES)}
     for month in files.contents(root):
@@ -130,6 +149,8 @@ def _refuse_foreign(connection: drivers.SyncConnection, root: Path) -> None:
             continue
         if not drivers.run(connection, _known(manifest.action_id)):
             raise ArchiveError(f"{root} holds {month}, which have not left this database; name another directory")
+        if month != leaving:
+            files.discard(month, root)
 
 
 def _known(action_id: UUID) -> Statement[bool]:
@@ -186,11 +207,16 @@ def _noted(month: Month, root: Path, summary: Summary, action_id: UUID) -> State
 
 def _drop(connection: drivers.SyncConnection, month: Month, rows: int, longest_hold: float) -> None:
     """Drop the partition of a month, if nothing has come to it since its rows were counted."""
-    parent, partition = (sql.Identifier("provenance", name) for name in (month.table.name, month.partition))
+    names = month.table.name, month.partition, f"{month.table.name}_default"
+    parent, partition, default = (sql.Identifier("provenance", name) for name in names)
     limit = sql.Literal(f"{int(longest_hold * 1000)}ms")
 
     def drop() -> None:
         connection.execute(sql.SQL("LOCK TABLE ONLY {} IN ACCESS EXCLUSIVE MODE").format(parent))
+        # Everybody waits by now: nobody is waited for any more.
+        connection.execute(
+            sql.SQL("LOCK TABLE ONLY {}, ONLY {} IN ACCESS EXCLUSIVE MODE NOWAIT").format(partition, default)
+        )
         connection.execute(sql.SQL("SET LOCAL statement_timeout = {}").format(limit))
         there = connection.execute(sql.SQL("SELECT count(*) FROM ONLY {}").format(partition)).fetchall()
         if there != [(rows,)]:

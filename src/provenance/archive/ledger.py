@@ -45,7 +45,7 @@ class Archived:
 
 
 def due_months(connection: drivers.SyncConnection, keep: int, today: date) -> list[Due]:
-    """Return the months that may leave, the oldest first.
+    """Return the months that may leave, the oldest first, and row changes before the actions that made them.
 
     Args:
         connection: of a reader.
@@ -61,7 +61,8 @@ def due_months(connection: drivers.SyncConnection, keep: int, today: date) -> li
             for one in there
             if one.month is not None and one.month.year * 12 + one.month.month - 1 < number
         ),
-        key=lambda due: (due.month, due.table),
+        # Row changes first: by the action that made it is known who may want it erased or held.
+        key=lambda due: (due.month, due.table == "actions"),
     )
 
 

@@ -60,8 +60,8 @@ class ArchivedActions:
 
     def get(self, action_id: UUID) -> Action | None:
         """Return an action, or ``None``."""
-        moment = _moment(ids.as_action_id(action_id, "action_id"))
-        found = self._read(self._files(moment, moment), "id = $id", {"id": str(action_id)}, 1)
+        month = _month_of(ids.as_action_id(action_id, "action_id"))
+        found = self._read(self._files(month, month), "id = $id", {"id": str(action_id)}, 1)
         return found[0] if found else None
 
     def tree(self, action_id: UUID) -> ActionTree | None:
@@ -69,8 +69,12 @@ class ArchivedActions:
         action = self.get(action_id)
         if action is None:
             return None
-        files = self._files(_moment(action.root_id), None)
-        return arrange(self._read(files, "root_id = $root", {"root": str(action.root_id)}, None))
+        # Clocks differ: what an action has caused may seem to be older than itself.
+        root = _month_of(action.root_id)
+        since = None if root is None else min(root, _month_of(action_id) or root) - timedelta(days=1)
+        members = "id = $root OR (root_id = $root AND parent_action_id IS NOT NULL) OR id = $id"
+        given = {"root": str(action.root_id), "id": str(action_id)}
+        return arrange(self._read(self._files(since and since.replace(day=1), None), members, given, None))
 
     def entity_history(
         self, entity_type: str, entity_id: Identifier, *, before: UUID | None = None, limit: int = 50
@@ -86,20 +90,21 @@ class ArchivedActions:
         if before is not None:
             conditions.append("id < $before")
             given["before"] = str(ids.as_action_id(before, "before"))
-        files = self._files(asked.since, asked.until, asked.tenant_id)
+        since, until = (None if moment is None else _month(moment) for moment in (asked.since, asked.until))
+        files = self._files(since, until, asked.tenant_id)
         found = self._read(files, " AND ".join(conditions) or "true", given, limit + 1)
         items = tuple(found[:limit])
         return Page(items=items, next=items[-1].id if len(found) > limit else None)
 
-    def _files(self, since: datetime | None, until: datetime | None, tenant_id: str | None = None) -> list[str]:
-        """Return which files may hold the actions of a time and of a tenant."""
+    def _files(self, since: date | None, until: date | None, tenant_id: str | None = None) -> list[str]:
+        """Return which files may hold the actions of these months and of a tenant."""
         bucket = None if tenant_id is None else hashlib.md5(tenant_id.encode(), usedforsecurity=False).hexdigest()[0]
         return [
             str(self._root / file.path)
             for month in contents(self._root)
             if month.table is _ACTIONS
-            and (since is None or _month(since) <= month.first)
-            and (until is None or month.first <= _month(until))
+            and (since is None or since <= month.first)
+            and (until is None or month.first <= until)
             for file in manifest_there(month, self._root).files
             if bucket is None or f"/tenant_hash={bucket}/" in file.path
         ]
@@ -115,7 +120,8 @@ class ArchivedActions:
             ) from error
         if not files:
             return []
-        query = f"SELECT {_SELECTED} FROM read_parquet($files) WHERE {condition} ORDER BY id DESC LIMIT $limit"  # noqa: S608
+        there = "read_parquet($files, hive_partitioning = false)"
+        query = f"SELECT {_SELECTED} FROM {there} WHERE {condition} ORDER BY id DESC LIMIT $limit"  # noqa: S608
         try:
             with duckdb.connect() as connection:
                 rows = connection.execute(query, {"files": files, "limit": limit, **given}).fetchall()
@@ -126,8 +132,12 @@ class ArchivedActions:
         return [_action(row) for row in rows]
 
 
-def _moment(action_id: UUID) -> datetime:
-    return _EPOCH + timedelta(milliseconds=action_id.int >> 80)
+def _month_of(action_id: UUID) -> date | None:
+    """Return the month in which an action is by its id; ``None`` for one that no calendar has."""
+    try:
+        return _month(_EPOCH + timedelta(milliseconds=action_id.int >> 80))
+    except OverflowError:
+        return None
 
 
 def _month(moment: datetime) -> date:

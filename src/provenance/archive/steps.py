@@ -66,7 +66,16 @@ def recorded(trail: Trail, action_type: str, table: str, month: date, root: Path
             durability="intent",
         ).at(IsolationLevel.READ_COMMITTED) as action,
     ):
-        yield action
+        try:
+            yield action
+        except OSError as error:
+            raise ArchiveError(
+                f"{root} cannot be written or read ({error.strerror}: {error.filename}); nothing has left or come back"
+            ) from error
+        except psycopg.errors.UniqueViolation as error:
+            raise ArchiveError(
+                f"rows of {table} of {month:%Y-%m} are here already ({error.diag.message_detail}); nothing has come back"
+            ) from error
 
 
 # Rows that were erased while they are copied would stand in the archive as they were. Erasing waits for whoever holds this.
@@ -74,6 +83,12 @@ _HOLD_STILL = Statement("SELECT pg_try_advisory_xact_lock(31651020444888674)", N
 
 
 def hold_still(connection: drivers.SyncConnection) -> None:
+    """Have no row change by being erased, and every number come with all its digits.
+
+    Raises:
+        ArchiveError: somebody is erasing or moving rows.
+    """
+    connection.execute("SET LOCAL extra_float_digits = 1")
     if not drivers.run(connection, _HOLD_STILL):
         raise ArchiveError("rows of the trail are being moved or erased by another session; run it again later")
 

@@ -35,12 +35,12 @@ _DIRECTORY = click.Path(path_type=Path, file_okay=False)
 _EXISTING = click.Path(path_type=Path, file_okay=False, exists=True)
 
 
-@click.group()
+@click.group(short_help="Let months leave for files, and come back.")
 def archive() -> None:
     """Let months leave the database for files, and come back."""
 
 
-@archive.command()
+@archive.command(short_help="Let months leave.")
 @click.option("--to", "root", type=_DIRECTORY, required=True, metavar="DIR", help="The directory of the archive.")
 @click.option(
     "--keep",
@@ -143,7 +143,7 @@ def list_(dsn: str | None, *, as_json: bool) -> None:
         emit(columns(("TABLE", "MONTH", "ROWS", "WHERE", "ACTION"), rows))
 
 
-@archive.command()
+@archive.command(short_help="See that the files are what was written.")
 @click.argument("root", type=_EXISTING, metavar="DIR")
 @json_option
 def verify(*, root: Path, as_json: bool) -> None:

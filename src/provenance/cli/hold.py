@@ -17,12 +17,12 @@ from provenance.holds import Scope
 from provenance.models import EntityRef, LegalHold
 
 
-@click.group()
+@click.group(short_help="Keep what a court may ask for.")
 def hold() -> None:
     """Keep what a court may ask for from being erased and from leaving."""
 
 
-@hold.command()
+@hold.command(short_help="Hold actions, and what they changed.")
 @click.argument("name")
 @click.option("--reason", required=True, metavar="TEXT", help="Why, for whoever asks later.")
 @click.option("--tenant", metavar="ID", help="Of this tenant; '' for what belongs to none.")

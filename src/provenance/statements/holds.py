@@ -17,8 +17,8 @@ _COLUMNS: LiteralString = (
     "h.placed_at, h.action_id"
 )
 
-# Whoever erases holds it too, and who lets a month leave has it for himself: a hold that has been placed holds.
-WAIT = Statement("SELECT pg_advisory_xact_lock_shared(31651020444888674)", None, nothing)
+# Whoever erases holds it too, shared, and who lets a month leave has it for himself: a hold that has been placed holds.
+WAIT = Statement("SELECT pg_advisory_xact_lock(31651020444888674)", None, nothing)
 
 
 def _holds(rows: Rows) -> list[LegalHold]:
@@ -90,16 +90,19 @@ def _name(rows: Rows) -> str | None:
 def on(table: str, partition: str) -> Statement[str | None]:
     """Return the name of a hold on any of the rows of a partition, or ``None``.
 
-    A row change is held as the action is that made it; one without an action, or of one that has left, by its tenant and
-    its time.
+    A row change is held as the action is that made it; one without an action by its tenant and its time alone. Of an action
+    that has left nothing else is known, and it might be what is held.
     """
     covered: LiteralString = (
         "provenance.covers(h, t.tenant_id, t.user_id, t.entity_type, t.entity_id, t.concept, t.action_type, t.started_at)"
         if table == "actions"
-        else "provenance.covers(h, t.tenant_id, a.user_id, a.entity_type, a.entity_id, a.concept, a.action_type,"
-        " COALESCE(a.started_at, t.recorded_at))"
+        else "CASE WHEN a.id IS NULL AND t.action_id IS NOT NULL"
+        " THEN provenance.covers(h, t.tenant_id, h.user_id, h.entity_type, h.entity_id, h.concept, h.action_type,"
+        " t.recorded_at)"
+        " ELSE provenance.covers(h, t.tenant_id, a.user_id, a.entity_type, a.entity_id, a.concept, a.action_type,"
+        " COALESCE(a.started_at, t.recorded_at)) END"
     )
-    joined: LiteralString = "" if table == "actions" else "LEFT JOIN provenance.actions a ON a.id = t.action_id"
+    joined: LiteralString = "" if table == "actions" else "LEFT JOIN provenance.action_log a ON a.id = t.action_id"
     query: LiteralString = (
         "SELECT h.name FROM provenance.legal_holds h "
         f"WHERE EXISTS (SELECT FROM ONLY provenance.{{}} t {joined} WHERE {covered}) ORDER BY h.name LIMIT 1"

@@ -43,6 +43,15 @@ def ensure(months_ahead: int) -> Statement[list[str]]:
     return Statement("SELECT provenance.ensure_partitions(%(ahead)s)", {"ahead": months_ahead}, _names)
 
 
+NEXT = Statement(
+    """SELECT m.name FROM (SELECT pg_try_advisory_xact_lock(31651020444888673) AS alone OFFSET 0) AS l
+        CROSS JOIN LATERAL provenance.ensure_partitions(1) AS m (name) WHERE l.alone""",
+    None,
+    _names,
+)
+"""Make this month's and the next one's, unless somebody else makes months or migrates, who is not waited for."""
+
+
 def missing(months_ahead: int) -> Statement[list[str]]:
     """Return the names of those that :func:`ensure` would make."""
     return Statement(

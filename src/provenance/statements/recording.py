@@ -322,8 +322,11 @@ def _installed(rows: Rows) -> Installed:
 
 
 INSTALLED = Statement(
+    # Where many rows are in a default partition, making months takes long: that is for somebody to do who can wait.
     """SELECT provenance.schema_version(),
               pg_catalog.has_function_privilege('provenance.ensure_partitions(integer)', 'EXECUTE')
+              AND pg_catalog.pg_relation_size('provenance.actions_default') < 8388608
+              AND pg_catalog.pg_relation_size('provenance.row_changes_default') < 8388608
               AND pg_catalog.to_regclass('provenance.actions_' || pg_catalog.to_char(
                   pg_catalog.date_trunc('month', pg_catalog.clock_timestamp() AT TIME ZONE 'UTC')
                   + pg_catalog.make_interval(months => 1), 'YYYY_MM')) IS NULL""",

@@ -303,7 +303,6 @@ CREATE FUNCTION provenance.write_missing_actions(rows json) RETURNS void
     LANGUAGE plpgsql VOLATILE
     AS $$
 BEGIN
-    PERFORM provenance.refuse_archived(rows);
     -- No conflict target: a writer would need SELECT for it, and a distributed table has another key. In the order of their
     -- ids, so that two who insert the same rows never wait for each other.
     INSERT INTO provenance.actions (
@@ -312,6 +311,8 @@ BEGIN
         started_at, completed_at, duration_ms)
     SELECT * FROM provenance.incoming_actions(rows) r ORDER BY r.id
     ON CONFLICT DO NOTHING;
+    -- Afterwards: the month may have left while this waited for it.
+    PERFORM provenance.refuse_archived(rows);
 END
 $$;
 

@@ -1,3 +1,11 @@
+DO $$
+BEGIN
+    IF EXISTS (SELECT FROM provenance.legal_holds) THEN
+        RAISE EXCEPTION 'there are legal holds, which would be gone'
+            USING ERRCODE = 'restrict_violation', HINT = 'provenance hold list lists them; release them first, if that may be.';
+    END IF;
+END
+$$;
 DROP FUNCTION
     provenance.erase,
     provenance.covers,

@@ -45,7 +45,7 @@ BEGIN
               AND num_nonnulls(NEW.payload, NEW.result, NEW.metadata, NEW.error_message) = 0
               AND num_nonnulls(OLD.payload, OLD.result, OLD.metadata, OLD.error_message) > 0
               -- Why something was erased is not to be erased.
-              AND NOT (OLD.action_type = 'erase' AND OLD.concept = 'trail')
+              AND NOT (OLD.concept = 'trail' AND OLD.action_type IN ('erase', 'place_hold', 'release_hold'))
               AND NEW.erased_by_action_id = provenance.erasing_action_id()
         THEN
             RETURN NEW;
@@ -170,17 +170,17 @@ BEGIN
         tables := provenance.captures_of(subject_relation, subject_table);
         row_keys := provenance.key_texts(tables, subject_relation, subject_key);
     END IF;
-    -- What was said of an erasure itself is why it was done.
+    -- What was said of an erasure or of a hold itself is why it was done.
     subjects := ARRAY(
         SELECT a.id FROM provenance.actions a
          WHERE (a.user_id = subject_user OR (a.entity_type = subject_type AND a.entity_id = subject_id))
            AND (subject_tenant IS NULL OR a.tenant_id = subject_tenant)
-           AND NOT (a.action_type = 'erase' AND a.concept = 'trail')
+           AND NOT (a.concept = 'trail' AND a.action_type IN ('erase', 'place_hold', 'release_hold'))
         UNION ALL
         SELECT i.id FROM provenance.action_intents i
          WHERE (i.user_id = subject_user OR (i.entity_type = subject_type AND i.entity_id = subject_id))
            AND (subject_tenant IS NULL OR i.tenant_id = subject_tenant)
-           AND NOT (i.action_type = 'erase' AND i.concept = 'trail'));
+           AND NOT (i.concept = 'trail' AND i.action_type IN ('erase', 'place_hold', 'release_hold')));
 
     UPDATE provenance.actions a
        SET payload = NULL, result = NULL, metadata = NULL, error_message = NULL, erased_by_action_id = by_action
@@ -239,9 +239,14 @@ BEGIN
                SELECT h.name
                  FROM provenance.legal_holds h
                 WHERE EXISTS (
-                          SELECT FROM erased e LEFT JOIN provenance.actions a ON a.id = e.action_id
-                           WHERE provenance.covers(h, e.tenant_id, a.user_id, a.entity_type, a.entity_id, a.concept,
-                                                   a.action_type, COALESCE(a.started_at, e.recorded_at)))
+                          SELECT FROM erased e LEFT JOIN provenance.action_log a ON a.id = e.action_id
+                           -- Of an action that has left nothing is known, and it might be what is held.
+                           WHERE CASE WHEN a.id IS NULL AND e.action_id IS NOT NULL
+                                      THEN provenance.covers(h, e.tenant_id, h.user_id, h.entity_type, h.entity_id,
+                                                             h.concept, h.action_type, e.recorded_at)
+                                      ELSE provenance.covers(h, e.tenant_id, a.user_id, a.entity_type, a.entity_id,
+                                                             a.concept, a.action_type,
+                                                             COALESCE(a.started_at, e.recorded_at)) END)
                 ORDER BY h.name LIMIT 1))
       INTO row_changes, held;
     IF held IS NOT NULL THEN

@@ -36,6 +36,7 @@ DECLARE
     copied jsonb := '{}';
     more jsonb;
     there bigint;
+    index text;
     began timestamptz;
 BEGIN
     SELECT b.* INTO bounds FROM provenance.month_bounds(table_name, clock_timestamp()) b;
@@ -70,7 +71,8 @@ BEGIN
 
     -- Through a table of the same shape, which nobody else sees, copies find their way to their month.
     EXECUTE format('CREATE TABLE provenance.%I (LIKE provenance.%I) PARTITION BY RANGE (%I)', moving, table_name, bounds.key);
-    EXECUTE format('CREATE TABLE provenance.%I PARTITION OF provenance.%I DEFAULT', remaining, moving);
+    PERFORM provenance.make_partition(table_name, remaining);
+    EXECUTE format('ALTER TABLE provenance.%I ATTACH PARTITION provenance.%I DEFAULT', moving, remaining);
     FOREACH month IN ARRAY months LOOP
         bounds := provenance.month_bounds(table_name, month);
         partition := table_name || '_' || to_char(month, 'YYYY_MM');
@@ -117,7 +119,9 @@ BEGIN
         END LOOP;
         BEGIN
             EXECUTE format('LOCK TABLE ONLY provenance.%I IN ACCESS EXCLUSIVE MODE', table_name);
-            EXECUTE format('LOCK TABLE ONLY provenance.%I IN ACCESS EXCLUSIVE MODE', source);
+            began := clock_timestamp();
+            -- Nobody else is to wait for whoever looks into the default partition by itself.
+            EXECUTE format('LOCK TABLE ONLY provenance.%I IN ACCESS EXCLUSIVE MODE NOWAIT', source);
             EXECUTE copying INTO later, more USING seen, copied;
             EXECUTE format('SELECT count(*) FROM ONLY provenance.%I', source) INTO there;
             IF there <> (SELECT COALESCE(sum(m.value::bigint), 0) FROM jsonb_each_text(more) m) THEN
@@ -125,9 +129,11 @@ BEGIN
                     source
                     USING ERRCODE = 'data_exception', HINT = 'Nothing is moved. Run it again when nobody writes.';
             END IF;
-            EXECUTE format('ALTER TABLE provenance.%I DISABLE TRIGGER refuse_truncate', source);
-            EXECUTE format('TRUNCATE ONLY provenance.%I', source);
-            EXECUTE format('ALTER TABLE provenance.%I ENABLE ALWAYS TRIGGER refuse_truncate', source);
+            IF clock_timestamp() - began > longest_hold THEN
+                RAISE EXCEPTION 'too slow' USING ERRCODE = 'lock_not_available';
+            END IF;
+            EXECUTE format('ALTER TABLE provenance.%I DETACH PARTITION provenance.%I', table_name, source);
+            EXECUTE format('DROP TABLE provenance.%I', source);
             FOREACH month IN ARRAY months LOOP
                 bounds := provenance.month_bounds(table_name, month);
                 partition := table_name || '_' || to_char(month, 'YYYY_MM');
@@ -139,7 +145,16 @@ BEGIN
                 moved := COALESCE((more ->> partition)::bigint, 0);
                 RETURN NEXT;
             END LOOP;
-            EXECUTE format('INSERT INTO provenance.%1$I (%2$s) SELECT %2$s FROM provenance.%3$I', source, columns, remaining);
+            -- What remains is the new default partition, under the names of the old one.
+            EXECUTE format('ALTER TABLE provenance.%I DETACH PARTITION provenance.%I', moving, remaining);
+            FOR index IN
+                SELECT c.relname FROM pg_index x JOIN pg_class c ON c.oid = x.indexrelid
+                 WHERE x.indrelid = format('provenance.%I', remaining)::regclass
+            LOOP
+                EXECUTE format('ALTER INDEX provenance.%I RENAME TO %I', index, replace(index, remaining, source));
+            END LOOP;
+            EXECUTE format('ALTER TABLE provenance.%I RENAME TO %I', remaining, source);
+            EXECUTE format('ALTER TABLE provenance.%I ATTACH PARTITION provenance.%I DEFAULT', table_name, source);
             EXECUTE format('DROP TABLE provenance.%I', moving);
             RETURN;
         EXCEPTION WHEN lock_not_available OR deadlock_detected THEN
@@ -148,7 +163,8 @@ BEGIN
             END IF;
         END;
     END LOOP;
-    RAISE EXCEPTION 'one transaction or another was using provenance.% each of % times it was to be locked', table_name, tries
+    RAISE EXCEPTION 'each of % times, one transaction or another was using provenance.%, or looking through it took longer than %',
+        tries, table_name, longest_hold
         USING ERRCODE = 'lock_not_available', HINT = 'Nothing is moved. Run it again later, or end the long transactions.';
 END
 $$;
