@@ -39,7 +39,7 @@ WORKER = textwrap.dedent("""
 
 @pytest.fixture
 def before_midnight() -> Mapping[str, str]:
-    """The environment of processes whose clock is before the turn of the year, by what a slow machine takes to start them."""
+    """The environment of processes whose clock is so long before the turn of the year that a slow machine can start them."""
     return clock.moved_to(TURN - timedelta(seconds=15))
 
 
