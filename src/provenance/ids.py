@@ -111,6 +111,14 @@ def floor_id(at: datetime) -> UUID:
     return UUID(int=milliseconds << 80 | 0x7 << 76 | 0b10 << 62)
 
 
+def moment_of(action_id: UUID) -> datetime | None:
+    """Return the moment that a UUIDv7 carries, to the millisecond; ``None`` of an id whose moment no calendar has."""
+    try:
+        return _EPOCH + timedelta(milliseconds=action_id.int >> 80)
+    except OverflowError:
+        return None
+
+
 # The forms of a 128-bit request id that are in wide use. Every pattern is ASCII only and closed at both ends:
 # uuid.UUID() itself would accept braces, "urn:uuid:", Unicode digits and any number of hyphens.
 _HYPHENATED = re.compile(r"[0-9a-fA-F]{8}-[0-9a-fA-F]{4}-[0-9a-fA-F]{4}-[0-9a-fA-F]{4}-[0-9a-fA-F]{12}")

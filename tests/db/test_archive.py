@@ -406,6 +406,8 @@ def test_a_month_of_which_a_row_waits_in_a_spool_stays(
     waiting.write_bytes(b"x" + waiting.read_bytes())
     assert "nobody knows of which months it holds rows" in refused(trail, root, spools=spools)
     waiting.unlink()
+    # One of an id that no calendar has is of no month.
+    Spool(tmp_path / "spool").put(Kind.OUTCOME, [json.dumps({"id": str(UUID(int=2**128 - 1))})])
     assert archive_month(trail, root, "actions", MARCH, spools=spools)
 
 

@@ -518,3 +518,11 @@ def test_hostile_repetition_takes_no_time(piece: str) -> None:
     request_id, _, echo = identify([text], trusted=True)
 
     assert (request_id, True) == (echo, time.thread_time() - begun < 0.1)
+
+
+def test_the_moment_of_an_id() -> None:
+    """To the millisecond, as it was made; of an id that is no UUIDv7 perhaps none that a calendar has."""
+    at = datetime(2027, 2, 28, 23, 59, 59, 999_000, tzinfo=UTC)
+    assert at == ids.moment_of(ids.floor_id(at))
+    assert datetime(1970, 1, 1, tzinfo=UTC) == ids.moment_of(UUID(int=0))
+    assert ids.moment_of(UUID(int=2**128 - 1)) is None

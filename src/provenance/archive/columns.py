@@ -146,6 +146,12 @@ TABLES = {
 BUCKET: LiteralString = "left(md5(t.tenant_id), 1)"
 """Which part of a month a row is in, in SQL: the first digit of the MD5 of its tenant."""
 
+
+def bucket_of(tenant_id: str) -> str:
+    """Return the same of a tenant."""
+    return hashlib.md5(tenant_id.encode(), usedforsecurity=False).hexdigest()[0]
+
+
 # The beginning of a SHA-256 that a positive bigint can hold: it is to find mistakes, not forgers.
 _DIGITS: LiteralString = "15"
 _BITS: LiteralString = "60"

@@ -47,13 +47,10 @@ class Month:
         """The name of its partition."""
         return f"{self.table.name}_{self.first:%Y_%m}"
 
-    def directory(self, root: Path, bucket: str) -> Path:
-        """Where the rows of a bucket are."""
-        return root / self.table.name / f"tenant_hash={bucket}" / f"month={self.first:%Y-%m}"
-
     def file(self, root: Path, bucket: str) -> Path:
-        """In which file."""
-        return self.directory(root, bucket) / f"part-{self.edition}.parquet"
+        """Where the rows of a bucket are."""
+        directory = root / self.table.name / f"tenant_hash={bucket}" / f"month={self.first:%Y-%m}"
+        return directory / f"part-{self.edition}.parquet"
 
     def manifest(self, root: Path) -> Path:
         """Where it is said what they are."""

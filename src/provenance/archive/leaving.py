@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterable, Iterator
-from datetime import UTC, date, datetime, timedelta
+from datetime import UTC, date, datetime
 from decimal import Decimal
 from pathlib import Path
 from uuid import UUID
@@ -19,18 +19,16 @@ import psycopg
 from psycopg import sql
 from psycopg.rows import tuple_row
 
-from provenance import drivers
+from provenance import drivers, ids
 from provenance.archive import files
 from provenance.archive.columns import TABLES, Summary, Values, completed, selected, summarized
-from provenance.archive.files import Manifest, Month
+from provenance.archive.files import Month
 from provenance.archive.ledger import NOTES, Archived, editions
 from provenance.archive.steps import FETCHED, Tell, attached, hold_still, moments, nobody, patiently, recorded
 from provenance.errors import ArchiveError, Held
 from provenance.journal.spool import Damaged, Spool
 from provenance.statements import Rows, Statement, holds, nothing, truth
 from provenance.trail import Trail
-
-_EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 
 
 def archive_month(
@@ -116,22 +114,22 @@ def _exported(  # noqa: PLR0917 - it is one step of the above
 ) -> None:
     """See to it that the files of a month are there, and hold what the server says the table holds."""
     expected = sum(buckets.values(), Summary())
-    if _kept(month, root, expected) is None:
+    if not _there_already(month, root, expected):
         _write(connection, month, root, buckets, tell)
         if files.close(month, root, buckets, action_id).summary != expected:
             raise ArchiveError(f"{month} changed while it was archived; run it again")
 
 
-def _kept(month: Month, root: Path, expected: Summary) -> Manifest | None:
-    """Return what an earlier attempt has written, if that is what there is to be written."""
+def _there_already(month: Month, root: Path, expected: Summary) -> bool:
+    """Return whether the files of a month are what is to be written: it had left before."""
     manifest = files.manifest_of(month, root)
     if manifest is None or manifest.summary != expected:
-        return None
+        return False
     try:
         files.check(month, root, manifest)
     except ArchiveError:
-        return None
-    return manifest
+        return False
+    return True
 
 
 def _tidy(connection: drivers.SyncConnection, root: Path, leaving: Month) -> None:
@@ -276,4 +274,5 @@ def _spooled(spool: Path) -> Iterator[datetime]:
                 f"{path} cannot be read ({error}); nobody knows of which months it holds rows"
             ) from error
         for row in entry.rows if entry is not None else ():
-            yield _EPOCH + timedelta(milliseconds=UUID(json.loads(row)["id"]).int >> 80)
+            if (begun := ids.moment_of(UUID(json.loads(row)["id"]))) is not None:
+                yield begun

@@ -10,7 +10,7 @@ import attrs
 
 from provenance import drivers
 from provenance.statements import Rows, Statement
-from provenance.statements.partitions import PARTITIONS
+from provenance.statements.partitions import PARTITIONS, month_after
 from provenance.translation import translated
 
 
@@ -52,14 +52,14 @@ def due_months(connection: drivers.SyncConnection, keep: int, today: date) -> li
         keep: how many whole months before the current one are to stay.
         today: in UTC.
     """
-    number = today.year * 12 + today.month - 1 - keep
+    kept = month_after(today, -keep)
     with translated("reading which partitions there are", rights="reader"):
         there = drivers.run(connection, PARTITIONS)
     return sorted(
         (
             Due(table=one.table, month=one.month, rows=one.rows, bytes=one.bytes)
             for one in there
-            if one.month is not None and one.month.year * 12 + one.month.month - 1 < number
+            if one.month is not None and one.month < kept
         ),
         # Row changes first: by the action that made it is known who may want it erased or held.
         key=lambda due: (due.month, due.table == "actions"),

@@ -2,30 +2,25 @@
 
 from __future__ import annotations
 
-import hashlib
 from datetime import UTC, date, datetime, timedelta
 from pathlib import Path
 from typing import Any, LiteralString, Unpack
 from uuid import UUID
 
 from provenance import ids
-from provenance.archive.columns import TABLES, Kind, Values
+from provenance.archive.columns import TABLES, Kind, Values, bucket_of
 from provenance.archive.files import contents, manifest_there
 from provenance.errors import ArchiveError, NotConfigured
 from provenance.models import Action, ActionTree, Page
 from provenance.repository import Filters, filter_of
-from provenance.statements.reading import Filter, arrange, checked_limit, decode_action
+from provenance.statements.reading import COLUMNS, Filter, arrange, checked_limit, decode_action
 from provenance.values import Identifier
 
 _ACTIONS = TABLES["actions"]
 _MOMENTS = {column.name for column in _ACTIONS.columns if column.kind is Kind.MOMENT}
 
-# In the order in which an action is decoded.
-_COLUMNS: tuple[LiteralString, ...] = (
-    *("id", "root_id", "parent_action_id", "action_type", "concept", "status", "tenant_id", "user_id", "request_id"),
-    *("correlation_id", "entity_type", "entity_id", "payload", "result", "metadata", "error_type", "error_code"),
-    *("error_message", "started_at", "completed_at", "duration_ms", "recorded_at", "erased_by_action_id"),
-)
+# Those that a repository asks the database for, in the order in which an action is decoded.
+_COLUMNS: list[LiteralString] = [name.removeprefix("a.").removesuffix("::text") for name in COLUMNS.split(", ")]
 _IDS = {"id", "root_id", "parent_action_id", "request_id", "erased_by_action_id"}
 _SELECTED: LiteralString = ", ".join(f"epoch_us({name})" if name in _MOMENTS else name for name in _COLUMNS)
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
@@ -98,7 +93,7 @@ class ArchivedActions:
 
     def _files(self, since: date | None, until: date | None, tenant_id: str | None = None) -> list[str]:
         """Return which files may hold the actions of these months and of a tenant."""
-        bucket = None if tenant_id is None else hashlib.md5(tenant_id.encode(), usedforsecurity=False).hexdigest()[0]
+        bucket = None if tenant_id is None else bucket_of(tenant_id)
         return [
             str(self._root / file.path)
             for month in contents(self._root)
@@ -134,10 +129,8 @@ class ArchivedActions:
 
 def _month_of(action_id: UUID) -> date | None:
     """Return the month in which an action is by its id; ``None`` for one that no calendar has."""
-    try:
-        return _month(_EPOCH + timedelta(milliseconds=action_id.int >> 80))
-    except OverflowError:
-        return None
+    moment = ids.moment_of(action_id)
+    return None if moment is None else _month(moment)
 
 
 def _month(moment: datetime) -> date:

@@ -17,7 +17,7 @@ from provenance.archive.columns import TABLES
 from provenance.archive.files import Month
 from provenance.errors import ArchiveError
 from provenance.statements import Statement, truth
-from provenance.statements.partitions import PARTITIONS
+from provenance.statements.partitions import PARTITIONS, month_after
 from provenance.tracking import TrackedAction
 from provenance.trail import Trail
 from provenance.translation import translated
@@ -37,13 +37,11 @@ FETCHED = 500
 """How many rows are fetched, or told of, at a time."""
 
 
-def _next(first: date) -> date:
-    return date(first.year + first.month // 12, first.month % 12 + 1, 1)
-
-
 def moments(month: Month) -> tuple[datetime, datetime]:
     """Return from when until when a month is."""
-    first, following = (datetime(day.year, day.month, 1, tzinfo=UTC) for day in (month.first, _next(month.first)))
+    first, following = (
+        datetime(day.year, day.month, 1, tzinfo=UTC) for day in (month.first, month_after(month.first, 1))
+    )
     return first, following
 
 

@@ -25,7 +25,7 @@ from provenance.archive import (
 from provenance.archive.columns import TABLES
 from provenance.cli.database import connected, recording
 from provenance.cli.output import clean, columns, emit, emit_json
-from provenance.cli.parameters import json_option, month_of
+from provenance.cli.parameters import hold_option, json_option, month_of
 from provenance.cli.partition import size
 from provenance.cli.problems import BadNews
 from provenance.cli.progress import progress_bar
@@ -57,14 +57,7 @@ def archive() -> None:
     metavar="DIR",
     help="Let no month leave of which a row waits here.",
 )
-@click.option(
-    "--hold",
-    type=click.FloatRange(0.1, 60),
-    default=1.0,
-    show_default=True,
-    metavar="SECONDS",
-    help="For how long a table may be locked at a time.",
-)
+@hold_option
 @click.option("--dry-run", is_flag=True, help="Say which months would leave.")
 @json_option
 @click.pass_obj

@@ -87,6 +87,18 @@ def page_options(command: Command) -> Command:
     return limit_option("actions")(command)
 
 
+def hold_option(command: Command) -> Command:
+    """Add ``--hold``."""
+    return click.option(
+        "--hold",
+        type=click.FloatRange(0.1, 60),
+        default=1.0,
+        show_default=True,
+        metavar="SECONDS",
+        help="For how long a table may be locked at a time.",
+    )(command)
+
+
 def archive_option(command: Command) -> Command:
     """Add ``--archive``."""
     return click.option(

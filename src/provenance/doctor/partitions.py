@@ -12,7 +12,7 @@ from provenance.doctor.findings import READER, Check, Finding, Limits, Severity
 from provenance.drivers import SyncConnection, run
 from provenance.errors import AS_OWNER
 from provenance.statements import Rows, Statement, as_they_are
-from provenance.statements.partitions import TABLES, strays
+from provenance.statements.partitions import TABLES, month_after, strays
 
 _NAME = "partitions"
 _finding = partial(Finding, check=_NAME)
@@ -40,13 +40,7 @@ class _Parent:
         )
 
     def _name_of(self, months: int) -> str:
-        return f"{self.name}_{month(self.this_month, months):%Y_%m}"
-
-
-def month(first: date, later: int) -> date:
-    """Return the first day of a month so many months later."""
-    count = first.year * 12 + first.month - 1 + later
-    return date(count // 12, count % 12 + 1, 1)
+        return f"{self.name}_{month_after(self.this_month, months):%Y_%m}"
 
 
 def _parents(rows: Rows) -> list[_Parent]:
@@ -78,7 +72,7 @@ def _span(partition: str) -> tuple[date, date]:
     """Return the first days of the month that a partition is named after, and of the next."""
     year, number = (int(part) for part in partition.rsplit("_", 2)[1:])
     begins = date(year, number, 1)
-    return begins, month(begins, 1)
+    return begins, month_after(begins, 1)
 
 
 def _bounds(partition: str, *, by_id: bool) -> tuple[str, str]:
@@ -98,7 +92,7 @@ def _missing(connection: SyncConnection, _: Limits) -> list[Finding]:
     for parent in run(connection, _PARENTS):
         table = f"provenance.{parent.name}"
         if parent.ahead < _ENOUGH:
-            since = f"{month(parent.this_month, parent.ahead + 1):%Y-%m}"
+            since = f"{month_after(parent.this_month, parent.ahead + 1):%Y-%m}"
             found.append(
                 _finding(
                     severity=Severity.WARNING if parent.ahead >= 1 else Severity.ERROR,

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from datetime import date
+
 from psycopg import sql
 
 from provenance.models import Partition
@@ -12,6 +14,14 @@ TABLES = ("actions", "row_changes")
 
 MONTHS_AHEAD = 6
 """For how many months there should be partitions beyond this one."""
+FURTHEST = 120
+"""For how many there may be."""
+
+
+def month_after(first: date, later: int) -> date:
+    """Return the first day of a month so many months after another one."""
+    count = first.year * 12 + first.month - 1 + later
+    return date(count // 12, count % 12 + 1, 1)
 
 
 def _partitions(rows: Rows) -> list[Partition]:

@@ -15,12 +15,10 @@ from provenance.errors import InvalidAction, TrailUnavailable
 from provenance.models import Partition
 from provenance.statements import Statement
 from provenance.statements import partitions as statements
-from provenance.statements.partitions import MONTHS_AHEAD
+from provenance.statements.partitions import FURTHEST, MONTHS_AHEAD
 from provenance.translation import translated
 
 logger = logging.getLogger("provenance")
-
-_FURTHEST = 120
 
 
 @contextmanager
@@ -39,8 +37,8 @@ def making_months() -> Generator[None]:
 
 def _ensure(months_ahead: int) -> Statement[list[str]]:
     given: Any = months_ahead
-    if not isinstance(given, int) or isinstance(given, bool) or not 0 <= given <= _FURTHEST:
-        raise InvalidAction(f"months_ahead: expected a number of months from 0 to {_FURTHEST}, got {given!r}")
+    if not isinstance(given, int) or isinstance(given, bool) or not 0 <= given <= FURTHEST:
+        raise InvalidAction(f"months_ahead: expected a number of months from 0 to {FURTHEST}, got {given!r}")
     return statements.ensure(given)
 
 
