@@ -25,8 +25,8 @@ def line(provenance_dsn: str) -> Iterator[Proxy]:
 
 @pytest.fixture
 def hurried(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Journals have little patience, and try again soon."""
-    monkeypatch.setattr(connections, "DEADLINE", timedelta(milliseconds=300))
+    """Journals have little patience, yet enough for a slow machine to connect, and try again soon."""
+    monkeypatch.setattr(connections, "DEADLINE", timedelta(seconds=1))
     monkeypatch.setattr(outage, "_FIRST_PAUSE", 0.02)
     monkeypatch.setattr(outage, "_LONGEST_PAUSE", 0.05)
 
