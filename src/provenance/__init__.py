@@ -55,6 +55,7 @@ if TYPE_CHECKING:
         Partition,
         Recovery,
         Refresh,
+        RetentionPolicy,
         RowBlame,
         RowChange,
         Status,
@@ -110,6 +111,7 @@ __all__ = [
     "Recovery",
     "Redactor",
     "Refresh",
+    "RetentionPolicy",
     "RowBlame",
     "RowChange",
     "SchemaNotReady",
@@ -153,7 +155,7 @@ _HOMES = {
     "journal": "JournalHealth Spool Usage",
     "models": (
         "Action ActionRef ActionTree Blame ChainLink ChangePage Ending EntityRef Erasure LegalHold Operation Page Partition "
-        "Recovery Refresh RowBlame RowChange Status TableCoverage TableRow Truncated ViewState"
+        "Recovery Refresh RetentionPolicy RowBlame RowChange Status TableCoverage TableRow Truncated ViewState"
     ),
     "repository": "ActionRepository AsyncActionRepository",
     "tracking": "AsyncTrackedAction TrackedAction current_action track_action",

@@ -5,8 +5,8 @@ from __future__ import annotations
 import enum
 import operator
 from collections.abc import Iterator, Mapping, Sequence
-from datetime import date, datetime
-from typing import Generic, TypeVar
+from datetime import date, datetime, timedelta
+from typing import Generic, Literal, TypeVar
 from uuid import UUID
 
 import attrs
@@ -15,6 +15,10 @@ T = TypeVar("T")
 
 JSONValue = None | bool | int | float | str | Sequence["JSONValue"] | Mapping[str, "JSONValue"]
 """A value as it comes back from a JSON column."""
+
+
+RetentionOutcome = Literal["delete", "archive"]
+"""What becomes of rows that nobody must keep any more."""
 
 
 class Status(enum.StrEnum):
@@ -244,6 +248,8 @@ class RowBlame:
     """In the order of the table; empty where nothing of the row is stored."""
     ended: Ending | None
     """``None``: the last that is stored of the row is not its end."""
+    incomplete_until: datetime | None = None
+    """Until when changes may have left the database: whoever is named with one before need not have been the last."""
 
     def __iter__(self) -> Iterator[Blame]:
         return iter(self.columns)
@@ -353,6 +359,26 @@ class LegalHold:
     """By the database's clock."""
     action_id: UUID
     """The action that placed it."""
+
+
+@attrs.frozen(kw_only=True)
+class RetentionPolicy:
+    """How long actions must be kept that fit everything said here, and what they changed; and what becomes of them then."""
+
+    name: str
+    reason: str
+    keep: timedelta | None
+    """For whole days; ``None``: for ever."""
+    outcome: RetentionOutcome
+    """``"delete"`` or ``"archive"``."""
+    tenant_id: str | None = None
+    """``""`` for what belongs to none; ``None``: whatever it is."""
+    concept: str | None = None
+    action_type: str | None = None
+    set_at: datetime
+    """By the database's clock."""
+    action_id: UUID
+    """The action that set it."""
 
 
 @attrs.frozen(kw_only=True)

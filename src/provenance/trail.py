@@ -24,6 +24,7 @@ from provenance.forking import leave_to_parent, renew_in_children
 from provenance.holds import AsyncHolds, Holds
 from provenance.journal import AsyncJournal, Journal, JournalHealth, Outage, Spool
 from provenance.outliving import AsyncOutliving, Outliving
+from provenance.policies import AsyncPolicies, Policies
 from provenance.recording import Block, Colour, Step, bury, steps
 from provenance.recording.steps import Checkout, CheckSchema, Forget, Giveback, Intend, Quiesce, Run, Settle
 from provenance.recovery import AsyncRecovering, Recovering
@@ -164,7 +165,7 @@ class _Setup:
         self._outage.wake()
 
 
-class Trail(_Setup, Outliving, Tables, Views, Recovering, Erasing, Holds, Partitions):
+class Trail(_Setup, Outliving, Tables, Views, Recovering, Erasing, Holds, Policies, Partitions):
     """Records and reads actions with blocking I/O.
 
     ``trail.track_action`` is :class:`provenance.track_action` bound to this trail; ``trail.actions`` and
@@ -338,7 +339,15 @@ class Trail(_Setup, Outliving, Tables, Views, Recovering, Erasing, Holds, Partit
 
 
 class AsyncTrail(
-    _Setup, AsyncOutliving, AsyncTables, AsyncViews, AsyncRecovering, AsyncErasing, AsyncHolds, AsyncPartitions
+    _Setup,
+    AsyncOutliving,
+    AsyncTables,
+    AsyncViews,
+    AsyncRecovering,
+    AsyncErasing,
+    AsyncHolds,
+    AsyncPolicies,
+    AsyncPartitions,
 ):
     """Records and reads actions with ``await``; see :class:`Trail`.
 

@@ -286,6 +286,7 @@ CALLS_OF_A_READER = [
     "SELECT provenance.row_values('(1,\"a b\",)')",
     "SELECT provenance.captures_of('work', 'public.work')",
     "SELECT * FROM provenance.rows_as_of('work', 'public.work', now())",
+    "SELECT provenance.changes_missing_until(1)",
     "SELECT provenance.captured_id('work'::regclass)",
     "SELECT * FROM provenance.captured_columns({row}, 'work'::regclass)",
     "SELECT provenance.row_fields({row}, 'work'::regclass)",

@@ -48,6 +48,7 @@ DELETE FROM provenance.idempotency_keys;
 DELETE FROM provenance.open_blocks;
 DELETE FROM provenance.readers;
 DELETE FROM provenance.legal_holds;
+DELETE FROM provenance.retention_policies;
 DELETE FROM provenance.archived_months;
 DELETE FROM work;
 """

@@ -19,7 +19,7 @@ from typing import Any, LiteralString
 import attrs
 from psycopg import sql
 
-from provenance.statements import Rows, Statement
+from provenance.statements import Rows, Statement, retention
 from provenance.statements.rows import shape_of
 
 Values = Sequence[Any]
@@ -186,18 +186,27 @@ def _summaries(rows: Rows) -> dict[str, Summary]:
     return {bucket: Summary(count, int(digest)) for bucket, count, digest in rows}
 
 
-def summarized(table: Table, partition: str) -> Statement[dict[str, Summary]]:
-    """Summarize the rows of a partition, by bucket."""
-    query = sql.SQL(
-        f"SELECT {BUCKET}, count(*), sum({_digest_sql(table)}) FROM ONLY provenance.{{}} t GROUP BY 1 ORDER BY 1"  # noqa: S608
+def _summarizing(table: Table) -> LiteralString:
+    return f"SELECT {BUCKET}, count(*), sum({_digest_sql(table)}) FROM "  # noqa: S608 - names of columns
+
+
+def summarized(table: Table, partition: str, chosen: LiteralString = "") -> Statement[dict[str, Summary]]:
+    """Summarize the rows of a partition, by bucket: all, or those that *chosen* joins."""
+    query: LiteralString = f"{_summarizing(table)} ONLY provenance.{{}} t {chosen} GROUP BY 1 ORDER BY 1"
+    return Statement(sql.SQL(query).format(sql.Identifier(partition)), None, _summaries)
+
+
+def taken_out(table: Table, partition: str, outcome: str) -> Statement[dict[str, Summary]]:
+    """Take out the chosen rows of an outcome, and summarize those that went."""
+    return Statement(
+        retention.taken_out(partition, outcome, f"{_summarizing(table)} gone t GROUP BY 1"), None, _summaries
     )
-    return Statement(query.format(sql.Identifier(partition)), None, _summaries)
 
 
-def selected(table: Table, partition: str, bucket: str) -> sql.Composed:
+def selected(table: Table, partition: str, bucket: str, chosen: LiteralString = "") -> sql.Composed:
     """Return the query for the rows of a partition in a bucket: their columns, and what else is known of them."""
     wanted: LiteralString = ", ".join([*(column.selected for column in table.columns), *table.sources])
-    query: LiteralString = f"SELECT {wanted} FROM ONLY provenance.{{}} t {table.joined} WHERE {BUCKET} = {{}}"  # noqa: S608
+    query: LiteralString = f"SELECT {wanted} FROM ONLY provenance.{{}} t {chosen} {table.joined} WHERE {BUCKET} = {{}}"  # noqa: S608
     return sql.SQL(query).format(sql.Identifier(partition), sql.Literal(bucket))
 
 

@@ -42,6 +42,8 @@ class Archived:
     """The action by which it left."""
     away: bool = True
     """It has not come back since."""
+    whole: bool = True
+    """False: only rows that nobody had to keep here; the others stay."""
 
 
 def due_months(connection: drivers.SyncConnection, keep: int, today: date) -> list[Due]:
@@ -77,13 +79,14 @@ def _archived(rows: Rows) -> list[Archived]:
             location=location,
             action_id=action_id,
             away=away,
+            whole=whole,
         )
-        for table, month, edition, count, digest, location, action_id, away in rows
+        for table, month, edition, count, digest, location, action_id, away, whole in rows
     ]
 
 
 _COLUMNS: LiteralString = (
-    "m.table_name::text, m.month, m.edition, m.rows, m.digest, m.location, m.action_id, m.restored_at IS NULL"
+    "m.table_name::text, m.month, m.edition, m.rows, m.digest, m.location, m.action_id, m.restored_at IS NULL, m.whole"
 )
 
 NOTES = Statement(

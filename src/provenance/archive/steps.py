@@ -46,7 +46,7 @@ def moments(month: Month) -> tuple[datetime, datetime]:
 
 
 @contextmanager
-def recorded(trail: Trail, action_type: str, table: str, month: date, root: Path) -> Generator[TrackedAction]:
+def recorded(trail: Trail, action_type: str, table: str, month: date, root: Path | None) -> Generator[TrackedAction]:
     """Do it as an action of its own, in its own transaction."""
     if table not in TABLES or month.day != 1:
         raise ArchiveError(
@@ -59,7 +59,7 @@ def recorded(trail: Trail, action_type: str, table: str, month: date, root: Path
             concept="trail",
             entity_type="partition",
             entity_id=f"{table}_{month:%Y_%m}",
-            payload={"location": str(root)},
+            payload=None if root is None else {"location": str(root)},
             # Known of whatever ends it: the files that it leaves say by which action they were written.
             durability="intent",
         ).at(IsolationLevel.READ_COMMITTED) as action,

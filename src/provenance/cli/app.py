@@ -22,6 +22,7 @@ from provenance.cli.partition import partition
 from provenance.cli.problems import EXIT_CODES, translated
 from provenance.cli.recover import recover
 from provenance.cli.refresh import refresh
+from provenance.cli.retention import retention
 from provenance.cli.show import show
 from provenance.cli.status import status
 from provenance.cli.tables import adopt, capture, coverage, stamp
@@ -76,6 +77,7 @@ for _command in (
     partition,
     archive,
     hold,
+    retention,
     refresh,
     recover,
     erase,

@@ -25,7 +25,7 @@ from provenance.archive import (
 from provenance.archive.columns import TABLES
 from provenance.cli.database import connected, recording
 from provenance.cli.output import clean, columns, emit, emit_json
-from provenance.cli.parameters import hold_option, json_option, month_of
+from provenance.cli.parameters import hold_option, json_option, month_of, spool_option
 from provenance.cli.partition import size
 from provenance.cli.problems import BadNews
 from provenance.cli.progress import progress_bar
@@ -49,14 +49,7 @@ def archive() -> None:
     metavar="MONTHS",
     help="How many whole months before this one stay.",
 )
-@click.option(
-    "--spool",
-    "spools",
-    type=_EXISTING,
-    multiple=True,
-    metavar="DIR",
-    help="Let no month leave of which a row waits here.",
-)
+@spool_option
 @hold_option
 @click.option("--dry-run", is_flag=True, help="Say which months would leave.")
 @json_option

@@ -194,13 +194,25 @@ def blame(dsn: str | None, *, table: str, key: tuple[str, ...], as_json: bool) -
         found = repository.blame(table, key)
     if as_json:
         ended = _cause_fields(found.ended.change, found.ended.action) if found.ended else None
-        emit_json({"columns": [blame_fields(entry) for entry in found], "ended": ended})
+        emit_json(
+            {
+                "columns": [blame_fields(entry) for entry in found],
+                "ended": ended,
+                "incomplete_until": found.incomplete_until,
+            }
+        )
         return
     if not found:
         raise BadNews(f"no change of {table} {' '.join(key)} is stored")
     if found.ended:
         click.echo(_ended(found.ended))
     emit(blame_table(found))
+    if found.incomplete_until:
+        click.echo(
+            f"Row changes until {shown_moment(found.incomplete_until)} may have left the database: who is named with one "
+            "before need not have been the last.",
+            err=True,
+        )
 
 
 @click.command("as-of", short_help="Show a table, or a row of it, as it was at some time.")

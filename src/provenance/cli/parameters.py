@@ -99,6 +99,18 @@ def hold_option(command: Command) -> Command:
     )(command)
 
 
+def spool_option(command: Command) -> Command:
+    """Add ``--spool``."""
+    return click.option(
+        "--spool",
+        "spools",
+        type=click.Path(path_type=Path, file_okay=False, exists=True),
+        multiple=True,
+        metavar="DIR",
+        help="Let no month leave of which a row waits here.",
+    )(command)
+
+
 def archive_option(command: Command) -> Command:
     """Add ``--archive``."""
     return click.option(

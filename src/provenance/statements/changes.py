@@ -185,7 +185,7 @@ def _of_the_row(rows: Rows) -> list[Row]:
 
     In one statement a row may get the key that another one leaves.
     """
-    found = _found(rows)
+    found = [row[:-1] for row in _found(rows)]
     kept = [row for row in found if not row[-1]]
     left = [row for row in found if row[-1] and (not kept or row[:2] > kept[0][:2])]
     return left + kept
@@ -215,7 +215,8 @@ def _blamed(rows: Rows) -> RowBlame:
         found.get(column, Blame(column=column, value=value, change=None, action=None))
         for column, value in (values or {}).items()
     )
-    return RowBlame(columns=columns, ended=ended)
+    missing_until: datetime | None = rows[0][-1]
+    return RowBlame(columns=columns, ended=ended, incomplete_until=missing_until and missing_until.astimezone(UTC))
 
 
 def blame(table: str, key: Key) -> Statement[RowBlame]:
@@ -239,7 +240,8 @@ def blame(table: str, key: Key) -> Statement[RowBlame]:
                   FROM life CROSS JOIN LATERAL (SELECT life.ids, ARRAY[life.old_key] AS keys) before
                   LEFT JOIN LATERAL ({earlier}) origin ON true
                  WHERE life.old_key IS NOT NULL)
-            SELECT {_COLUMNS}, {reading.COLUMNS}, r.is_left
+            SELECT {_COLUMNS}, {reading.COLUMNS}, r.is_left,
+                   (SELECT max(provenance.changes_missing_until(i)) FROM wanted CROSS JOIN unnest(wanted.ids) i)
               FROM life LEFT JOIN LATERAL (
                    SELECT r.*, false AS is_left FROM provenance.row_changes r
                     WHERE {_OF_LIFE} AND (r.table_id, r.seq) < (life.until_table, life.until_seq)

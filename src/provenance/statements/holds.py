@@ -87,24 +87,27 @@ def _name(rows: Rows) -> str | None:
     return rows[0][0] if rows else None
 
 
-def on(table: str, partition: str) -> Statement[str | None]:
-    """Return the name of a hold on any of the rows of a partition, or ``None``.
+COVERED: dict[str, LiteralString] = {
+    "actions": "provenance.covers("
+    "h, t.tenant_id, t.user_id, t.entity_type, t.entity_id, t.concept, t.action_type, t.started_at)",
+    "row_changes": "CASE WHEN a.id IS NULL AND t.action_id IS NOT NULL"
+    " THEN provenance.covers(h, t.tenant_id, h.user_id, h.entity_type, h.entity_id, h.concept, h.action_type,"
+    " t.recorded_at)"
+    " ELSE provenance.covers(h, t.tenant_id, a.user_id, a.entity_type, a.entity_id, a.concept, a.action_type,"
+    " COALESCE(a.started_at, t.recorded_at)) END",
+}
+"""Whether a hold ``h`` holds a row ``t`` of a table, in SQL; of a row change, ``a`` is the action that made it.
 
-    A row change is held as the action is that made it; one without an action by its tenant and its time alone. Of an action
-    that has left nothing else is known, and it might be what is held.
-    """
-    covered: LiteralString = (
-        "provenance.covers(h, t.tenant_id, t.user_id, t.entity_type, t.entity_id, t.concept, t.action_type, t.started_at)"
-        if table == "actions"
-        else "CASE WHEN a.id IS NULL AND t.action_id IS NOT NULL"
-        " THEN provenance.covers(h, t.tenant_id, h.user_id, h.entity_type, h.entity_id, h.concept, h.action_type,"
-        " t.recorded_at)"
-        " ELSE provenance.covers(h, t.tenant_id, a.user_id, a.entity_type, a.entity_id, a.concept, a.action_type,"
-        " COALESCE(a.started_at, t.recorded_at)) END"
-    )
+A row change is held as that is; one without an action by its tenant and its time alone. Of an action that has left nothing
+else is known, and it might be what is held.
+"""
+
+
+def on(table: str, partition: str) -> Statement[str | None]:
+    """Return the name of a hold on any of the rows of a partition, or ``None``."""
     joined: LiteralString = "" if table == "actions" else "LEFT JOIN provenance.action_log a ON a.id = t.action_id"
     query: LiteralString = (
         "SELECT h.name FROM provenance.legal_holds h "
-        f"WHERE EXISTS (SELECT FROM ONLY provenance.{{}} t {joined} WHERE {covered}) ORDER BY h.name LIMIT 1"
+        f"WHERE EXISTS (SELECT FROM ONLY provenance.{{}} t {joined} WHERE {COVERED[table]}) ORDER BY h.name LIMIT 1"
     )
     return Statement(sql.SQL(query).format(sql.Identifier(partition)), None, _name)

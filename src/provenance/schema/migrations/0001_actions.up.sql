@@ -261,6 +261,7 @@ CREATE TABLE provenance.archived_months (
     action_id uuid,
     archived_at timestamptz NOT NULL DEFAULT clock_timestamp(),
     restored_at timestamptz,
+    whole boolean NOT NULL DEFAULT true,
     CONSTRAINT archived_months_pkey PRIMARY KEY (table_name, month, edition)
 );
 
@@ -268,6 +269,7 @@ COMMENT ON TABLE provenance.archived_months IS 'Which months are in an archive a
 COMMENT ON COLUMN provenance.archived_months.digest IS 'The sum of a digest of each row, in whatever order they are.';
 COMMENT ON COLUMN provenance.archived_months.action_id IS 'The action by which it left.';
 COMMENT ON COLUMN provenance.archived_months.restored_at IS 'When it has come back; null while it is away.';
+COMMENT ON COLUMN provenance.archived_months.whole IS 'False where only rows have left that nobody had to keep here, and the others stay.';
 
 CREATE FUNCTION provenance.is_archived(action_id uuid) RETURNS boolean
     LANGUAGE sql STABLE STRICT SECURITY DEFINER
@@ -275,7 +277,7 @@ CREATE FUNCTION provenance.is_archived(action_id uuid) RETURNS boolean
     AS $$
 SELECT EXISTS (
     SELECT FROM provenance.archived_months m
-     WHERE m.table_name = 'actions' AND m.restored_at IS NULL
+     WHERE m.table_name = 'actions' AND m.restored_at IS NULL AND m.whole
        AND is_archived.action_id >= provenance.uuid_floor(m.month::timestamp AT TIME ZONE 'UTC')
        AND is_archived.action_id < provenance.uuid_floor((m.month + interval '1 month') AT TIME ZONE 'UTC'))
 $$;
@@ -288,7 +290,7 @@ CREATE FUNCTION provenance.refuse_archived(rows json) RETURNS void
     SET search_path = pg_catalog, pg_temp
     AS $$
 BEGIN
-    IF EXISTS (SELECT FROM provenance.archived_months m WHERE m.restored_at IS NULL)
+    IF EXISTS (SELECT FROM provenance.archived_months m WHERE m.restored_at IS NULL AND m.whole)
        AND EXISTS (SELECT FROM provenance.incoming_actions(rows) r WHERE provenance.is_archived(r.id)) THEN
         RAISE EXCEPTION 'the month of this action is archived'
             USING ERRCODE = 'integrity_constraint_violation',

@@ -20,6 +20,7 @@ DROP FUNCTION
     provenance.view_function(oid),
     provenance.coverage(),
     provenance.rows_as_of(regclass, text, timestamptz, text[]),
+    provenance.changes_missing_until(integer),
     provenance.key_texts(integer[], regclass, text[]),
     provenance.captures_of(regclass, text),
     provenance.adopt_table(regclass),

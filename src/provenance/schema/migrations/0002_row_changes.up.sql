@@ -210,6 +210,7 @@ CREATE TABLE provenance.captured_tables (
     captured_at timestamptz NOT NULL DEFAULT clock_timestamp(),
     released_at timestamptz,
     adopted_at timestamptz,
+    incomplete_until timestamptz,
     CONSTRAINT captured_tables_pkey PRIMARY KEY (id)
 );
 
@@ -218,6 +219,7 @@ COMMENT ON COLUMN provenance.captured_tables.table_name IS 'Qualified, quoted wh
 COMMENT ON COLUMN provenance.captured_tables.suspicious IS 'A regular expression: columns with such a name are masked unless they are kept.';
 COMMENT ON COLUMN provenance.captured_tables.kept IS 'Columns that somebody looked at and found harmless.';
 COMMENT ON COLUMN provenance.captured_tables.adopted_at IS 'Since when every row there was is stored; null: one that never changed is not.';
+COMMENT ON COLUMN provenance.captured_tables.incomplete_until IS 'Until when some of its changes are deleted, because nobody had to keep them; null: none are.';
 
 CREATE TABLE provenance.row_shapes (
     id integer GENERATED ALWAYS AS IDENTITY,
@@ -925,10 +927,27 @@ $$;
 
 COMMENT ON FUNCTION provenance.key_texts IS 'The texts under which changes of the row with a key may be stored.';
 
+-- Until when changes of a table may be missing: those of months that are in an archive, and those that were deleted.
+CREATE FUNCTION provenance.changes_missing_until(table_id integer) RETURNS timestamptz
+    LANGUAGE sql STABLE STRICT
+    SET search_path = pg_catalog, pg_temp
+    AS $$
+SELECT GREATEST(c.incomplete_until, (
+           SELECT max(a.ended) FROM provenance.archived_months m
+            CROSS JOIN LATERAL (SELECT (m.month + interval '1 month') AT TIME ZONE 'UTC' AS ended) AS a
+            WHERE m.table_name = 'row_changes' AND m.restored_at IS NULL AND m.rows > 0
+              AND a.ended > c.captured_at AND m.month::timestamp AT TIME ZONE 'UTC' <= COALESCE(c.released_at, 'infinity')))
+  FROM provenance.captured_tables c WHERE c.id = changes_missing_until.table_id
+$$;
+
+COMMENT ON FUNCTION provenance.changes_missing_until(integer) IS 'Until when changes of a captured table may have left, or null.';
+
 -- The rows of a table as they were. What a key was is known from the last change before that moment; failing that from the
 -- first one after it, which tells what it found; failing that from the baseline; and failing that from the table itself,
 -- where the row has not changed since. Once it is not captured any more the table cannot tell, and without a baseline nobody
 -- knows what else there was. At a moment in which two captures meet, the later one tells.
+--
+-- Where changes have left, that before the moment need not be the last one there was: only what comes after it tells.
 CREATE FUNCTION provenance.rows_as_of(
     relation regclass, given_name text, moment timestamptz, wanted_keys text[] DEFAULT NULL,
     OUT row_key text, OUT fields text, OUT row_text text
@@ -940,6 +959,7 @@ DECLARE
     ids CONSTANT integer[] := provenance.captures_of(relation, given_name);
     captured provenance.captured_tables;
     ended timestamptz;
+    missing_until timestamptz;
     slots bigint[];
     live text := '';
 BEGIN
@@ -961,6 +981,14 @@ BEGIN
                 WHEN captured.released_at IS NOT NULL
                 THEN format('They were captured from %s until %s.', captured.captured_at, captured.released_at)
                 ELSE format('They are captured since %s.', captured.captured_at) END;
+    END IF;
+    missing_until := provenance.changes_missing_until(captured.id);
+    IF missing_until > moment OR missing_until IS NOT NULL AND captured.id IS DISTINCT FROM provenance.captured_id(relation)
+    THEN
+        RAISE EXCEPTION 'what was in % at % is not known here: some of its row changes until % have left the database',
+                given_name, moment, missing_until
+            USING ERRCODE = 'undefined_object',
+                  HINT = 'Restore their months, if they are in an archive; what is deleted is not known any more.';
     END IF;
     slots := ARRAY(SELECT provenance.row_slot(captured.id, k) FROM unnest(wanted_keys) k);
     IF captured.id = provenance.captured_id(relation) THEN
@@ -991,10 +1019,11 @@ BEGIN
         '      FROM provenance.row_changes r'
         '     WHERE r.table_id = $1 AND r.old_key IS NOT NULL AND ($3 IS NULL OR r.old_key = ANY ($3))),'
         'past AS (SELECT DISTINCT ON (key) key, shape_id, after AS row FROM event'
-        '          WHERE recorded_at <= $2 AND operation <> ''baseline'' ORDER BY key, seq DESC, side DESC),'
+        '          WHERE recorded_at <= $2 AND $5 IS NULL AND operation <> ''baseline'''
+        '          ORDER BY key, seq DESC, side DESC),'
         'later AS (SELECT DISTINCT ON (key) key, shape_id, before AS row FROM event'
         '           WHERE recorded_at > $2 AND operation <> ''baseline'' ORDER BY key, seq, side),'
-        'base AS (SELECT key, shape_id, after AS row FROM event WHERE operation = ''baseline''),'
+        'base AS (SELECT key, shape_id, after AS row FROM event WHERE $5 IS NULL AND operation = ''baseline''),'
         'known AS ('
         '    SELECT key, shape_id, row FROM past'
         '    UNION ALL SELECT key, shape_id, row FROM later WHERE key NOT IN (SELECT key FROM past)'
@@ -1003,7 +1032,7 @@ BEGIN
         'SELECT k.key, COALESCE(s.fields, k.fields), k.row'
         '  FROM (SELECT key, shape_id, NULL::text AS fields, row FROM known WHERE row IS NOT NULL'
         || live || ') AS k LEFT JOIN provenance.row_shapes s ON s.id = k.shape_id'
-        USING captured.id, moment, wanted_keys, slots;
+        USING captured.id, moment, wanted_keys, slots, missing_until;
 END
 $$;
 
@@ -1261,8 +1290,10 @@ BEGIN
         'GRANT SELECT ON provenance.actions, provenance.action_intents, provenance.action_log, provenance.row_changes, '
         'provenance.row_shapes, provenance.captured_tables TO %I', role_name);
     EXECUTE format(
+        'GRANT SELECT (table_name, month, rows, restored_at) ON provenance.archived_months TO %I', role_name);
+    EXECUTE format(
         'GRANT EXECUTE ON FUNCTION provenance.is_recorded(uuid), provenance.row_values(text), '
-        'provenance.captures_of, provenance.rows_as_of, '
+        'provenance.captures_of, provenance.rows_as_of, provenance.changes_missing_until, '
         'provenance.coverage, provenance.truncated_with, provenance.key_texts, provenance.captured_id, '
         'provenance.qualified_name, provenance.captured_columns, provenance.row_fields, '
         'provenance.row_slot, provenance.column_sql, provenance.row_sql, provenance.key_sql, '

@@ -81,8 +81,10 @@ BEGIN
         'GRANT SELECT ON provenance.actions, provenance.action_intents, provenance.action_log, provenance.row_changes, '
         'provenance.row_shapes, provenance.captured_tables, provenance.readers TO %I', role_name);
     EXECUTE format(
+        'GRANT SELECT (table_name, month, rows, restored_at) ON provenance.archived_months TO %I', role_name);
+    EXECUTE format(
         'GRANT EXECUTE ON FUNCTION provenance.is_recorded(uuid), provenance.row_values(text), '
-        'provenance.captures_of, provenance.rows_as_of, '
+        'provenance.captures_of, provenance.rows_as_of, provenance.changes_missing_until, '
         'provenance.coverage, provenance.truncated_with, provenance.key_texts, provenance.captured_id, '
         'provenance.qualified_name, provenance.captured_columns, provenance.row_fields, '
         'provenance.row_slot, provenance.column_sql, provenance.row_sql, provenance.key_sql, '

@@ -17,7 +17,27 @@ CREATE FUNCTION provenance.erasing_action_id() RETURNS uuid
 
 COMMENT ON FUNCTION provenance.erasing_action_id() IS 'The action by which this transaction erases, or null.';
 
--- One change is let through: that bodies go, and nothing else, in a transaction that says by which action.
+-- Which action lets rows go that nobody must keep any more, in this transaction.
+CREATE FUNCTION provenance.retiring_action_id() RETURNS uuid
+    LANGUAGE sql STABLE SECURITY DEFINER
+    SET search_path = pg_catalog, pg_temp
+    AS 'SELECT i.id FROM provenance.action_intents i
+         WHERE i.id = provenance.current_action_id() AND i.action_type = ''apply_retention'' AND i.concept = ''trail''
+           AND i.work_xid = pg_current_xact_id_if_assigned()
+           AND i.system_identifier = provenance.system_identifier()';
+
+COMMENT ON FUNCTION provenance.retiring_action_id() IS 'The action by which rows leave this transaction, or null.';
+
+-- What is said of an erasure, a hold or a retention policy is why it was done, and not to be erased.
+CREATE FUNCTION provenance.tells_why(concept text, action_type text) RETURNS boolean
+    LANGUAGE sql IMMUTABLE PARALLEL SAFE
+    RETURN tells_why.concept = 'trail' AND tells_why.action_type IN (
+        'erase', 'place_hold', 'release_hold', 'set_retention', 'remove_retention', 'apply_retention');
+
+COMMENT ON FUNCTION provenance.tells_why IS 'Whether an action says why something is not in the trail any more, or has to stay.';
+
+-- Two changes are let through, in a transaction that says by which action: that bodies go, and nothing else; and that rows go
+-- that nobody must keep any more, those apart that tell what was done to the trail.
 CREATE OR REPLACE FUNCTION provenance.refuse_change() RETURNS trigger
     LANGUAGE plpgsql
     SET search_path = pg_catalog, pg_temp
@@ -26,7 +46,10 @@ DECLARE
     before jsonb;
     after jsonb;
 BEGIN
-    IF TG_OP = 'UPDATE' AND provenance.erasing_action_id() IS NOT NULL THEN
+    IF TG_OP = 'DELETE' AND provenance.retiring_action_id() IS NOT NULL
+       AND to_jsonb(OLD) ->> 'concept' IS DISTINCT FROM 'trail' THEN
+        RETURN OLD;
+    ELSIF TG_OP = 'UPDATE' AND provenance.erasing_action_id() IS NOT NULL THEN
         before := to_jsonb(OLD);
         after := to_jsonb(NEW);
         IF before ? 'row_slot' THEN
@@ -44,8 +67,7 @@ BEGIN
               = after - '{payload,result,metadata,error_message,erased_by_action_id}'::text[]
               AND num_nonnulls(NEW.payload, NEW.result, NEW.metadata, NEW.error_message) = 0
               AND num_nonnulls(OLD.payload, OLD.result, OLD.metadata, OLD.error_message) > 0
-              -- Why something was erased is not to be erased.
-              AND NOT (OLD.concept = 'trail' AND OLD.action_type IN ('erase', 'place_hold', 'release_hold'))
+              AND NOT provenance.tells_why(OLD.concept, OLD.action_type)
               AND NEW.erased_by_action_id = provenance.erasing_action_id()
         THEN
             RETURN NEW;
@@ -170,17 +192,16 @@ BEGIN
         tables := provenance.captures_of(subject_relation, subject_table);
         row_keys := provenance.key_texts(tables, subject_relation, subject_key);
     END IF;
-    -- What was said of an erasure or of a hold itself is why it was done.
     subjects := ARRAY(
         SELECT a.id FROM provenance.actions a
          WHERE (a.user_id = subject_user OR (a.entity_type = subject_type AND a.entity_id = subject_id))
            AND (subject_tenant IS NULL OR a.tenant_id = subject_tenant)
-           AND NOT (a.concept = 'trail' AND a.action_type IN ('erase', 'place_hold', 'release_hold'))
+           AND NOT provenance.tells_why(a.concept, a.action_type)
         UNION ALL
         SELECT i.id FROM provenance.action_intents i
          WHERE (i.user_id = subject_user OR (i.entity_type = subject_type AND i.entity_id = subject_id))
            AND (subject_tenant IS NULL OR i.tenant_id = subject_tenant)
-           AND NOT (i.concept = 'trail' AND i.action_type IN ('erase', 'place_hold', 'release_hold')));
+           AND NOT provenance.tells_why(i.concept, i.action_type));
 
     UPDATE provenance.actions a
        SET payload = NULL, result = NULL, metadata = NULL, error_message = NULL, erased_by_action_id = by_action

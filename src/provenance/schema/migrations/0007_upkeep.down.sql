@@ -1,4 +1,14 @@
-DROP FUNCTION provenance.empty_default;
+DO $$
+BEGIN
+    IF EXISTS (SELECT FROM provenance.retention_policies) THEN
+        RAISE EXCEPTION 'there are retention policies, which would be gone'
+            USING ERRCODE = 'restrict_violation',
+                  HINT = 'provenance retention list lists them; remove them first, if that may be.';
+    END IF;
+END
+$$;
+DROP FUNCTION provenance.retention_of, provenance.empty_default;
+DROP TABLE provenance.retention_policies;
 CREATE OR REPLACE FUNCTION provenance.grant_maintainer(role_name name) RETURNS void
     LANGUAGE plpgsql VOLATILE
     SET search_path = pg_catalog, pg_temp

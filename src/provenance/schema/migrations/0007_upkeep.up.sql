@@ -4,6 +4,41 @@ CREATE OR REPLACE FUNCTION provenance.schema_version() RETURNS integer
     LANGUAGE sql IMMUTABLE PARALLEL SAFE
     RETURN 7;
 
+-- How long what must be kept. What is left out does not matter; what no policy says anything of is kept for ever.
+CREATE TABLE provenance.retention_policies (
+    name text NOT NULL,
+    reason text NOT NULL,
+    days integer,
+    outcome text NOT NULL,
+    tenant_id text,
+    concept text,
+    action_type text,
+    set_at timestamptz NOT NULL DEFAULT clock_timestamp(),
+    action_id uuid NOT NULL,
+    CONSTRAINT retention_policies_pkey PRIMARY KEY (name),
+    CONSTRAINT retention_policies_days_check CHECK (days >= 1),
+    CONSTRAINT retention_policies_outcome_check CHECK (outcome IN ('delete', 'archive'))
+);
+
+COMMENT ON TABLE provenance.retention_policies IS 'How long what is recorded must be kept, and what becomes of it then.';
+COMMENT ON COLUMN provenance.retention_policies.days IS 'For how many days; null: for ever.';
+
+-- The one that says most of it; of those that say as much, the one that keeps it the longest.
+CREATE FUNCTION provenance.retention_of(tenant_id text, concept text, action_type text)
+    RETURNS provenance.retention_policies
+    LANGUAGE sql STABLE
+    SET search_path = pg_catalog, pg_temp
+    AS $$
+SELECT p FROM provenance.retention_policies p
+ WHERE (p.tenant_id IS NULL OR p.tenant_id = retention_of.tenant_id)
+   AND (p.concept IS NULL OR p.concept = retention_of.concept)
+   AND (p.action_type IS NULL OR p.action_type = retention_of.action_type)
+ ORDER BY num_nonnulls(p.tenant_id, p.concept, p.action_type) DESC, p.days DESC NULLS FIRST, p.outcome, p.name
+ LIMIT 1
+$$;
+
+COMMENT ON FUNCTION provenance.retention_of IS 'The policy that says how long actions of this kind are kept, or null.';
+
 -- Rows of months nobody made a partition for get one. All in one transaction, so that no row is in two places or in none,
 -- whatever ends it.
 --
