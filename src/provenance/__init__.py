@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from provenance.errors import (
         ActionNotPending,
         AlreadyDone,
+        ArchiveBusy,
         ArchiveError,
         Held,
         IdempotencyConflict,
@@ -49,6 +50,8 @@ if TYPE_CHECKING:
         Ending,
         EntityRef,
         Erasure,
+        Growth,
+        IndexUse,
         LegalHold,
         Operation,
         Page,
@@ -61,7 +64,9 @@ if TYPE_CHECKING:
         Status,
         TableCoverage,
         TableRow,
+        TableUpkeep,
         Truncated,
+        Upkeep,
         ViewState,
     )
     from provenance.repository import ActionRepository, AsyncActionRepository
@@ -78,6 +83,7 @@ __all__ = [
     "ActionRepository",
     "ActionTree",
     "AlreadyDone",
+    "ArchiveBusy",
     "ArchiveError",
     "AsyncActionRepository",
     "AsyncChangeRepository",
@@ -90,9 +96,11 @@ __all__ = [
     "Ending",
     "EntityRef",
     "Erasure",
+    "Growth",
     "Held",
     "IdempotencyConflict",
     "IdempotencyKeyBusy",
+    "IndexUse",
     "InvalidAction",
     "InvalidRequestID",
     "JournalHealth",
@@ -120,11 +128,13 @@ __all__ = [
     "TableCoverage",
     "TableRefused",
     "TableRow",
+    "TableUpkeep",
     "TrackedAction",
     "Trail",
     "TrailUnavailable",
     "Truncated",
     "UnserializableValue",
+    "Upkeep",
     "Usage",
     "ViewState",
     "WrongColour",
@@ -147,15 +157,16 @@ _HOMES = {
     "configuration": "configure get_async_trail get_trail",
     "context": "extract get_request_id get_request_id_or_generate inject request_scope set_actor",
     "errors": (
-        "ActionNotPending AlreadyDone ArchiveError Held IdempotencyConflict IdempotencyKeyBusy InvalidAction "
+        "ActionNotPending AlreadyDone ArchiveBusy ArchiveError Held IdempotencyConflict IdempotencyKeyBusy InvalidAction "
         "InvalidRequestID MigrationError MisusedAction NoCurrentAction NoRequestScope NotCaptured NotCommitted "
         "NotConfigured ProvenanceError SchemaNotReady TableRefused TrailUnavailable UnserializableValue WrongColour"
     ),
     "ids": "parse_request_id",
     "journal": "JournalHealth Spool Usage",
     "models": (
-        "Action ActionRef ActionTree Blame ChainLink ChangePage Ending EntityRef Erasure LegalHold Operation Page Partition "
-        "Recovery Refresh RetentionPolicy RowBlame RowChange Status TableCoverage TableRow Truncated ViewState"
+        "Action ActionRef ActionTree Blame ChainLink ChangePage Ending EntityRef Erasure Growth IndexUse LegalHold "
+        "Operation Page Partition Recovery Refresh RetentionPolicy RowBlame RowChange Status TableCoverage TableRow "
+        "TableUpkeep Truncated Upkeep ViewState"
     ),
     "repository": "ActionRepository AsyncActionRepository",
     "tracking": "AsyncTrackedAction TrackedAction current_action track_action",

@@ -110,3 +110,7 @@ class Held(ProvenanceError, RuntimeError):
 
 class ArchiveError(ProvenanceError, RuntimeError):
     """A month cannot be archived, restored or read as it is; the message says why. It is where it was."""
+
+
+class ArchiveBusy(ArchiveError):
+    """Another session is moving or erasing rows of the trail; try again later. Nothing has left or come back."""

@@ -232,6 +232,21 @@ def test_what_is_due_goes(owner: Connection, trail: Trail, recorded_actions: Rec
     assert [] == due_rows(trail)
 
 
+def test_a_month_that_leaves_meanwhile(owner: Connection, trail: Trail, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It is not counted, and the others are."""
+    insert(owner, "actions", INSIDE)
+    trail.set_retention("all", keep=DAY, reason="r")
+    count = retiring.statements.due
+
+    def leave(table: str, month: date) -> Any:
+        if (table, month.month) == ("actions", 2):
+            owner.execute("DROP TABLE provenance.actions_2021_02")
+        return count(table, month)
+
+    monkeypatch.setattr(retiring.statements, "due", leave)
+    assert [("actions", MARCH)] == [(table, month) for table, month, _ in due_rows(trail)]
+
+
 def test_to_the_day(owner: Connection, trail: Trail) -> None:
     """In the month in which it is as in any other."""
     now = datetime.now(UTC)

@@ -54,6 +54,7 @@ LAYERS = [
         "statements.partitions",
         "statements.holds",
         "statements.retention",
+        "statements.upkeep",
         "statements.version",
     ],
     [
@@ -95,6 +96,7 @@ LAYERS = [
         "erasure",
         "holds",
         "policies",
+        "upkeep.report",
         "upkeep.partitions",
         "upkeep",
     ],

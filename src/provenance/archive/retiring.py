@@ -12,6 +12,7 @@ from pathlib import Path
 from uuid import UUID
 
 import attrs
+import psycopg
 from psycopg import sql
 
 from provenance import drivers
@@ -51,10 +52,21 @@ def due_rows(trail: Trail) -> list[tuple[str, date, list[Count]]]:
         SchemaNotReady: this role may not.
         TrailUnavailable: the database cannot be reached.
     """
-    with translated("looking for what nobody must keep any more", rights="owner"), trail.connection() as connection:
-        months = drivers.run(connection, statements.DUE_MONTHS)
-        counted = [(table, month, drivers.run(connection, statements.due(table, month))) for table, month in months]
+    with translated("looking for what nobody must keep any more", rights="owner"):
+        with trail.connection() as connection:
+            months = drivers.run(connection, statements.DUE_MONTHS)
+        counted = [(table, month, _counted(trail, table, month)) for table, month in months]
     return [(table, month, counts) for table, month, counts in counted if counts]
+
+
+def _counted(trail: Trail, table: str, month: date) -> list[Count]:
+    """Count what is due of a month, in a transaction of its own: no table stays locked for longer than that."""
+    try:
+        with trail.connection() as connection:
+            return drivers.run(connection, statements.due(table, month))
+    except psycopg.errors.UndefinedTable:
+        # It has left meanwhile.
+        return []
 
 
 def retire_month(

@@ -15,7 +15,7 @@ from psycopg import IsolationLevel
 from provenance import drivers
 from provenance.archive.columns import TABLES
 from provenance.archive.files import Month
-from provenance.errors import ArchiveError
+from provenance.errors import ArchiveBusy, ArchiveError
 from provenance.statements import Statement, truth
 from provenance.statements.partitions import PARTITIONS, month_after
 from provenance.tracking import TrackedAction
@@ -84,11 +84,11 @@ def hold_still(connection: drivers.SyncConnection) -> None:
     """Have no row change by being erased, and every number come with all its digits.
 
     Raises:
-        ArchiveError: somebody is erasing or moving rows.
+        ArchiveBusy: somebody is erasing or moving rows.
     """
     connection.execute("SET LOCAL extra_float_digits = 1")
     if not drivers.run(connection, _HOLD_STILL):
-        raise ArchiveError("rows of the trail are being moved or erased by another session; run it again later")
+        raise ArchiveBusy("rows of the trail are being moved or erased by another session; run it again later")
 
 
 def attached(connection: drivers.SyncConnection, month: Month) -> bool:

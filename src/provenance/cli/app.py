@@ -17,6 +17,7 @@ from provenance.cli.geo import geo
 from provenance.cli.history import history
 from provenance.cli.hold import hold
 from provenance.cli.log import log
+from provenance.cli.maintain import maintain
 from provenance.cli.migrate import migrate
 from provenance.cli.partition import partition
 from provenance.cli.problems import EXIT_CODES, translated
@@ -26,6 +27,7 @@ from provenance.cli.retention import retention
 from provenance.cli.show import show
 from provenance.cli.status import status
 from provenance.cli.tables import adopt, capture, coverage, stamp
+from provenance.cli.upkeep import upkeep
 
 
 class _Commands(click.Group):
@@ -74,7 +76,9 @@ for _command in (
     as_of,
     concept,
     geo,
+    maintain,
     partition,
+    upkeep,
     archive,
     hold,
     retention,

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from datetime import UTC, date, datetime
 from pathlib import Path
 from typing import Any
@@ -10,7 +10,7 @@ from typing import Any
 import attrs
 import click
 
-from provenance import request_scope
+from provenance import Trail, request_scope
 from provenance.archive import (
     Archived,
     Due,
@@ -67,27 +67,58 @@ def run(
     if dry_run:
         _show_due(due, as_json=as_json)
         return
-    done: list[Archived] = []
-    problem: ArchiveError | Held | None = None
-    root = root.absolute()
     with recording(dsn) as trail, request_scope():
-        for one in due:
-            try:
-                with progress_bar(f"{one.table} {one.month:%Y-%m}") as tell:
-                    done.append(
-                        archive_month(trail, root, one.table, one.month, spools=spools, longest_hold=hold, tell=tell)
-                    )
-            except (ArchiveError, Held) as error:
-                problem = error
-                break
-            if not as_json:
-                click.echo(f"{_named(done[-1])} has left: {done[-1].rows} row(s)")
+        done, problem = leave(trail, due, root, spools, hold, tell=_nobody if as_json else _say)
     if as_json:
         emit_json([_fields(one) for one in done])
     elif not due:
         click.echo("no month is due")
     if problem is not None:
         raise BadNews(str(problem))
+
+
+Telling = Callable[[Archived], None]
+
+
+def _nobody(_one: Archived) -> None:
+    pass
+
+
+def leave(
+    trail: Trail,
+    due: list[Due],
+    root: Path,
+    spools: tuple[Path, ...],
+    hold: float,
+    *,
+    tell: Callable[[Archived], None] = _nobody,
+) -> tuple[list[Archived], ArchiveError | Held | None]:
+    """Let months leave, and return those that have left, and what kept the rest from leaving."""
+    done: list[Archived] = []
+    for one in due:
+        try:
+            with progress_bar(f"{one.table} {one.month:%Y-%m}") as progress:
+                done.append(
+                    archive_month(
+                        trail, root.absolute(), one.table, one.month, spools=spools, longest_hold=hold, tell=progress
+                    )
+                )
+        except (ArchiveError, Held) as error:
+            if gone(trail, one.table, one.month):
+                # With another session, in the meantime.
+                continue
+            return done, error
+        tell(done[-1])
+    return done, None
+
+
+def gone(trail: Trail, table: str, month: date) -> bool:
+    """Return whether a month is not here any more."""
+    return all((one.table, one.month) != (table, month) for one in trail.partitions())
+
+
+def _say(one: Archived) -> None:
+    click.echo(f"{_named(one)} has left: {one.rows} row(s)")
 
 
 def _named(one: Archived | Due) -> str:

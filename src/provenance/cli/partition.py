@@ -18,10 +18,14 @@ from provenance.translation import sentence, translated
 
 
 @attrs.define
-class _Done:
+class Done:
+    """What became of the partitions."""
+
     made: list[str]
     moved: dict[str, int]
     problems: list[str]
+    left: list[str]
+    """What is left to another session, which is moving or erasing rows."""
 
 
 @click.command(short_help="Make the partitions of the coming months.")
@@ -44,7 +48,7 @@ def partition(dsn: str | None, *, ahead: int, hold: float, dry_run: bool, as_jso
     default partition that belong elsewhere.
     """
     with connected(dsn) as connection:
-        done = _planned(connection, ahead) if dry_run else _kept(connection, ahead, hold)
+        done = _planned(connection, ahead) if dry_run else keep_months(connection, ahead, hold)
         with translated("reading which partitions there are", rights="reader"):
             there = run(connection, statements.PARTITIONS)
     if as_json:
@@ -52,31 +56,34 @@ def partition(dsn: str | None, *, ahead: int, hold: float, dry_run: bool, as_jso
         emit_json({**attrs.asdict(done), "partitions": found})
     else:
         _report(done, there, dry_run=dry_run)
-    if done.problems:
-        raise BadNews("; ".join(done.problems))
+    if problems := done.left + done.problems:
+        raise BadNews("; ".join(problems))
 
 
-def _planned(connection: SyncConnection, ahead: int) -> _Done:
+def _planned(connection: SyncConnection, ahead: int) -> Done:
     with translated("looking into the default partitions", rights="owner"):
         moved = {name: count for table in TABLES for name, count in run(connection, statements.strays(table)).items()}
     made = [name for name in run(connection, statements.missing(ahead)) if name not in moved]
-    return _Done(made, moved, [])
+    return Done(made, moved, [], [])
 
 
-def _kept(connection: SyncConnection, ahead: int, hold: float) -> _Done:
-    done = _Done([], {}, [])
+def keep_months(connection: SyncConnection, ahead: int, hold: float) -> Done:
+    """See to it that every month has its partitions, and every row is in that of its month."""
+    done = Done([], {}, [], [])
     with translated("making partitions", rights="maintainer"):
         for table in TABLES:
             try:
                 done.moved |= run(connection, statements.empty_default(table, hold))
+            # The other table, and the coming months, are none the worse for it.
+            except psycopg.errors.ObjectInUse as error:
+                done.left.append(sentence(error))
             except (psycopg.errors.LockNotAvailable, psycopg.errors.ObjectNotInPrerequisiteState) as error:
-                # The other table, and the coming months, are none the worse for it.
                 done.problems.append(sentence(error))
         done.made = run(connection, statements.ensure(ahead))
     return done
 
 
-def _report(done: _Done, there: list[Partition], *, dry_run: bool) -> None:
+def _report(done: Done, there: list[Partition], *, dry_run: bool) -> None:
     would = "would be " if dry_run else ""
     for name, count in done.moved.items():
         click.echo(f"{count} row(s) {would}moved into provenance.{clean(name)}")

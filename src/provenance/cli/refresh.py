@@ -17,7 +17,9 @@ from provenance.translation import sentence
 
 
 @attrs.frozen(kw_only=True)
-class _Outcome:
+class Outcome:
+    """What became of a view."""
+
     view: str
     refreshed: bool
     error: str | None = None
@@ -33,10 +35,10 @@ def refresh(dsn: str | None, *, views: tuple[str, ...], blocking: bool, as_json:
 
     Goes on after one fails, and exits with 1 then. A view that another session is refreshing is left to that.
     """
-    outcomes: list[_Outcome] = []
+    outcomes: list[Outcome] = []
     with recording(dsn) as trail, request_scope():
         for view in views or [found.view for found in trail.views() if found.resolved]:
-            outcomes.append(_refreshed(trail, view, blocking=blocking))
+            outcomes.append(refreshed(trail, view, blocking=blocking))
             if not as_json:
                 _report(outcomes[-1])
     if as_json:
@@ -51,17 +53,18 @@ def refresh(dsn: str | None, *, views: tuple[str, ...], blocking: bool, as_json:
         raise BadNews(f"not refreshed: {', '.join(failed)}")
 
 
-def _refreshed(trail: Trail, view: str, *, blocking: bool) -> _Outcome:
+def refreshed(trail: Trail, view: str, *, blocking: bool) -> Outcome:
+    """Refresh a view."""
     try:
         done = trail.refresh(view, concurrently=not blocking)
     except TableRefused as error:
-        return _Outcome(view=view, refreshed=False, error=str(error))
+        return Outcome(view=view, refreshed=False, error=str(error))
     except psycopg.Error as error:
-        return _Outcome(view=view, refreshed=False, error=sentence(error))
-    return _Outcome(view=done.view, refreshed=done.refreshed)
+        return Outcome(view=view, refreshed=False, error=sentence(error))
+    return Outcome(view=done.view, refreshed=done.refreshed)
 
 
-def _report(outcome: _Outcome) -> None:
+def _report(outcome: Outcome) -> None:
     if outcome.error is not None:
         click.echo(f"{clean(outcome.view)} is not refreshed: {clean(outcome.error)}", err=True)
     elif outcome.refreshed:

@@ -11,6 +11,7 @@ import click
 
 from provenance import Trail, request_scope
 from provenance.archive import Retired, due_rows, retire_month
+from provenance.cli.archive import gone
 from provenance.cli.database import recording
 from provenance.cli.output import clean, columns, emit, emit_json
 from provenance.cli.parameters import json_option, spool_option
@@ -181,6 +182,9 @@ def retired(
                         retire_month(trail, table, month, root=root and root.absolute(), spools=spools, tell=tell)
                     )
             except ArchiveError as error:
+                if gone(trail, table, month):
+                    # With another session, in the meantime.
+                    continue
                 return done, error
     return done, None
 

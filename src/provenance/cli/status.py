@@ -39,12 +39,13 @@ def status(ctx: click.Context, *, as_json: bool) -> None:
         installed = "missing" if version is None else f"at version {version}"
         needed = "as needed" if fits else f"version {SCHEMA_VERSION} is needed; run `provenance migrate up`"
         click.echo(f"The schema is {installed}, {needed}.")
-        _show(views)
+        show_views(views)
     if not fits:
         ctx.exit(BadNews.exit_code)
 
 
-def _show(views: list[ViewState]) -> None:
+def show_views(views: list[ViewState]) -> None:
+    """Say how fresh they are, after an empty line; nothing where there are none."""
     if not views:
         return
     now = datetime.now(UTC)

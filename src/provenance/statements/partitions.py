@@ -26,15 +26,22 @@ def month_after(first: date, later: int) -> date:
 
 def _partitions(rows: Rows) -> list[Partition]:
     return [
-        Partition(table=table, name=name, month=month, rows=None if rows < 0 else int(rows), bytes=size)
-        for table, name, month, rows, size in rows
+        Partition(
+            table=table,
+            name=name,
+            month=month,
+            rows=None if rows < 0 else int(rows),
+            bytes=size,
+            index_bytes=index_size,
+        )
+        for table, name, month, rows, size, index_size in rows
     ]
 
 
 PARTITIONS = Statement(
     r"""SELECT p.relname::text, c.relname::text,
                to_date(substring(c.relname from '\d{4}_\d{2}$'), 'YYYY_MM'), c.reltuples,
-               pg_catalog.pg_total_relation_size(c.oid)
+               pg_catalog.pg_total_relation_size(c.oid), pg_catalog.pg_indexes_size(c.oid)
           FROM pg_catalog.pg_inherits i JOIN pg_catalog.pg_class p ON p.oid = i.inhparent
           JOIN pg_catalog.pg_class c ON c.oid = i.inhrelid
          WHERE p.relnamespace = to_regnamespace('provenance') AND p.relkind = 'p'

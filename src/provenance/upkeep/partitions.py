@@ -1,4 +1,4 @@
-"""The monthly partitions of the trail, in both colours."""
+"""The monthly partitions of the trail, and how they fill the disk, in both colours."""
 
 from __future__ import annotations
 
@@ -6,17 +6,21 @@ import logging
 from abc import ABC, abstractmethod
 from collections.abc import Generator
 from contextlib import AbstractAsyncContextManager, AbstractContextManager, contextmanager
+from datetime import UTC, datetime
 from typing import Any
 
 import psycopg
 
 from provenance import drivers
 from provenance.errors import InvalidAction, TrailUnavailable
-from provenance.models import Partition
+from provenance.models import Partition, Upkeep
 from provenance.statements import Statement
 from provenance.statements import partitions as statements
-from provenance.statements.partitions import FURTHEST, MONTHS_AHEAD
+from provenance.statements.partitions import FURTHEST, MONTHS_AHEAD, PARTITIONS
+from provenance.statements.upkeep import COUNTED_SINCE, INDEXES
+from provenance.statements.views import VIEWS
 from provenance.translation import translated
+from provenance.upkeep.report import report
 
 logger = logging.getLogger("provenance")
 
@@ -54,6 +58,22 @@ class Partitions(ABC):
         with translated("reading which partitions there are", rights="reader"), self.connection() as connection:
             return drivers.run(connection, statements.PARTITIONS)
 
+    def upkeep(self) -> Upkeep:
+        """Return how the trail fills its disk: partitions, indexes and whether they are used, views, and how it grows.
+
+        Raises:
+            SchemaNotReady: this role may not.
+            TrailUnavailable: the database cannot be reached.
+        """
+        with translated("looking at how the disk fills", rights="reader"), self.connection() as connection:
+            return report(
+                drivers.run(connection, PARTITIONS),
+                drivers.run(connection, INDEXES),
+                drivers.run(connection, VIEWS),
+                drivers.run(connection, COUNTED_SINCE),
+                datetime.now(UTC),
+            )
+
     def ensure_partitions(self, months_ahead: int = MONTHS_AHEAD) -> list[str]:
         """Make the partitions of this month and the coming ones, where they are missing.
 
@@ -89,6 +109,23 @@ class AsyncPartitions(ABC):
         with translated("reading which partitions there are", rights="reader"):
             async with self.connection() as connection:
                 return await drivers.arun(connection, statements.PARTITIONS)
+
+    async def upkeep(self) -> Upkeep:
+        """Return how the trail fills its disk: partitions, indexes and whether they are used, views, and how it grows.
+
+        Raises:
+            SchemaNotReady: this role may not.
+            TrailUnavailable: the database cannot be reached.
+        """
+        with translated("looking at how the disk fills", rights="reader"):
+            async with self.connection() as connection:
+                return report(
+                    await drivers.arun(connection, PARTITIONS),
+                    await drivers.arun(connection, INDEXES),
+                    await drivers.arun(connection, VIEWS),
+                    await drivers.arun(connection, COUNTED_SINCE),
+                    datetime.now(UTC),
+                )
 
     async def ensure_partitions(self, months_ahead: int = MONTHS_AHEAD) -> list[str]:
         """Make the partitions of this month and the coming ones, where they are missing.

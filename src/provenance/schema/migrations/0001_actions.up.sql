@@ -534,6 +534,9 @@ BEGIN
                         to_char(month AT TIME ZONE 'UTC', 'YYYY-MM'), parent
                         USING HINT = 'Nothing is lost meanwhile; run it again later.';
                     EXIT;
+                WHEN duplicate_table OR unique_violation THEN
+                    -- Whoever moves rows out of the default partition has made it in the meantime.
+                    CONTINUE;
             END;
             RETURN NEXT partition;
         END LOOP;

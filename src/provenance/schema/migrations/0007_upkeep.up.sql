@@ -86,7 +86,7 @@ BEGIN
     -- Erasing holds it too.
     IF NOT pg_try_advisory_xact_lock(31651020444888674) THEN
         RAISE EXCEPTION 'rows of the trail are being moved or erased by another session'
-            USING ERRCODE = 'lock_not_available', HINT = 'Run it again later.';
+            USING ERRCODE = 'object_in_use', HINT = 'Run it again later.';
     END IF;
 
     moment := CASE bounds.key WHEN 'id' THEN 'provenance.uuid_moment(d.id)' ELSE format('d.%I', bounds.key) END;
@@ -111,7 +111,12 @@ BEGIN
     FOREACH month IN ARRAY months LOOP
         bounds := provenance.month_bounds(table_name, month);
         partition := table_name || '_' || to_char(month, 'YYYY_MM');
-        PERFORM provenance.make_partition(table_name, partition);
+        BEGIN
+            PERFORM provenance.make_partition(table_name, partition);
+        EXCEPTION WHEN lock_not_available OR duplicate_table OR unique_violation THEN
+            RAISE EXCEPTION 'partitions of the trail are being made by another session'
+                USING ERRCODE = 'object_in_use', HINT = 'Run it again later.';
+        END;
         -- With this it is not looked through when it is attached.
         EXECUTE format(
             'ALTER TABLE provenance.%1$I ADD CONSTRAINT of_its_month CHECK (%2$I >= %3$s AND %2$I < %4$s)',
