@@ -771,7 +771,7 @@ def test_a_step_waits_for_the_lock_and_then_reads_the_ledger(connection: Connect
             time.sleep(0.01)
         assert not schema_exists(connection)
         # What the other deploy would have done in the transaction that holds the lock.
-        other.execute(runner._LEDGER.encode())
+        other.execute(runner.LEDGER.encode())
         for migration in ORIGINAL:
             other.execute(migration.up.encode())
             other.execute(

@@ -74,6 +74,25 @@ def down(dsn: str | None, to: int, yes: bool, as_json: bool) -> None:
         click.echo("nothing to take back")
 
 
+@migrate.command(short_help="Print the migrations as SQL, for other tools.")
+@click.option(
+    "--from",
+    "since",
+    type=click.IntRange(min=0),
+    default=0,
+    show_default=True,
+    metavar="N",
+    help="The version there is.",
+)
+@click.option("--to", type=click.IntRange(min=0), metavar="N", help="The version to go to; the last one unless given.")
+def sql(*, since: int, to: int | None) -> None:
+    """Print the SQL that takes the schema from a version to another one; back, where --to is less than --from.
+
+    For people and tools that run SQL themselves, in one transaction. No database is needed.
+    """
+    click.echo(schema.script(since, schema.known_migrations()[-1].version if to is None else to), nl=False)
+
+
 @migrate.command()
 @json_option
 @click.pass_context

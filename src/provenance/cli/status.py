@@ -12,6 +12,7 @@ from provenance.cli.output import clean, columns, emit, emit_json, moment
 from provenance.cli.parameters import json_option
 from provenance.cli.problems import BadNews
 from provenance.drivers import run
+from provenance.errors import SchemaNotReady
 from provenance.models import ViewState
 from provenance.statements.version import INSTALLED
 from provenance.statements.views import VIEWS
@@ -28,10 +29,14 @@ def status(ctx: click.Context, *, as_json: bool) -> None:
     Exits with 1 when the schema does not fit.
     """
     with connected(ctx.obj) as connection:
-        version = run(connection, INSTALLED)
+        version, unread = run(connection, INSTALLED), None
         fits = version is not None and version >= SCHEMA_VERSION
-        with translated("reading the state of the views", rights="reader"):
-            views = run(connection, VIEWS) if fits else []
+        try:
+            with translated("reading the state of the views", rights="reader"):
+                views = run(connection, VIEWS) if fits else []
+        except SchemaNotReady as error:
+            # Whoever only records may know that the schema fits.
+            views, unread = [], str(error)
     if as_json:
         schema = {"version": version, "needed": SCHEMA_VERSION, "fits": fits}
         emit_json({"schema": schema, "views": [attrs.asdict(view) for view in views]})
@@ -40,6 +45,8 @@ def status(ctx: click.Context, *, as_json: bool) -> None:
         needed = "as needed" if fits else f"version {SCHEMA_VERSION} is needed; run `provenance migrate up`"
         click.echo(f"The schema is {installed}, {needed}.")
         show_views(views)
+    if unread is not None:
+        click.echo(f"The views are not looked at: {clean(unread)}", err=True)
     if not fits:
         ctx.exit(BadNews.exit_code)
 

@@ -23,9 +23,10 @@ from provenance.schema.migrations import Migration, known_migrations
 Connection = psycopg.Connection[Any]
 
 # An arbitrary constant that nothing else in the database is likely to use: the bytes of "provena" as a number.
-_LOCK_KEY = int.from_bytes(b"provena", "big")
+LOCK_KEY = int.from_bytes(b"provena", "big")
+"""Of the lock under which the schema is changed."""
 
-_LEDGER = """
+LEDGER = """
 CREATE SCHEMA IF NOT EXISTS provenance;
 CREATE TABLE IF NOT EXISTS provenance.migrations (
     version integer NOT NULL,
@@ -37,6 +38,7 @@ CREATE TABLE IF NOT EXISTS provenance.migrations (
 );
 COMMENT ON TABLE provenance.migrations IS 'Which steps of the provenance schema are applied.';
 """
+"""Makes the table in which it is noted what is applied."""
 
 
 _LEDGER_EXISTS = """
@@ -181,7 +183,7 @@ def _locked_step(connection: Connection, what: str, before_it: str = "") -> Gene
             connection.execute(
                 "SET TRANSACTION ISOLATION LEVEL READ COMMITTED; SET LOCAL search_path = pg_catalog, pg_temp"
             )
-            connection.execute("SELECT pg_advisory_xact_lock(%s)", (_LOCK_KEY,))
+            connection.execute("SELECT pg_advisory_xact_lock(%s)", (LOCK_KEY,))
             _act_as_owner(connection)
             with _reading_the_ledger(psycopg.errors.InsufficientPrivilege):
                 ledger = _ledger(connection)
@@ -253,7 +255,7 @@ def up(connection: Connection, *, to: int | None = None) -> list[Migration]:
                 continue
             if not ledger:
                 # It needs CREATE on the database, which the owner of the schema may lack.
-                connection.execute(_LEDGER)
+                connection.execute(LEDGER)
             connection.execute(migration.up.encode())
             connection.execute(
                 "INSERT INTO provenance.migrations (version, name, checksum) VALUES (%s, %s, %s)",
