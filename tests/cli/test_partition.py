@@ -12,6 +12,8 @@ import pytest
 
 from provenance import ids
 from provenance.cli.partition import size
+from provenance.statements import Statement, nothing
+from provenance.statements import partitions as statements
 from tests.cli.conftest import Run
 
 Connection = psycopg.Connection[Any]
@@ -95,3 +97,15 @@ def test_whoever_may_not(run: Run, owner: Connection, provenance_dsn: str) -> No
 def test_sizes(of_bytes: int, said: str) -> None:
     """In the largest unit of which there are ten."""
     assert said == size(of_bytes)
+
+
+def test_a_table_that_is_always_in_use(run: Run, owner: Connection, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The coming months are made all the same, and it says what stood in the way."""
+    refused = "DO $$BEGIN RAISE EXCEPTION 'in use' USING ERRCODE = 'lock_not_available', HINT = 'Run it later.'; END$$"
+    monkeypatch.setattr(statements, "empty_default", lambda *_: Statement(refused, None, nothing))
+    result = run("partition", "--ahead", "7")
+    assert (1, "Error: in use; run it later; in use; run it later\n") == (
+        result.exit_code,
+        "".join(line for line in result.stderr.splitlines(keepends=True) if line.startswith("Error")),
+    )
+    assert "made" in result.stdout
