@@ -134,3 +134,14 @@ def test_reading_an_archive(run: Run, run_json: Callable[..., Any], owner: Conne
     )
     page = run_json("log", "--archive", str(root), "--limit", "2")
     assert page["next"] == page["actions"][-1]["id"] == str(action_id)
+
+
+def test_iceberg_tables(run: Run, run_json: Callable[..., Any], owner: Connection, root: Path) -> None:
+    """What came to them, and what went; to a person and to a program."""
+    assert 0 == run("archive", "run", "--to", str(root), "--keep", "12").exit_code
+    assert (
+        "provenance.actions: 3 row(s), 2 edition(s) added, 0 removed\n"
+        "provenance.row_changes: 0 row(s), 0 edition(s) added, 0 removed\n"
+    ) == run("archive", "iceberg", str(root)).stdout
+    assert [3, 0] == [one["rows"] for one in run_json("archive", "iceberg", str(root))]
+    owner.execute("DROP SCHEMA provenance_iceberg CASCADE")

@@ -116,6 +116,7 @@ LAYERS = [
         "archive.leaving",
         "archive.restoring",
         "archive.retiring",
+        "archive.iceberg",
         "archive.reading",
         "archive",
     ],

@@ -52,9 +52,14 @@ def _groups(rows: Iterable[Values]) -> Iterator[list[Values]]:
         yield group
 
 
+def schema_of(columns: Iterable[Column]) -> pa.Schema:
+    """Return what a file of such columns consists of."""
+    return pa.schema([(column.name, _ARROW[column.kind]) for column in columns])
+
+
 def write(path: Path, columns: Iterable[Column], rows: Iterable[Values]) -> None:
     """Write a file, a group of rows at a time."""
-    schema = pa.schema([(column.name, _ARROW[column.kind]) for column in columns])
+    schema = schema_of(columns)
     with pq.ParquetWriter(path, schema, compression="zstd") as writer:
         for group in _groups(rows):
             arrays = [

@@ -23,7 +23,7 @@ from provenance.archive import (
     verify_month,
 )
 from provenance.archive.columns import TABLES
-from provenance.cli.database import connected, recording
+from provenance.cli.database import address, connected, recording
 from provenance.cli.output import clean, columns, emit, emit_json
 from provenance.cli.parameters import hold_option, json_option, month_of, spool_option
 from provenance.cli.partition import size
@@ -188,6 +188,26 @@ def _verified(root: Path, month: Month) -> dict[str, Any]:
         return {"rows": verify_month(root, month).rows, "problem": None}
     except ArchiveError as error:
         return {"rows": None, "problem": str(error)}
+
+
+@archive.command(short_help="Make Iceberg tables of what has left.")
+@click.argument("root", type=_EXISTING, metavar="DIR")
+@json_option
+@click.pass_obj
+def iceberg(dsn: str | None, *, root: Path, as_json: bool) -> None:
+    """Make Iceberg tables of the files in DIR, and keep their catalog in the database.
+
+    Run it again after months have left or come back.
+    """
+    from provenance.archive.iceberg import publish  # noqa: PLC0415 - only with the extra
+
+    with connected(dsn) as connection:
+        published = publish(connection, address(dsn), root)
+    if as_json:
+        emit_json([attrs.asdict(one) for one in published])
+    else:
+        for one in published:
+            click.echo(f"{one.table}: {one.rows} row(s), {one.added} edition(s) added, {one.removed} removed")
 
 
 @archive.command()
