@@ -19,6 +19,7 @@ from provenance.statements.rows import Key, key_parts
 from provenance.tracking import AsyncTrackedAction, TrackedAction
 from provenance.translation import named, sentence, translated
 from provenance.values import Identifier, identifier, name
+from provenance.values import reason as why
 
 
 def _subject(
@@ -64,16 +65,13 @@ class _Erasing:
     track_action: type[tracking.track_action]
 
     def _erase_action(self, subject: Subject, reason: str) -> tracking.track_action:
-        text: object = reason
-        if not isinstance(text, str) or not text.strip():  # pyright: ignore[reportUnnecessaryIsInstance]
-            raise InvalidAction("reason: expected a text that says why, for whoever asks later")
         about = {"user_id": subject.user_id, "table": subject.table, "key": subject.key, "tenant_id": subject.tenant_id}
         return self.track_action(
             "erase",
             concept="trail",
             entity_type=subject.entity_type or ("user" if subject.user_id else "row"),
             entity_id=subject.entity_id or subject.user_id or f"{subject.table} {' '.join(subject.key or ())}",
-            payload={"reason": reason, **{what: value for what, value in about.items() if value is not None}},
+            payload={"reason": why(reason), **{what: value for what, value in about.items() if value is not None}},
             durability="intent",
             # It could not see the declaration otherwise, which is committed after its transaction has begun.
         ).at(IsolationLevel.READ_COMMITTED)

@@ -16,6 +16,7 @@ from provenance.statements import holds as statements
 from provenance.translation import translated
 from provenance.values import Identifier, identifier
 from provenance.values import name as checked
+from provenance.values import reason as why
 
 
 class Scope(TypedDict, total=False):
@@ -60,12 +61,6 @@ def _scope(**given: Unpack[Scope]) -> dict[str, Any]:
     }
 
 
-def _text(given: object, what: str, expected: str) -> str:
-    if not isinstance(given, str) or not given.strip():
-        raise InvalidAction(f"{what}: expected {expected}")
-    return given
-
-
 def _placed(found: list[LegalHold], name: str) -> LegalHold:
     if not found:
         raise InvalidAction(f"name: there is a legal hold {name} already; release it first, or choose another name")
@@ -82,15 +77,14 @@ class _Holds:
     track_action: type[tracking.track_action]
 
     def _hold_action(self, action_type: str, name: str, reason: str, scope: dict[str, Any]) -> tracking.track_action:
-        _text(name, "name", "a name for the hold, as that of the case")
-        _text(reason, "reason", "a text that says why, for whoever asks later")
+        checked(name, "name")
         said = {what: str(value) for what, value in scope.items() if value is not None}
         return self.track_action(
             action_type,
             concept="trail",
             entity_type="legal_hold",
             entity_id=name,
-            payload={"reason": reason, **said},
+            payload={"reason": why(reason), **said},
         ).at(IsolationLevel.READ_COMMITTED)
 
 
@@ -129,7 +123,7 @@ class Holds(_Holds, ABC):
             translated("placing a hold", rights="owner"),
         ):
             drivers.run(action.connection, statements.WAIT)
-            return _placed(drivers.run(action.connection, statements.place(name, reason, asked, action.id)), name)
+            return _placed(drivers.run(action.connection, statements.place(name, why(reason), asked, action.id)), name)
 
     def release_hold(self, name: str, *, reason: str) -> LegalHold:
         """Release a legal hold, and return what it was.
@@ -188,7 +182,7 @@ class AsyncHolds(_Holds, ABC):
         async with self._hold_action("place_hold", name, reason, asked) as action:
             with translated("placing a hold", rights="owner"):
                 await drivers.arun(action.connection, statements.WAIT)
-                placing = statements.place(name, reason, asked, action.id)
+                placing = statements.place(name, why(reason), asked, action.id)
                 return _placed(await drivers.arun(action.connection, placing), name)
 
     async def release_hold(self, name: str, *, reason: str) -> LegalHold:

@@ -13,9 +13,11 @@ from provenance import drivers, tracking
 from provenance.errors import InvalidAction
 from provenance.models import RetentionOutcome, RetentionPolicy
 from provenance.statements import retention as statements
+from provenance.statements.holds import WAIT
 from provenance.translation import translated
 from provenance.values import Identifier, identifier
 from provenance.values import name as checked
+from provenance.values import reason as why
 
 _DAY = timedelta(days=1)
 LONGEST = timedelta(days=36_525)
@@ -55,12 +57,6 @@ def _said(keep: timedelta | None, outcome: RetentionOutcome, given: Kind) -> dic
     }
 
 
-def _text(given: object, what: str, expected: str) -> str:
-    if not isinstance(given, str) or not given.strip():
-        raise InvalidAction(f"{what}: expected {expected}")
-    return given
-
-
 def _removed(found: list[RetentionPolicy], name: str) -> RetentionPolicy:
     if not found:
         raise InvalidAction(f"name: there is no retention policy {name}; `provenance retention list` lists all")
@@ -71,14 +67,13 @@ class _Policies:
     track_action: type[tracking.track_action]
 
     def _policy_action(self, action_type: str, name: str, reason: str, said: dict[str, Any]) -> tracking.track_action:
-        _text(name, "name", "a name for the policy, as that of what it is for")
-        _text(reason, "reason", "a text that says why, for whoever asks later")
+        checked(name, "name")
         return self.track_action(
             action_type,
             concept="trail",
             entity_type="retention_policy",
             entity_id=name,
-            payload={"reason": reason, **said},
+            payload={"reason": why(reason), **said},
         ).at(IsolationLevel.READ_COMMITTED)
 
 
@@ -102,7 +97,7 @@ class Policies(_Policies, ABC):
 
         Of several policies the one holds that says most of an action, and of those that say as much the one that keeps it
         the longest; what no policy fits is kept for ever. Nothing goes by this alone: ``provenance retention run`` does it.
-        It needs the rights of the owner of the schema.
+        It needs the rights of the owner of the schema, and waits while rows go by the policies there were.
 
         Args:
             name: of the policy; one that has it already is replaced.
@@ -121,7 +116,8 @@ class Policies(_Policies, ABC):
             self._policy_action("set_retention", name, reason, said) as action,
             translated("setting a retention policy", rights="owner"),
         ):
-            (policy,) = drivers.run(action.connection, statements.put(name, reason, said, action.id))
+            drivers.run(action.connection, WAIT)
+            (policy,) = drivers.run(action.connection, statements.put(name, why(reason), said, action.id))
             return policy
 
     def remove_retention(self, name: str, *, reason: str) -> RetentionPolicy:
@@ -140,6 +136,7 @@ class Policies(_Policies, ABC):
             self._policy_action("remove_retention", name, reason, {}) as action,
             translated("removing a retention policy", rights="owner"),
         ):
+            drivers.run(action.connection, WAIT)
             return _removed(drivers.run(action.connection, statements.remove(name)), name)
 
     def retention_policies(self) -> list[RetentionPolicy]:
@@ -168,7 +165,7 @@ class AsyncPolicies(_Policies, ABC):
 
         Of several policies the one holds that says most of an action, and of those that say as much the one that keeps it
         the longest; what no policy fits is kept for ever. Nothing goes by this alone: ``provenance retention run`` does it.
-        It needs the rights of the owner of the schema.
+        It needs the rights of the owner of the schema, and waits while rows go by the policies there were.
 
         Args:
             name: of the policy; one that has it already is replaced.
@@ -185,7 +182,8 @@ class AsyncPolicies(_Policies, ABC):
         said = _said(keep, outcome, kind)
         async with self._policy_action("set_retention", name, reason, said) as action:
             with translated("setting a retention policy", rights="owner"):
-                (policy,) = await drivers.arun(action.connection, statements.put(name, reason, said, action.id))
+                await drivers.arun(action.connection, WAIT)
+                (policy,) = await drivers.arun(action.connection, statements.put(name, why(reason), said, action.id))
                 return policy
 
     async def remove_retention(self, name: str, *, reason: str) -> RetentionPolicy:
@@ -202,6 +200,7 @@ class AsyncPolicies(_Policies, ABC):
         """
         async with self._policy_action("remove_retention", name, reason, {}) as action:
             with translated("removing a retention policy", rights="owner"):
+                await drivers.arun(action.connection, WAIT)
                 return _removed(await drivers.arun(action.connection, statements.remove(name)), name)
 
     async def retention_policies(self) -> list[RetentionPolicy]:

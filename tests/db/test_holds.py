@@ -227,8 +227,9 @@ async def test_holds_are_actions(colour: Blocking, recorded_actions: RecordedAct
 @pytest.mark.parametrize(
     ("given", "problem"),
     [
-        ({"name": " "}, "name: expected a name for the hold"),
-        ({"name": None}, "name: expected a name for the hold"),
+        ({"name": "a\x00"}, "name has characters that cannot be printed"),
+        ({"name": " "}, "name.*expected printable text of 1 to 100 characters"),
+        ({"name": None}, "name.*expected printable text of 1 to 100 characters"),
         ({"reason": ""}, "reason: expected a text that says why"),
         ({"user_id": None}, "user_id: expected what to hold, got None; leave it out to hold all"),
         ({"since": datetime(2027, 1, 1)}, "since: expected a time with a time zone"),  # noqa: DTZ001 - that is what is wrong
@@ -242,6 +243,13 @@ async def test_holds_that_make_no_sense(colour: Blocking, given: dict[str, Any],
     with pytest.raises(InvalidAction, match=problem):
         await done(colour.trail.place_hold(**({"name": "case", "reason": "a court"} | given)))
     assert [] == await done(colour.trail.holds())
+
+
+async def test_reasons_that_no_column_can_hold(colour: Blocking) -> None:
+    """They are written as any other text that is recorded."""
+    found = await done(colour.trail.place_hold("case", reason="a\x00\ud800", user_id="nobody"))
+    assert "a\\u0000\\ud800" == found.reason
+    assert [found] == await done(colour.trail.holds())
 
 
 async def test_a_misspelt_scope(colour: Blocking) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from datetime import UTC, date, datetime, timedelta
 from pathlib import Path
@@ -123,7 +124,8 @@ async def test_policies_are_actions(colour: Blocking, recorded_actions: Recorded
 @pytest.mark.parametrize(
     ("given", "problem"),
     [
-        ({"name": " "}, "name: expected a name for the policy"),
+        ({"name": "a\x00"}, "name has characters that cannot be printed"),
+        ({"name": " "}, "name.*expected printable text of 1 to 100 characters"),
         ({"reason": ""}, "reason: expected a text that says why"),
         ({"keep": timedelta(hours=36)}, "keep: expected a number of whole days up to a hundred years"),
         ({"keep": timedelta()}, "keep: expected a number of whole days"),
@@ -141,6 +143,13 @@ async def test_policies_that_make_no_sense(colour: Blocking, given: dict[str, An
     with pytest.raises(InvalidAction, match=problem):
         await done(colour.trail.set_retention(**({"name": "p", "keep": DAY, "reason": "r"} | given)))
     assert [] == await done(colour.trail.retention_policies())
+
+
+async def test_reasons_that_no_column_can_hold(colour: Blocking) -> None:
+    """They are written as any other text that is recorded."""
+    found = await done(colour.trail.set_retention("all", keep=None, reason="a\x00\ud800"))
+    assert "a\\u0000\\ud800" == found.reason
+    assert [found] == await done(colour.trail.retention_policies())
 
 
 async def test_a_misspelt_kind(colour: Blocking) -> None:
@@ -367,6 +376,25 @@ def test_a_month_of_which_a_row_waits_in_a_spool_stays(owner: Connection, trail:
     with pytest.raises(ArchiveError, match=r"1 row\(s\) of 2021-03 wait in the spool"):
         retire(trail, spools=[tmp_path / "spool"])
     assert {"t": 1} == left(owner)
+
+
+def test_a_policy_waits_for_what_goes_by_others(owner: Connection, trail: Trail, provenance_dsn: str) -> None:
+    """What has been set holds: nothing goes afterwards by what was said before."""
+    trail.set_retention("all", keep=DAY, reason="r")
+    with psycopg.connect(provenance_dsn) as retiring_one:
+        retiring_one.execute("SELECT pg_advisory_xact_lock(31651020444888674)")
+        for change in (
+            lambda: trail.set_retention("all", keep=None, reason="r"),
+            lambda: trail.remove_retention("all", reason="r"),
+        ):
+            with ThreadPoolExecutor(1) as executor:
+                changing = executor.submit(change)
+                waiting = "SELECT count(*) FROM pg_stat_activity WHERE wait_event = 'advisory'"
+                while owner.execute(waiting).fetchone() == (0,):
+                    assert not changing.done()
+                retiring_one.rollback()
+                assert "all" == changing.result().name
+            retiring_one.execute("SELECT pg_advisory_xact_lock(31651020444888674)")
 
 
 def test_the_guard_lets_nothing_else_through(owner: Connection, trail: Trail) -> None:

@@ -17,8 +17,8 @@ _COLUMNS: LiteralString = (
     "h.placed_at, h.action_id"
 )
 
-# Whoever erases holds it too, shared, and who lets a month leave has it for himself: a hold that has been placed holds.
 WAIT = Statement("SELECT pg_advisory_xact_lock(31651020444888674)", None, nothing)
+"""Wait for whoever erases, moves rows or lets them go, so that what is said from now on is what happens from now on."""
 
 
 def _holds(rows: Rows) -> list[LegalHold]:

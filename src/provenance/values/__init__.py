@@ -5,7 +5,18 @@ Pure functions.
 """
 
 from provenance.values.redactor import Redactor
-from provenance.values.texts import REDACTED, Identifier, identifier, message, name, names
+from provenance.values.texts import REDACTED, Identifier, identifier, message, name, names, reason
 from provenance.values.writing import to_json, to_json_marked
 
-__all__ = ["REDACTED", "Identifier", "Redactor", "identifier", "message", "name", "names", "to_json", "to_json_marked"]
+__all__ = [
+    "REDACTED",
+    "Identifier",
+    "Redactor",
+    "identifier",
+    "message",
+    "name",
+    "names",
+    "reason",
+    "to_json",
+    "to_json_marked",
+]

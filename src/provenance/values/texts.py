@@ -97,6 +97,17 @@ def name(value: object, what: str) -> str:
     return text
 
 
+def reason(value: object) -> str:
+    """Return a text that says why something is done, checked, as it can be stored.
+
+    Raises:
+        InvalidAction: it is no text, or says nothing.
+    """
+    if not isinstance(value, str) or not value.strip():
+        raise InvalidAction("reason: expected a text that says why, for whoever asks later")
+    return escaped(str.__str__(value))
+
+
 # An application has few, and gives them again with every action.
 _known_name = lru_cache(1024)(name)
 
