@@ -23,14 +23,7 @@ def make(owner: Connection, table: str, first: datetime) -> str:
     """Make the partition of a month, and return its name."""
     name = f"{table}_{first:%Y_%m}"
     owner.execute("SELECT provenance.make_partition(%s, %s)", (table, name))
-    since, until = owner.execute(
-        "SELECT b.first, b.last FROM provenance.month_bounds(%s, %s) b", (table, first)
-    ).fetchall()[0]
-    owner.execute(
-        sql.SQL("ALTER TABLE {} ATTACH PARTITION {} FOR VALUES FROM ({}) TO ({})").format(
-            *(sql.Identifier("provenance", each) for each in (table, name)), sql.SQL(since), sql.SQL(until)
-        )
-    )
+    owner.execute("SELECT provenance.attach_partition(%s, %s, %s)", (table, name, first))
     return name
 
 

@@ -107,22 +107,17 @@ def _attach(connection: drivers.SyncConnection, month: Month) -> None:
     key, first, last = connection.execute(
         "SELECT b.key, b.first, b.last FROM provenance.month_bounds(%s, %s) b", (month.table.name, moments(month)[0])
     ).fetchall()[0]
-    parent, partition = (sql.Identifier("provenance", name) for name in (month.table.name, month.partition))
-    # Literals of the server's own making.
-    since, until = sql.SQL(first), sql.SQL(last)
-    column = sql.Identifier(key)
-    # With this it is not looked through while others wait.
+    partition, column = sql.Identifier("provenance", month.partition), sql.Identifier(key)
+    # With this it is not looked through while others wait. The bounds are literals of the server's own making.
     connection.execute(
         sql.SQL("ALTER TABLE {} ADD CONSTRAINT of_its_month CHECK ({} >= {} AND {} < {})").format(
-            partition, column, since, column, until
+            partition, column, sql.SQL(first), column, sql.SQL(last)
         )
     )
 
     def attach() -> None:
         connection.execute(
-            sql.SQL("ALTER TABLE {} ATTACH PARTITION {} FOR VALUES FROM ({}) TO ({})").format(
-                parent, partition, since, until
-            )
+            "SELECT provenance.attach_partition(%s, %s, %s)", (month.table.name, month.partition, moments(month)[0])
         )
         connection.execute(sql.SQL("ALTER TABLE {} DROP CONSTRAINT of_its_month").format(partition))
 

@@ -5,6 +5,7 @@ DROP FUNCTION
     provenance.grant_reader(name),
     provenance.grant_writer(name),
     provenance.ensure_partitions(integer),
+    provenance.attach_partition,
     provenance.make_partition(name, text),
     provenance.month_bounds,
     provenance.uuid_moment(uuid),

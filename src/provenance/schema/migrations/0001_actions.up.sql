@@ -486,6 +486,19 @@ BEGIN
 END
 $$;
 
+CREATE FUNCTION provenance.attach_partition(parent name, partition text, month timestamptz) RETURNS void
+    LANGUAGE plpgsql VOLATILE
+    SET search_path = pg_catalog, pg_temp
+    AS $$
+DECLARE
+    bounds CONSTANT record := provenance.month_bounds(parent, month);
+BEGIN
+    EXECUTE format(
+        'ALTER TABLE provenance.%I ATTACH PARTITION provenance.%I FOR VALUES FROM (%s) TO (%s)',
+        parent, partition, bounds.first, bounds.last);
+END
+$$;
+
 -- A partition is made apart and then attached: CREATE TABLE … PARTITION OF would lock all of provenance.actions, and with it
 -- every tracked operation, for as long as the oldest transaction that has read or written the trail stays open. Attaching
 -- locks the default partition alone, and waits for it only briefly: the lock on the one before is still held then, and
@@ -502,7 +515,6 @@ DECLARE
     month timestamptz;
     parent name;
     partition text;
-    bounds record;
 BEGIN
     -- Two at once would both find the month missing. The key is that of the migrations. Nobody waits for whoever waits here.
     PERFORM set_config('lock_timeout', '30s', true);
@@ -517,12 +529,9 @@ BEGIN
                             AT TIME ZONE 'UTC' LOOP
             partition := parent || '_' || to_char(month AT TIME ZONE 'UTC', 'YYYY_MM');
             CONTINUE WHEN to_regclass('provenance.' || partition) IS NOT NULL;
-            bounds := provenance.month_bounds(parent, month);
             BEGIN
                 PERFORM provenance.make_partition(parent, partition);
-                EXECUTE format(
-                    'ALTER TABLE provenance.%I ATTACH PARTITION provenance.%I FOR VALUES FROM (%s) TO (%s)',
-                    parent, partition, bounds.first, bounds.last);
+                PERFORM provenance.attach_partition(parent, partition, month);
             EXCEPTION
                 WHEN check_violation THEN
                     RAISE WARNING 'no partition for %: %_default already holds rows of that month',

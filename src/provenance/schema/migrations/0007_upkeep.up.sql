@@ -121,9 +121,7 @@ BEGIN
         EXECUTE format(
             'ALTER TABLE provenance.%1$I ADD CONSTRAINT of_its_month CHECK (%2$I >= %3$s AND %2$I < %4$s)',
             partition, bounds.key, bounds.first, bounds.last);
-        EXECUTE format(
-            'ALTER TABLE provenance.%I ATTACH PARTITION provenance.%I FOR VALUES FROM (%s) TO (%s)',
-            moving, partition, bounds.first, bounds.last);
+        PERFORM provenance.attach_partition(moving, partition, month);
     END LOOP;
 
     SELECT string_agg(quote_ident(a.attname), ', ' ORDER BY a.attnum) INTO columns
@@ -175,12 +173,9 @@ BEGIN
             EXECUTE format('ALTER TABLE provenance.%I DETACH PARTITION provenance.%I', table_name, source);
             EXECUTE format('DROP TABLE provenance.%I', source);
             FOREACH month IN ARRAY months LOOP
-                bounds := provenance.month_bounds(table_name, month);
                 partition := table_name || '_' || to_char(month, 'YYYY_MM');
                 EXECUTE format('ALTER TABLE provenance.%I DETACH PARTITION provenance.%I', moving, partition);
-                EXECUTE format(
-                    'ALTER TABLE provenance.%I ATTACH PARTITION provenance.%I FOR VALUES FROM (%s) TO (%s)',
-                    table_name, partition, bounds.first, bounds.last);
+                PERFORM provenance.attach_partition(table_name, partition, month);
                 EXECUTE format('ALTER TABLE provenance.%I DROP CONSTRAINT of_its_month', partition);
                 moved := COALESCE((more ->> partition)::bigint, 0);
                 RETURN NEXT;
