@@ -249,7 +249,8 @@ class RowBlame:
     ended: Ending | None
     """``None``: the last that is stored of the row is not its end."""
     incomplete_until: datetime | None = None
-    """Until when changes may have left the database: whoever is named with one before need not have been the last."""
+    """Until when changes may have left the database: of what is told of an earlier one, neither who nor the value nor the
+    end of the row need be the last."""
 
     def __iter__(self) -> Iterator[Blame]:
         return iter(self.columns)

@@ -40,6 +40,8 @@ def _said(keep: timedelta | None, outcome: RetentionOutcome, given: Kind) -> dic
     for what, value in given.items():
         if value is None or (value == "" and what != "tenant_id"):
             raise InvalidAction(f"{what}: expected of what the policy is; leave it out for all")
+    if given.get("concept") == "trail":
+        raise InvalidAction("concept: what was done to the trail itself is always kept; leave that to us")
     length: Any = keep
     if length is not None and (not isinstance(length, timedelta) or length % _DAY or not _DAY <= length <= LONGEST):
         raise InvalidAction(

@@ -14,12 +14,13 @@ import psycopg
 import pytest
 
 from provenance import AsyncTrail, Recovery, Trail, TrailUnavailable
-from provenance.archive import ledger
+from provenance.archive import due_rows, ledger
 from provenance.archive.ledger import Due
 from provenance.cli.archive import leave
 from provenance.cli.retention import retired
 from provenance.journal import Spool
 from provenance.journal.spool import Kind
+from provenance.statements import Statement, nothing
 from provenance.statements.recording import row_json
 from provenance.statements.retention import Count
 from tests.cli.conftest import Run
@@ -267,6 +268,46 @@ def test_a_maintainer_may(run: Run, owner: Connection, provenance_dsn: str, tmp_
         )
         refused = run("maintain", "--retention", dsn=dsn)
         assert (1, True) == (refused.exit_code, "Error: retention: this database role lacks a right" in refused.stderr)
+
+
+def test_what_the_server_breaks_off_is_one_step(
+    run: Run, owner: Connection, provenance_dsn: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It has answered, so the others are done."""
+    slow = Statement("SELECT pg_sleep(60)", None, nothing)
+    monkeypatch.setattr("provenance.archive.retiring.statements.DUE_MONTHS", slow)
+    done = run("maintain", "--retention", dsn=f"{provenance_dsn} options='-c statement_timeout=300'")
+    assert (1, "Error: retention: canceling statement due to statement timeout\n") == (done.exit_code, done.stderr)
+    assert "statistics: nothing to do" in done.stdout.splitlines()
+    monkeypatch.setattr("provenance.archive.retiring.statements.DUE_MONTHS", Statement(_HANGING_UP, None, nothing))
+    done = run("maintain", "--retention")
+    assert (3, False) == (done.exit_code, "statistics" in done.stdout)
+
+
+_HANGING_UP = "DO $$BEGIN RAISE EXCEPTION 'going down' USING ERRCODE = '57P01'; END$$"
+
+
+def test_a_table_that_is_worked_on_is_not_looked_at(run: Run, provenance_dsn: str) -> None:
+    """Nor said to have been."""
+    with psycopg.connect(provenance_dsn) as other:
+        other.execute("LOCK TABLE provenance.actions IN SHARE UPDATE EXCLUSIVE MODE")
+        done = run("maintain")
+    assert ["statistics: row_changes analyzed", "statistics: left for now, another session works on actions"] == (
+        done.stdout.splitlines()[2:]
+    )
+
+
+def test_a_month_that_cannot_go_keeps_no_other(owner: Connection, provenance_dsn: str, tmp_path: Path) -> None:
+    """What a policy archives waits for a directory, and what others delete goes."""
+    for number, action_type in ((3, "pay"), (4, "login")):
+        months.make(owner, "actions", first_of(2021, number))
+        insert(owner, "actions", datetime(2021, number, 9, tzinfo=UTC), action_type=action_type)
+    policy(provenance_dsn)
+    with Trail(provenance_dsn) as trail:
+        trail.set_retention("pay", keep=timedelta(days=9), action_type="pay", outcome="archive", reason="a law")
+        done, problem = retired(trail, due_rows(trail), None, ())
+    assert [1] == [one.deleted for one in done]
+    assert "1 row(s) of actions of 2021-03 go to an archive, as their policies say; name its directory" == str(problem)
 
 
 def test_misuse(run: Run) -> None:

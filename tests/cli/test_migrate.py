@@ -12,6 +12,7 @@ import psycopg
 import pytest
 from psycopg import sql
 
+from provenance import schema
 from provenance.ids import new_id
 from provenance.schema import known_migrations
 from provenance.trail import Trail
@@ -399,3 +400,12 @@ def test_what_a_granted_writer_records_a_reader_sees(
     run("migrate", "grant", "--reader", role)
     dsn = psycopg.conninfo.make_conninfo(provenance_dsn, options=f"-c role={role}")
     assert ["link_zman"] == [action["action_type"] for action in run_json("log", dsn=dsn)["actions"]]
+
+
+def test_sql_for_other_tools(run: Run) -> None:
+    """Of all migrations, or from one version to another; no database is asked."""
+    last = schema.known_migrations()[-1].version
+    assert schema.script(0, last) == run("migrate", "sql", dsn="host=nowhere.invalid").stdout
+    assert schema.script(5, 2) == run("migrate", "sql", "--from", "5", "--to", "2").stdout
+    refused = run("migrate", "sql", "--from", "99")
+    assert (1, True) == (refused.exit_code, "expected versions from 0 to" in refused.stderr)

@@ -94,7 +94,7 @@ def test_blame_says_what_may_be_missing(run: Run, run_json: Callable[..., Any], 
         owner.execute("UPDATE provenance.captured_tables SET incomplete_until = '2021-03-09Z'")
     told = run("blame", "t", "1")
     assert (
-        "Row changes until 2021-03-09 00:00:00.000Z may have left the database: who is named with one before need not have "
-        "been the last.\n"
+        "Row changes until 2021-03-09 00:00:00.000Z may have left the database: of what is told of an earlier one, "
+        "neither who nor the value nor the end of the row need be the last.\n"
     ) == told.stderr
     assert "2021-03-09T00:00:00+00:00" == run_json("blame", "t", "1")["incomplete_until"]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -149,26 +150,25 @@ def test_an_edited_migration_is_refused(connection: Connection) -> None:
         run(connection, script(LATEST, 6))
 
 
-def test_statement_by_statement_it_is_refused(connection: Connection, empty_dsn: str) -> None:
-    """By psql without a transaction, which would leave half of it; with one it is done."""
-    command = [tool("psql"), "--no-psqlrc", "--quiet", "--set", "ON_ERROR_STOP=1"]
-    text = script(0, LATEST)
-    refused = subprocess.run(command, input=text, env=of_libpq(empty_dsn), capture_output=True, text=True, check=False)
-    assert (3, True) == (
-        refused.returncode,
-        "this is to be run in one transaction, and nothing is done" in refused.stderr,
-    )
-    assert [] == applied(connection)
-    done = subprocess.run(
-        [*command, "--single-transaction"],
-        input=text,
-        env=of_libpq(empty_dsn),
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-    assert (0, "") == (done.returncode, done.stderr)
+@pytest.mark.parametrize("options", [(), ("--single-transaction",), ("--set", "ON_ERROR_STOP=1")])
+def test_psql_does_all_of_it_or_nothing(connection: Connection, empty_dsn: str, options: tuple[str, ...]) -> None:
+    """However it is told to go about it: what is refused has changed nothing."""
+    command = [tool("psql"), "--no-psqlrc", "--quiet", *options]
+
+    def psql(text: str) -> tuple[str, str]:
+        environment = of_libpq(empty_dsn)
+        done = subprocess.run(command, input=text, env=environment, capture_output=True, text=True, check=False)
+        return done.stdout, done.stderr
+
+    assert ("", "") == psql(script(0, LATEST))
     assert [] == schema.verify(connection)
+    for given in ((5, 0), (0, LATEST), (6, 7)):
+        said = psql(script(*given))[1]
+        assert f"at version {given[0]}, and here it is at version {LATEST}" in said
+        assert [*range(1, LATEST + 1)] == applied(connection)
+        assert [] == schema.verify(connection)
+    assert ("", "") == psql(script(LATEST, 0))
+    assert (None,) == connection.execute("SELECT to_regnamespace('provenance')").fetchone()
 
 
 def test_a_stricter_level_is_refused(connection: Connection) -> None:
@@ -196,9 +196,12 @@ def test_versions_that_are_not_known(given: tuple[int, int]) -> None:
 
 
 def test_no_text_that_other_tools_replace() -> None:
-    """Flyway's placeholders, and names after a colon, as psql and SQLAlchemy have them, outside of quoted bodies."""
+    """As Flyway does its placeholders."""
     text = script(0, LATEST) + script(LATEST, 0)
     assert "${" not in text
+    # Nor what the script itself is quoted with.
+    for migration in known_migrations():
+        assert not {"$migration$", "$provenance$"} & set(re.findall(r"\$\w*\$", migration.up + migration.down))
 
 
 # --- Alembic ----------------------------------------------------------------------------------------------------------

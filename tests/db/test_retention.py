@@ -25,11 +25,13 @@ from provenance.archive.retiring import Retired
 from provenance.errors import ArchiveError, InvalidAction, MigrationError, NotCaptured, SchemaNotReady
 from provenance.journal import Spool
 from provenance.journal.spool import Kind
+from provenance.statements.recording import row_json
 from provenance.statements.retention import Count
 from provenance.testing import RecordedActions
 from tests.support import colours, databases, months, roles
 from tests.support.colours import Blocking, done
 from tests.support.months import first_of, insert
+from tests.support.rows import action_row
 
 pytestmark = pytest.mark.anyio
 
@@ -132,6 +134,7 @@ async def test_policies_are_actions(colour: Blocking, recorded_actions: Recorded
         ({"keep": -DAY}, "keep: expected a number of whole days"),
         ({"keep": 36_526 * DAY}, "keep: expected a number of whole days"),
         ({"keep": 90}, "keep: expected a number of whole days"),
+        ({"concept": "trail"}, "concept: what was done to the trail itself is always kept"),
         ({"outcome": "burn"}, "outcome: expected delete or archive, got 'burn'"),
         ({"concept": None}, "concept: expected of what the policy is; leave it out for all"),
         ({"action_type": ""}, "action_type: expected of what the policy is"),
@@ -270,7 +273,7 @@ def test_what_was_done_to_the_trail_stays(owner: Connection, trail: Trail) -> No
     """Whatever the policy says: it tells why something is not there."""
     for kind in ("erase", "archive_month", "anything"):
         insert(owner, "actions", INSIDE, concept="trail", action_type=kind)
-    trail.set_retention("all", keep=DAY, concept="trail", reason="r")
+    trail.set_retention("all", keep=DAY, reason="r")
     assert [] == due_rows(trail)
     assert 0 == retire_month(trail, "actions", MARCH).deleted
 
@@ -320,6 +323,44 @@ def test_row_changes_of_no_action_that_is_here(owner: Connection, trail: Trail) 
     assert [] == due_rows(trail)
     trail.set_retention("tenant", keep=DAY, tenant_id="t", reason="r")
     assert [2] == [gone.deleted for gone in retire(trail)]
+
+
+def test_row_changes_of_an_action_that_has_left_stay_as_long_as_any_policy_says(
+    owner: Connection, trail: Trail, tmp_path: Path
+) -> None:
+    """Nobody knows any more of which kind it was: it might be what is kept the longest, or archived."""
+    trail.set_retention("all", keep=30 * DAY, reason="r")
+    trail.set_retention("pay", keep=None, action_type="pay", reason="r")
+    trail.set_retention("others", keep=None, tenant_id="others", reason="r")
+    insert(owner, "row_changes", INSIDE, action_id=months.id_at(INSIDE))
+    assert [] == due_rows(trail)
+    trail.set_retention("pay", keep=36_000 * DAY, action_type="pay", reason="r")
+    assert [] == due_rows(trail)
+    trail.set_retention("pay", keep=300 * DAY, action_type="pay", outcome="archive", reason="r")
+    assert [("row_changes", MARCH, [Count("all", "archive", None, 1)])] == due_rows(trail)
+    assert [1] == [gone.archived for gone in retire(trail, root=tmp_path)]
+
+
+def test_clocks_that_differ(owner: Connection, trail: Trail) -> None:
+    """A row change may seem to be older than its action: the action stays all the same."""
+    action_id = insert(owner, "actions", first_of(2021, 3) + timedelta(seconds=1))
+    insert(owner, "row_changes", first_of(2021, 3) - timedelta(seconds=1), action_id=action_id)
+    trail.set_retention("all", keep=DAY, reason="r")
+    assert 0 == retire_month(trail, "actions", MARCH).deleted
+    assert [1, 1] == [gone.deleted for gone in retire(trail)]
+
+
+def test_a_month_of_which_a_policy_deletes_something_does_not_leave(
+    owner: Connection, trail: Trail, tmp_path: Path
+) -> None:
+    """Not even later: the archive would keep it for ever."""
+    insert(owner, "actions", INSIDE, action_type="login")
+    trail.set_retention("pay", keep=DAY, action_type="pay", reason="r")
+    trail.set_retention("logins", keep=36_000 * DAY, action_type="login", reason="r")
+    with pytest.raises(ArchiveError, match="the retention policy logins deletes some of actions of 2021-03, which an"):
+        archive_month(trail, tmp_path, "actions", MARCH)
+    trail.set_retention("logins", keep=36_000 * DAY, action_type="login", outcome="archive", reason="r")
+    assert 1 == archive_month(trail, tmp_path, "actions", MARCH).rows
 
 
 @pytest.mark.parametrize("scope", [{"user_id": "ada"}, {"concept": "c", "tenant_id": ""}])
@@ -450,8 +491,6 @@ def test_to_an_archive_and_back(owner: Connection, trail: Trail, tmp_path: Path,
     assert [(MARCH, 2, False), (MARCH, 2, False)] == [(one.month, one.rows, one.whole) for one in ledger(owner)]
     assert set(some) == {action.id for action in ArchivedActions(tmp_path).search()}
     assert [] == due_rows(trail)
-    # Others of that month may still come.
-    assert (False,) == owner.execute("SELECT provenance.is_archived(%s)", (some[0],)).fetchone()
     for table, rows in before.items():
         restore_month(trail, tmp_path, table, MARCH)
         assert rows == months.contents(owner, f"{table}_2021_03")
@@ -515,6 +554,56 @@ def test_files_that_hold_something_else(
     assert {"login": 2, "pay": 1} == left(owner)
     assert ([], []) == (contents(tmp_path), ledger(owner))
     assert [] == list(tmp_path.rglob("*.parquet"))
+
+
+def test_what_has_left_does_not_come_in_again(
+    owner: Connection, trail: Trail, tmp_path: Path, some: list[UUID]
+) -> None:
+    """Out of a spool that nobody knew of: it would be there twice. What was begun in that month may still end."""
+    begun = months.id_at(INSIDE)
+    owner.execute(
+        "INSERT INTO provenance.action_intents (id, root_id, action_type, concept, started_at)"
+        " VALUES (%(id)s, %(id)s, 'login', 'c', %(at)s)",
+        {"id": begun, "at": INSIDE},
+    )
+    retire(trail, root=tmp_path)
+    row = row_json(action_row(id=some[0], status="failed"))
+    with pytest.raises(psycopg.errors.IntegrityConstraintViolation, match="the month of this action is archived"):
+        owner.execute("SELECT provenance.write_missing_actions(%s)", (f"[{row}]",))
+    owner.execute(
+        "SELECT provenance.write_missing_actions(%s)", (f"[{row_json(action_row(id=begun, status='failed'))}]",)
+    )
+    assert ("failed",) == owner.execute("SELECT provenance.outcome(%s)", (begun,)).fetchone()
+
+
+def test_a_deletion_that_fails_leaves_no_files(
+    owner: Connection, trail: Trail, tmp_path: Path, some: list[UUID], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Of what was to be archived in the same month: it is here still, and may be erased."""
+    trail.set_retention("payments", keep=DAY, action_type="pay", reason="r")
+    retire_month(trail, "row_changes", MARCH, root=tmp_path)
+
+    def fail(*_: object) -> None:
+        raise ZeroDivisionError
+
+    monkeypatch.setattr(retiring, "_delete", fail)
+    with pytest.raises(ZeroDivisionError):
+        retire_month(trail, "actions", MARCH, root=tmp_path)
+    assert {"login": 2, "pay": 1} == left(owner)
+    assert ["row_changes"] == [month.table.name for month in contents(tmp_path)]
+    assert [] == list((tmp_path / "actions").rglob("*.parquet"))
+
+
+def test_editions_in_several_directories(owner: Connection, trail: Trail, tmp_path: Path, some: list[UUID]) -> None:
+    """All come back, from where they were written; one that is not there any more is said to be missing."""
+    before = months.contents(owner, "actions_2021_03")
+    retire(trail, root=tmp_path / "a")
+    archive_month(trail, tmp_path / "b", "actions", MARCH)
+    (tmp_path / "a").rename(tmp_path / "c")
+    with pytest.raises(ArchiveError, match=r"that was written to .*/a"):
+        restore_month(trail, tmp_path / "b", "actions", MARCH)
+    restore_month(trail, tmp_path / "c", "actions", MARCH)
+    assert before == months.contents(owner, "actions_2021_03")
 
 
 # --- What is left tells no lie ----------------------------------------------------------------------------------------

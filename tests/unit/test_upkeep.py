@@ -32,8 +32,15 @@ def test_a_table_grows_as_its_last_three_months_have() -> None:
     ]
     now = [partition(date(2026, 3, 1), 5000, 10**9), partition(date(2026, 4, 1), 0, 80), partition(None, 9, 90)]
     assert Growth(months=3, rows=20, bytes=300) == growth(past + now, NOW)
-    assert Growth(months=1, rows=30, bytes=600) == growth(past[-1:], NOW)
-    assert Growth(months=1, rows=None, bytes=200) == growth(past[2:3], NOW)
+    assert Growth(months=2, rows=30, bytes=400) == growth(past[1:], NOW)
+    assert Growth(months=1, rows=None, bytes=200) == growth(past[1:3], NOW)
+
+
+def test_the_month_in_which_it_began_tells_nothing() -> None:
+    """It may have begun on its last day."""
+    began, now = partition(date(2026, 2, 1), 2, 20), partition(date(2026, 3, 1), 105, 1050)
+    assert Growth(months=0, rows=310, bytes=3100) == growth([began, now], NOW)
+    assert growth([began], NOW) is None
 
 
 def test_a_new_table_grows_as_this_month_does() -> None:

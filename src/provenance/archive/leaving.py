@@ -23,7 +23,7 @@ from provenance.archive.steps import Tell, hold_still, moments, nobody, patientl
 from provenance.archive.unfinished import refuse_begun, refuse_spooled
 from provenance.errors import ArchiveError, Held
 from provenance.statements import holds
-from provenance.statements.retention import forget_keys
+from provenance.statements.retention import deleted_later, forget_keys
 from provenance.trail import Trail
 
 
@@ -67,6 +67,11 @@ def archive_month(
             refuse_spooled(leaving, spools)
         if (name := drivers.run(connection, holds.on(table, leaving.partition))) is not None:
             raise Held(f"the legal hold {name} keeps some of {leaving}; it may leave once the hold is released")
+        if (policy := drivers.run(connection, deleted_later(table, month))) is not None:
+            raise ArchiveError(
+                f"the retention policy {policy} deletes some of {leaving}, which an archive would keep for ever; let it go "
+                "first (`provenance retention run`), or keep months for longer than that policy does"
+            )
         with exported(connection, leaving, root, action.id, tell) as archived:
             if table == "actions":
                 drivers.run(connection, forget_keys(leaving.partition))

@@ -70,15 +70,19 @@ def _copy(  # noqa: PLR0917 - it is one step of the above
     connection: drivers.SyncConnection, root: Path, month: Month, left: Archived, done: int, total: int, tell: Tell
 ) -> int:
     """Copy an edition into the partition of its month, and return how many rows are there then."""
-    manifest = files.manifest_of(month, root)
-    if manifest is None or manifest.summary != Summary(left.rows, left.digest):
+    # Editions may have been written to several directories.
+    for place in (root, Path(left.location)):
+        manifest = files.manifest_of(month, place)
+        if manifest is not None and manifest.summary == Summary(left.rows, left.digest):
+            break
+    else:
         raise ArchiveError(f"{root} does not hold the {month} that has left; that was written to {left.location}")
     columns = month.table.columns
     query = sql.SQL("COPY provenance.{} ({}) FROM STDIN").format(
         sql.Identifier(month.partition), sql.SQL(", ").join(sql.Identifier(column.name) for column in columns)
     )
     with connection.cursor() as cursor, cursor.copy(query) as copy:
-        for values in files.read(month, root, manifest.files):
+        for values in files.read(month, place, manifest.files):
             copy.write_row([column.copied(value) for column, value in zip(columns, values, strict=True)])
             done += 1
             if done % FETCHED == 0 or done == total:

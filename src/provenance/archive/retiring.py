@@ -7,6 +7,7 @@ files, as a month that leaves is, and what is taken out tells, in the same state
 from __future__ import annotations
 
 from collections.abc import Iterable
+from contextlib import AbstractContextManager, ExitStack
 from datetime import date
 from pathlib import Path
 from uuid import UUID
@@ -19,6 +20,7 @@ from provenance import drivers
 from provenance.archive.columns import Summary, taken_out
 from provenance.archive.exporting import exported, next_edition
 from provenance.archive.files import Month
+from provenance.archive.ledger import Archived
 from provenance.archive.steps import Tell, hold_still, nobody, recorded
 from provenance.archive.unfinished import refuse_spooled
 from provenance.errors import ArchiveError
@@ -112,19 +114,18 @@ def retire_month(
             held={hold: sum(one.rows for one in counts if one.hold == hold) for hold in _holds(counts)},
             action_id=action.id,
         )
-        if retired.archived:
-            if root is None:
-                raise ArchiveError(
-                    f"{retired.archived} row(s) of {leaving} go to an archive, as their policies say; name its directory"
-                )
-            with exported(connection, leaving, root, action.id, tell, chosen=statements.LEAVING) as archived:
+        with ExitStack() as stack:
+            if retired.archived:
+                # Until the end of this, what fails has the files removed again.
+                archived = stack.enter_context(_exported(connection, leaving, root, action.id, tell, retired.archived))
                 gone = drivers.run(connection, taken_out(leaving.table, leaving.partition, "archive"))
                 if sum(gone.values(), Summary()) != Summary(archived.rows, archived.digest):
                     raise ArchiveError(f"{leaving} changed while it was archived; run it again")
-        if retired.deleted:
-            if table == "row_changes":
-                drivers.run(connection, statements.note_gaps(leaving.partition))
-            _delete(connection, leaving)
+            if retired.deleted:
+                gaps = drivers.run(connection, statements.gaps(leaving.partition)) if table == "row_changes" else {}
+                _delete(connection, leaving)
+                # Last, since whoever captures a table waits for it, and not for long.
+                drivers.run(connection, statements.note_gaps(gaps))
         by_policy = {one.policy: 0 for one in counts if one.hold is None}
         for one in counts:
             if one.hold is None:
@@ -136,6 +137,14 @@ def retire_month(
             "policies": by_policy,
         }
     return retired
+
+
+def _exported(  # noqa: PLR0917 - it is one step of the above
+    connection: drivers.SyncConnection, leaving: Month, root: Path | None, action_id: UUID, tell: Tell, rows: int
+) -> AbstractContextManager[Archived]:
+    if root is None:
+        raise ArchiveError(f"{rows} row(s) of {leaving} go to an archive, as their policies say; name its directory")
+    return exported(connection, leaving, root, action_id, tell, chosen=statements.LEAVING)
 
 
 def _rows(counts: list[Count], outcome: str) -> int:

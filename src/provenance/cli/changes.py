@@ -209,8 +209,8 @@ def blame(dsn: str | None, *, table: str, key: tuple[str, ...], as_json: bool) -
     emit(blame_table(found))
     if found.incomplete_until:
         click.echo(
-            f"Row changes until {shown_moment(found.incomplete_until)} may have left the database: who is named with one "
-            "before need not have been the last.",
+            f"Row changes until {shown_moment(found.incomplete_until)} may have left the database: of what is told of an "
+            "earlier one, neither who nor the value nor the end of the row need be the last.",
             err=True,
         )
 

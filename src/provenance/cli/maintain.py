@@ -9,6 +9,7 @@ from pathlib import Path
 
 import attrs
 import click
+import psycopg
 
 from provenance import Trail, request_scope
 from provenance.archive import due_months, due_rows
@@ -24,6 +25,7 @@ from provenance.drivers import run
 from provenance.errors import ArchiveBusy, ProvenanceError, TrailUnavailable
 from provenance.statements.partitions import FURTHEST, MONTHS_AHEAD
 from provenance.statements.upkeep import STALE_STATISTICS, analyze
+from provenance.translation import sentence
 
 
 @attrs.define
@@ -143,6 +145,11 @@ def _attempt(work: Work, step: _Step) -> None:
         step.left = str(error)
     except ProvenanceError as error:
         step.problem = str(error)
+    except psycopg.Error as error:
+        # Whoever has said what it does not like is there.
+        if error.sqlstate is None or error.sqlstate.startswith(("08", "57P", "53")):
+            raise
+        step.problem = sentence(error)
 
 
 def _steps(
@@ -223,6 +230,10 @@ def _archive(trail: Trail, options: _Options, root: Path, keep: int, step: _Step
 
 def _analyze(options: _Options, step: _Step) -> None:
     with connected(options.dsn) as connection:
-        for table in run(connection, STALE_STATISTICS):
+        stale = run(connection, STALE_STATISTICS)
+        for table in stale:
             run(connection, analyze(table))
-            step.done.append(f"{table} analyzed")
+        in_use = run(connection, STALE_STATISTICS)
+    step.done += [f"{table} analyzed" for table in stale if table not in in_use]
+    if in_use:
+        step.left = f"another session works on {', '.join(in_use)}"

@@ -88,7 +88,7 @@ def down(dsn: str | None, to: int, yes: bool, as_json: bool) -> None:
 def sql(*, since: int, to: int | None) -> None:
     """Print the SQL that takes the schema from a version to another one; back, where --to is less than --from.
 
-    For people and tools that run SQL themselves, in one transaction. No database is needed.
+    For people and tools that run SQL themselves. It is one statement. No database is needed.
     """
     click.echo(schema.script(since, schema.known_migrations()[-1].version if to is None else to), nl=False)
 

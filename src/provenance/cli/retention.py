@@ -17,7 +17,7 @@ from provenance.cli.output import clean, columns, emit, emit_json
 from provenance.cli.parameters import json_option, spool_option
 from provenance.cli.problems import BadNews
 from provenance.cli.progress import progress_bar
-from provenance.errors import ArchiveError
+from provenance.errors import ArchiveBusy, ArchiveError
 from provenance.models import RetentionOutcome, RetentionPolicy
 from provenance.policies import LONGEST, Kind
 from provenance.statements.retention import Count
@@ -151,7 +151,7 @@ def run(dsn: str | None, *, execute: bool, root: Path | None, spools: tuple[Path
     """Say what nobody must keep any more, and with --execute let it go.
 
     The row changes before the actions, and the oldest first; each month of each as an action of its own, which says how many
-    rows went by which policy. What a legal hold keeps stays. Exits with 1 at the first month that cannot go.
+    rows went by which policy. What a legal hold keeps stays. Exits with 1 when a month cannot go; the others go.
     """
     with recording(dsn) as trail:
         due = due_rows(trail)
@@ -170,8 +170,9 @@ def run(dsn: str | None, *, execute: bool, root: Path | None, spools: tuple[Path
 def retired(
     trail: Trail, due: Due, root: Path | None, spools: tuple[Path, ...]
 ) -> tuple[list[Retired], ArchiveError | None]:
-    """Let go what is due, and return what has gone, and what kept the rest from going."""
+    """Let go what is due, and return what has gone, and what kept the rest from going: one month keeps no other one here."""
     done: list[Retired] = []
+    problems: list[ArchiveError] = []
     with request_scope():
         for table, month, counts in due:
             if all(count.hold is not None for count in counts):
@@ -182,11 +183,12 @@ def retired(
                         retire_month(trail, table, month, root=root and root.absolute(), spools=spools, tell=tell)
                     )
             except ArchiveError as error:
-                if gone(trail, table, month):
-                    # With another session, in the meantime.
-                    continue
-                return done, error
-    return done, None
+                if isinstance(error, ArchiveBusy):
+                    return done, error
+                # Or else it has gone with another session, in the meantime.
+                if not gone(trail, table, month):
+                    problems.append(error)
+    return done, ArchiveError("; ".join(map(str, problems))) if problems else None
 
 
 def report(done: list[Retired]) -> None:

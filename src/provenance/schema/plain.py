@@ -6,29 +6,20 @@ from provenance.errors import MigrationError
 from provenance.schema.migrations import Migration, known_migrations
 from provenance.schema.runner import LEDGER, LOCK_KEY
 
-# The settings are those of the transaction: whoever runs the statements one by one finds them gone at the second. The ledger
-# is read once the lock is held, as the runner reads it.
-_BEGIN = """\
--- The schema provenance, from version {since} to version {to}.
--- To be run in one transaction, by the role that shall own the schema or a member of it.
-DO $provenance$
-BEGIN
-    PERFORM pg_catalog.set_config('provenance.migrating', '{since} {to}', true),
-            pg_catalog.set_config('provenance.migrating_path', pg_catalog.current_setting('search_path'), true),
-            pg_catalog.set_config('provenance.migrating_role', pg_catalog.current_setting('role'), true);
-    SET LOCAL search_path = pg_catalog, pg_temp;
-END
-$provenance$;
+# One statement: whoever runs it, and however, it is done as a whole or not at all. The first names are qualified, since the
+# path is the caller's until then; what comes later is planned when its turn comes.
+_SCRIPT = """\
+-- The schema provenance, from version {since} to version {to}. One statement: all of it happens, or nothing.
+-- To be run by the role that shall own the schema, or a member of it.
 DO $provenance$
 DECLARE
+    path CONSTANT text := pg_catalog.current_setting('search_path');
+    role CONSTANT text := pg_catalog.current_setting('role');
     owner name;
     applied text[] := '{{}}';
     expected CONSTANT text[] := '{{{expected}}}';
 BEGIN
-    IF pg_catalog.current_setting('provenance.migrating', true) IS DISTINCT FROM '{since} {to}' THEN
-        RAISE EXCEPTION 'this is to be run in one transaction, and nothing is done'
-            USING HINT = 'Give psql --single-transaction, or put BEGIN before it and COMMIT behind it.';
-    END IF;
+    SET LOCAL search_path = pg_catalog, pg_temp;
     IF current_setting('transaction_isolation') <> 'read committed' THEN
         RAISE EXCEPTION 'this is to be run at READ COMMITTED, to see what others do meanwhile';
     END IF;
@@ -51,32 +42,19 @@ BEGIN
             COALESCE(split_part(applied[cardinality(applied)], ' ', 1), '0')
             USING HINT = 'See `provenance migrate status`; nothing is done.';
     END IF;
+{steps}
+    PERFORM set_config('role', role, true), set_config('search_path', path, true);
 END
 $provenance$;
 """
 
-_END = """
-DO $provenance$
-BEGIN
-    PERFORM set_config('role', current_setting('provenance.migrating_role'), true),
-            set_config('search_path', current_setting('provenance.migrating_path'), true);
-END
-$provenance$;
-"""
-
-_MONTHS = """
-DO $provenance$
-BEGIN
-    PERFORM provenance.ensure_partitions();
-END
-$provenance$;
-"""
+_MONTHS = "    PERFORM provenance.ensure_partitions();\n"
 
 
 def script(since: int, to: int) -> str:
     """Return the SQL that takes the schema from a version to another one, and notes that as the runner does.
 
-    To be run in one transaction. Refuses, before it does anything, a database that is not at version *since*.
+    It is one statement. It refuses, before it does anything, a database that is not at version *since*.
 
     Args:
         since: the version that the schema is at; 0: it is not there.
@@ -91,36 +69,38 @@ def script(since: int, to: int) -> str:
             raise MigrationError(
                 f"expected versions from 0 to {len(known)}, got {version}; a newer library may know it"
             )
-    expected = ",".join(f'"{migration.version} {migration.checksum}"' for migration in known[:since])
-    steps = [_up(migration) for migration in known[since:to]] + [
-        _down(migration) for migration in reversed(known[to:since])
-    ]
+    steps = [_up(migration) for migration in known[since:to]]
+    steps += [_down(migration) for migration in reversed(known[to:since])]
     if since == 0 < to:
-        steps.insert(0, LEDGER)
+        steps.insert(0, _execute(LEDGER))
     if since < to:
         steps.append(_MONTHS)
     elif to == 0 < since:
-        steps.append("DROP TABLE provenance.migrations;\nDROP SCHEMA provenance;")
-    begin = _BEGIN.format(
+        steps.append(_execute("DROP TABLE provenance.migrations; DROP SCHEMA provenance;"))
+    return _SCRIPT.format(
         since=since,
         to=to,
-        expected=expected,
+        expected=",".join(f'"{migration.version} {migration.checksum}"' for migration in known[:since]),
         lock=LOCK_KEY,
         edited=", or one of its migrations is another one" if since else "",
+        steps="\n".join(steps),
     )
-    return "\n".join([begin, *steps, _END])
+
+
+def _execute(text: str) -> str:
+    return f"    EXECUTE $migration$\n{text}\n$migration$;\n"
 
 
 def _up(migration: Migration) -> str:
     return (
-        f"-- {migration.version:04} {migration.name}\n\n{migration.up}\n"
-        "INSERT INTO provenance.migrations (version, name, checksum) "
-        f"VALUES ({migration.version}, '{migration.name}', '{migration.checksum}');\n"
+        f"    -- {migration.version:04} {migration.name}\n{_execute(migration.up)}"  # noqa: S608 - of our own files
+        "    INSERT INTO provenance.migrations (version, name, checksum)\n"
+        f"    VALUES ({migration.version}, '{migration.name}', '{migration.checksum}');\n"
     )
 
 
 def _down(migration: Migration) -> str:
     return (
-        f"-- {migration.version:04} {migration.name}, taken back\n\n{migration.down}\n"
-        f"DELETE FROM provenance.migrations WHERE version = {migration.version};\n"
+        f"    -- {migration.version:04} {migration.name}, taken back\n{_execute(migration.down)}"  # noqa: S608 - of our own files
+        f"    DELETE FROM provenance.migrations m WHERE m.version = {migration.version};\n"
     )

@@ -92,18 +92,47 @@ DUE_MONTHS = Statement(
 )
 """The months of which something may be due; those of row changes first, as an action leaves after what it changed."""
 
-# Of each row whose action it is, and how that is judged. A row change that was made outside any action is judged by its
-# tenant and its own time, and so is one whose action has left.
+# Of each row whose action it is, how that is judged, and whether it is lost: it has left, and nobody here knows what it was.
+# A row change that was made outside any action is judged by its tenant and its own time.
 _JUDGED: dict[str, tuple[LiteralString, ...]] = {
-    "actions": ("", "t.id", "t.concept", "t.action_type", "t.started_at"),
+    "actions": ("", "t.id", "t.concept", "t.action_type", "t.started_at", "false"),
     "row_changes": (
         "LEFT JOIN provenance.actions a ON a.id = t.action_id",
         "t.action_id",
         "a.concept",
         "a.action_type",
         "COALESCE(a.started_at, t.recorded_at)",
+        "(t.action_id IS NOT NULL AND a.id IS NULL)",
     ),
 }
+
+
+def _said(table: str) -> LiteralString:
+    """Return the beginning of a query: which policy holds for each kind of rows in a partition.
+
+    For changes of a lost action, if there is a policy for all of its tenant: all that may be for it, together. They are kept
+    for as long as the longest of them says, and are archived if one of them says that.
+    """
+    joined, _, concept, action_type, _, lost = _JUDGED[table]
+    return f"""
+        WITH kind AS (
+            SELECT DISTINCT t.tenant_id, {concept} AS concept, {action_type} AS action_type, {lost} AS lost
+              FROM ONLY provenance.{{partition}} t {joined}),
+        said AS MATERIALIZED (
+            SELECT k.*, p.name, p.days, p.outcome
+              FROM kind k CROSS JOIN LATERAL (
+                   SELECT r.name, r.days, r.outcome
+                     FROM provenance.retention_of(k.tenant_id, k.concept, k.action_type) AS r WHERE NOT k.lost
+                    UNION ALL
+                   SELECT g.name, l.days, l.outcome
+                     FROM provenance.retention_of(k.tenant_id, NULL, NULL) AS g
+                    CROSS JOIN LATERAL (
+                          SELECT CASE WHEN bool_and(o.days IS NOT NULL) THEN max(o.days) END AS days,
+                                 CASE WHEN bool_or(o.outcome = 'archive') THEN 'archive' ELSE 'delete' END AS outcome
+                            FROM provenance.retention_policies o
+                           WHERE o.tenant_id IS NULL OR o.tenant_id = k.tenant_id) AS l
+                    WHERE k.lost AND g.name IS NOT NULL) AS p
+             WHERE p.days IS NOT NULL AND k.concept IS DISTINCT FROM 'trail')"""
 
 
 def _due(table: str, partition: str, *, changed: bool) -> sql.Composed:
@@ -113,7 +142,7 @@ def _due(table: str, partition: str, *, changed: bool) -> sql.Composed:
     to the trail itself stays; so does what has no outcome yet. For an archive rows leave once nobody must keep any of their
     month, so that it gets no more files than it has to.
     """
-    joined, action_id, concept, action_type, moment = _JUDGED[table]
+    joined, action_id, concept, action_type, moment, lost = _JUDGED[table]
     # Its row changes go first, so that nobody has to guess what they are of.
     unchanged: LiteralString = (
         "WHERE d.hold IS NOT NULL OR NOT EXISTS (SELECT FROM provenance.row_changes r"
@@ -121,26 +150,23 @@ def _due(table: str, partition: str, *, changed: bool) -> sql.Composed:
         if table == "actions" and not changed
         else ""
     )
-    query: LiteralString = f"""
-        WITH kind AS (
-            SELECT DISTINCT t.tenant_id, {concept} AS concept, {action_type} AS action_type
-              FROM ONLY provenance.{{partition}} t {joined}),
-        said AS MATERIALIZED (
-            SELECT k.*, p.name, p.outcome,
-                   CASE p.outcome WHEN 'archive' THEN date_trunc('month', u.until, 'UTC') ELSE u.until END AS until
-              FROM kind k CROSS JOIN LATERAL provenance.retention_of(k.tenant_id, k.concept, k.action_type) AS p
-             CROSS JOIN LATERAL (SELECT statement_timestamp() - make_interval(days => p.days) AS until) AS u
-             WHERE p.days IS NOT NULL AND k.concept IS DISTINCT FROM 'trail')
+    # By what can be hashed: a comparison that knows null is made with every kind of the tenant.
+    query: LiteralString = f"""{_said(table)}
         SELECT d.place, d.policy, d.outcome, d.hold FROM (
         SELECT t.ctid AS place, {action_id} AS action_id, s.name AS policy, s.outcome,
                (SELECT h.name FROM provenance.legal_holds h WHERE {COVERED[table]} ORDER BY h.name LIMIT 1) AS hold
           FROM ONLY provenance.{{partition}} t {joined}
-          JOIN said s ON s.tenant_id = t.tenant_id AND s.concept IS NOT DISTINCT FROM {concept}
-                     AND s.action_type IS NOT DISTINCT FROM {action_type}
-         WHERE {moment} < s.until
+          JOIN said s ON s.tenant_id = t.tenant_id AND s.lost = {lost}
+                     AND COALESCE(s.concept, '') = COALESCE({concept}, '')
+                     AND (s.concept IS NULL) = ({concept} IS NULL)
+                     AND COALESCE(s.action_type, '') = COALESCE({action_type}, '')
+                     AND (s.action_type IS NULL) = ({action_type} IS NULL)
+         CROSS JOIN LATERAL (SELECT statement_timestamp() - make_interval(days => s.days) AS until) AS u
+         WHERE {moment} < CASE s.outcome WHEN 'archive' THEN date_trunc('month', u.until, 'UTC') ELSE u.until END
            AND NOT EXISTS (SELECT FROM provenance.action_intents i WHERE i.id = {action_id})) AS d
         {unchanged}"""
-    first = datetime.strptime(partition[-7:], "%Y_%m").replace(tzinfo=UTC)
+    # The clock of whoever made the id and that of the database may differ.
+    first = datetime.strptime(partition[-7:], "%Y_%m").replace(tzinfo=UTC) - timedelta(days=1)
     return sql.SQL(query).format(partition=sql.Identifier(partition), since=sql.Literal(first))
 
 
@@ -206,15 +232,39 @@ def taken_out(partition: str, outcome: str, told: LiteralString) -> sql.Composed
     return sql.SQL(query).format(partition=sql.Identifier(partition), leaving=_LEAVING, outcome=sql.Literal(outcome))
 
 
-def note_gaps(partition: str) -> Statement[None]:
-    """Note of captured tables until when their row changes are incomplete, before the chosen ones are deleted."""
+def _gaps(rows: Rows) -> dict[int, datetime]:
+    return dict(rows)
+
+
+def gaps(partition: str) -> Statement[dict[int, datetime]]:
+    """Return for each captured table the time of the last of its changes that are chosen to be deleted."""
     query = sql.SQL(
-        """UPDATE provenance.captured_tables c SET incomplete_until = GREATEST(c.incomplete_until, g.until)
-             FROM (SELECT t.table_id, max(t.recorded_at) AS until FROM ONLY provenance.{} t
-                     JOIN {} l ON l.place = t.ctid AND l.hold IS NULL AND l.outcome = 'delete' GROUP BY 1) AS g
-            WHERE c.id = g.table_id"""
+        """SELECT t.table_id, max(t.recorded_at) FROM ONLY provenance.{} t
+             JOIN {} l ON l.place = t.ctid AND l.hold IS NULL AND l.outcome = 'delete' GROUP BY 1"""
     )
-    return Statement(query.format(sql.Identifier(partition), _LEAVING), None, nothing)
+    return Statement(query.format(sql.Identifier(partition), _LEAVING), None, _gaps)
+
+
+def note_gaps(found: Mapping[int, datetime]) -> Statement[None]:
+    """Note of captured tables until when their row changes are incomplete."""
+    return Statement(
+        """UPDATE provenance.captured_tables c SET incomplete_until = GREATEST(c.incomplete_until, g.until)
+             FROM unnest(%(tables)s::integer[], %(moments)s::timestamptz[]) AS g (table_id, until)
+            WHERE c.id = g.table_id""",
+        {"tables": [*found], "moments": [*found.values()]},
+        nothing,
+    )
+
+
+def deleted_later(table: str, month: date) -> Statement[str | None]:
+    """Return the name of a policy that deletes some of a month, now or later; ``None``: no policy does."""
+    query: LiteralString = f"{_said(table)} SELECT min(s.name) FROM said s WHERE s.outcome = 'delete'"
+    return Statement(sql.SQL(query).format(partition=sql.Identifier(f"{table}_{month:%Y_%m}")), None, _name)
+
+
+def _name(rows: Rows) -> str | None:
+    name: str | None = rows[0][0]
+    return name
 
 
 def forget_keys(partition: str, chosen: LiteralString = "") -> Statement[None]:

@@ -24,7 +24,9 @@ def growth(partitions: Iterable[Partition], now: datetime) -> Growth | None:
     """
     this_month = now.date().replace(day=1)
     of_month = {one.month: one for one in partitions if one.month is not None}
-    over = [of_month[month] for back in range(1, _MONTHS + 1) if (month := month_after(this_month, -back)) in of_month]
+    last = [month for back in range(1, _MONTHS + 1) if (month := month_after(this_month, -back)) in of_month]
+    # The oldest of all may be the one in which the trail began, on whichever day.
+    over = [of_month[month] for month in last if month != min(of_month)]
     if over:
         rows = [one.rows for one in over if one.rows is not None]
         return Growth(

@@ -277,12 +277,12 @@ CREATE FUNCTION provenance.is_archived(action_id uuid) RETURNS boolean
     AS $$
 SELECT EXISTS (
     SELECT FROM provenance.archived_months m
-     WHERE m.table_name = 'actions' AND m.restored_at IS NULL AND m.whole
+     WHERE m.table_name = 'actions' AND m.restored_at IS NULL
        AND is_archived.action_id >= provenance.uuid_floor(m.month::timestamp AT TIME ZONE 'UTC')
        AND is_archived.action_id < provenance.uuid_floor((m.month + interval '1 month') AT TIME ZONE 'UTC'))
 $$;
 
-COMMENT ON FUNCTION provenance.is_archived(uuid) IS 'Whether the month of an action has left.';
+COMMENT ON FUNCTION provenance.is_archived(uuid) IS 'Whether the month of an action has left, or some of it has.';
 
 -- Whether somebody else has recorded them is for the archive to say.
 CREATE FUNCTION provenance.refuse_archived(rows json) RETURNS void
@@ -290,8 +290,11 @@ CREATE FUNCTION provenance.refuse_archived(rows json) RETURNS void
     SET search_path = pg_catalog, pg_temp
     AS $$
 BEGIN
-    IF EXISTS (SELECT FROM provenance.archived_months m WHERE m.restored_at IS NULL AND m.whole)
-       AND EXISTS (SELECT FROM provenance.incoming_actions(rows) r WHERE provenance.is_archived(r.id)) THEN
+    IF EXISTS (SELECT FROM provenance.archived_months m WHERE m.restored_at IS NULL)
+       AND EXISTS (SELECT FROM provenance.incoming_actions(rows) r
+                    WHERE provenance.is_archived(r.id)
+                      -- What has no outcome yet has not left.
+                      AND NOT EXISTS (SELECT FROM provenance.action_intents i WHERE i.id = r.id)) THEN
         RAISE EXCEPTION 'the month of this action is archived'
             USING ERRCODE = 'integrity_constraint_violation',
                   HINT = 'Look it up in the archive; if it is not there, restore the month and write it again.';
