@@ -17,6 +17,7 @@ from provenance import AsyncTrail, Recovery, Trail, TrailUnavailable
 from provenance.archive import due_rows, ledger
 from provenance.archive.ledger import Due
 from provenance.cli.archive import leave
+from provenance.cli.partition import Done
 from provenance.cli.retention import retired
 from provenance.journal import Spool
 from provenance.journal.spool import Kind
@@ -325,6 +326,14 @@ def test_no_database(run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) 
     monkeypatch.setattr(Trail, "recover", lost)
     gone = run("maintain")
     assert (3, "", "Error: the server is gone\n") == (gone.exit_code, gone.stdout, gone.stderr)
+    monkeypatch.undo()
+
+    def refuse(*_: object) -> Done:
+        raise psycopg.OperationalError("connection to server at x failed: nobody is there")
+
+    monkeypatch.setattr("provenance.cli.maintain.keep_months", refuse)
+    gone = run("maintain")
+    assert (3, "recover: nothing to do\n") == (gone.exit_code, gone.stdout)
     assert 3 == run("maintain", dsn=f"host={tmp_path} connect_timeout=1").exit_code
 
 
