@@ -18,7 +18,7 @@ from provenance.statements.erasing import erase as statement
 from provenance.statements.rows import Key, key_parts
 from provenance.tracking import AsyncTrackedAction, TrackedAction
 from provenance.translation import named, sentence, translated
-from provenance.values import Identifier, identifier, name
+from provenance.values import Identifier, identifier, name, tenant
 from provenance.values import reason as why
 
 
@@ -38,7 +38,7 @@ def _subject(
         entity_id=identifier(entity_id, "entity"),
         table=table,
         key=None if key is None else key_parts(key),
-        tenant_id=None if tenant_id is None else identifier(tenant_id, "tenant_id") or "",
+        tenant_id=tenant(tenant_id),
     )
 
 

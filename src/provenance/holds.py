@@ -14,7 +14,7 @@ from provenance.errors import InvalidAction
 from provenance.models import LegalHold
 from provenance.statements import holds as statements
 from provenance.translation import translated
-from provenance.values import Identifier, identifier
+from provenance.values import Identifier, identifier, tenant
 from provenance.values import name as checked
 from provenance.values import reason as why
 
@@ -49,8 +49,7 @@ def _scope(**given: Unpack[Scope]) -> dict[str, Any]:
             raise InvalidAction(f"{what}: expected a time with a time zone; use datetime.now(UTC)")
     kind, entity_id = given.get("entity", (None, None))
     return {
-        # Rows of no tenant carry the empty text.
-        "tenant_id": "" if given.get("tenant_id") == "" else identifier(given.get("tenant_id"), "tenant_id"),
+        "tenant_id": tenant(given.get("tenant_id")),
         "user_id": identifier(given.get("user_id"), "user_id"),
         "entity_type": None if kind is None else checked(kind, "entity"),
         "entity_id": identifier(entity_id, "entity"),

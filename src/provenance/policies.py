@@ -15,7 +15,7 @@ from provenance.models import RetentionOutcome, RetentionPolicy
 from provenance.statements import retention as statements
 from provenance.statements.holds import WAIT
 from provenance.translation import translated
-from provenance.values import Identifier, identifier
+from provenance.values import Identifier, tenant
 from provenance.values import name as checked
 from provenance.values import reason as why
 
@@ -52,8 +52,7 @@ def _said(keep: timedelta | None, outcome: RetentionOutcome, given: Kind) -> dic
     return {
         "days": None if keep is None else keep.days,
         "outcome": outcome,
-        # Rows of no tenant carry the empty text.
-        "tenant_id": "" if given.get("tenant_id") == "" else identifier(given.get("tenant_id"), "tenant_id"),
+        "tenant_id": tenant(given.get("tenant_id")),
         "concept": checked(given["concept"], "concept") if "concept" in given else None,
         "action_type": checked(given["action_type"], "action_type") if "action_type" in given else None,
     }

@@ -33,6 +33,11 @@ def unavailable(error: Exception, what: str) -> TrailUnavailable:
     )
 
 
+def unreachable(error: psycopg.Error) -> bool:
+    """Return whether the server is gone, going or full, rather than there and of another mind."""
+    return error.sqlstate is None or error.sqlstate.startswith(("08", "57P", "53"))
+
+
 def sentence(error: psycopg.Error) -> str:
     """Return what the server said and what it advised, as one sentence."""
     said = error.diag.message_primary or type(error).__name__
@@ -129,6 +134,6 @@ def translated(
             "the provenance schema is missing in this database, or too old; run `provenance migrate up`"
         ) from error
     except psycopg.OperationalError as error:
-        if error.sqlstate is not None and not error.sqlstate.startswith(("08", "57P", "53")):
+        if not unreachable(error):
             raise
         raise unavailable(error, what) from error

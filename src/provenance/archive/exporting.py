@@ -16,7 +16,7 @@ from provenance import drivers
 from provenance.archive import files
 from provenance.archive.columns import TABLES, Summary, Values, completed, selected, summarized
 from provenance.archive.files import Month
-from provenance.archive.ledger import NOTES, Archived, editions
+from provenance.archive.ledger import NOTES, Archived, editions, told_of
 from provenance.archive.steps import FETCHED, Tell, attached
 from provenance.errors import ArchiveError
 from provenance.statements import Statement, nothing, truth
@@ -96,10 +96,10 @@ def _tidy(connection: drivers.SyncConnection, root: Path, leaving: Month) -> Non
     Raises:
         ArchiveError: there are such months.
     """
-    noted = {(one.table, one.month, one.edition, one.rows, one.digest) for one in drivers.run(connection, NOTES)}
+    noted = {one.told for one in drivers.run(connection, NOTES)}
     for month in files.contents(root):
         manifest = files.manifest_there(month, root)
-        if (month.table.name, month.first, month.edition, manifest.rows, manifest.digest) in noted:
+        if told_of(month, manifest) in noted:
             continue
         if not drivers.run(connection, _known(manifest.action_id)):
             raise ArchiveError(f"{root} holds {month}, which have not left this database; name another directory")

@@ -22,7 +22,7 @@ from provenance import drivers
 from provenance.archive import files
 from provenance.archive.columns import TABLES, Table
 from provenance.archive.files import Manifest, Month
-from provenance.archive.ledger import NOTES
+from provenance.archive.ledger import NOTES, told_of
 from provenance.archive.steps import hold_still
 from provenance.errors import NotConfigured
 from provenance.statements import Statement, nothing
@@ -75,17 +75,9 @@ def publish(connection: drivers.SyncConnection, address: str, root: Path) -> lis
         drivers.run(connection, _SCHEMA)
         with connection.transaction():
             hold_still(connection)
-            away = {
-                (one.table, one.month, one.edition, one.rows, one.digest)
-                for one in drivers.run(connection, NOTES)
-                if one.away
-            }
+            away = {one.told for one in drivers.run(connection, NOTES) if one.away}
             there = [(month, files.manifest_there(month, root)) for month in files.contents(root)]
-            wanted = [
-                (month, manifest)
-                for month, manifest in there
-                if (month.table.name, month.first, month.edition, manifest.rows, manifest.digest) in away
-            ]
+            wanted = [(month, manifest) for month, manifest in there if told_of(month, manifest) in away]
             catalog = _catalog(address, root)
             try:
                 return [

@@ -9,6 +9,7 @@ from uuid import UUID
 import attrs
 
 from provenance import drivers
+from provenance.archive.files import Manifest, Month
 from provenance.statements import Rows, Statement
 from provenance.statements.partitions import PARTITIONS, month_after
 from provenance.translation import translated
@@ -23,6 +24,10 @@ class Due:
     rows: int | None
     """About how many rows it has; ``None``: not known."""
     bytes: int
+
+
+Told = tuple[str, date, int, int, int]
+"""Table, month, edition, number of rows and digest."""
 
 
 @attrs.frozen(kw_only=True)
@@ -44,6 +49,16 @@ class Archived:
     """It has not come back since."""
     whole: bool = True
     """False: only rows that nobody had to keep here; the others stay."""
+
+    @property
+    def told(self) -> Told:
+        """What tells it from all others."""
+        return self.table, self.month, self.edition, self.rows, self.digest
+
+
+def told_of(month: Month, manifest: Manifest) -> Told:
+    """Return the same of what a directory holds."""
+    return month.table.name, month.first, month.edition, manifest.rows, manifest.digest
 
 
 def due_months(connection: drivers.SyncConnection, keep: int, today: date) -> list[Due]:

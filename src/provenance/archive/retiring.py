@@ -6,6 +6,7 @@ files, as a month that leaves is, and what is taken out tells, in the same state
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterable
 from contextlib import AbstractContextManager, ExitStack
 from datetime import date
@@ -14,7 +15,6 @@ from uuid import UUID
 
 import attrs
 import psycopg
-from psycopg import sql
 
 from provenance import drivers
 from provenance.archive.columns import Summary, taken_out
@@ -24,7 +24,7 @@ from provenance.archive.ledger import Archived
 from provenance.archive.steps import Tell, hold_still, nobody, recorded
 from provenance.archive.unfinished import refuse_spooled
 from provenance.errors import ArchiveError
-from provenance.statements import Rows, Statement
+from provenance.statements import Statement, nothing
 from provenance.statements import retention as statements
 from provenance.statements.retention import Count
 from provenance.trail import Trail
@@ -111,7 +111,7 @@ def retire_month(
             month=month,
             deleted=_rows(counts, "delete"),
             archived=_rows(counts, "archive"),
-            held={hold: sum(one.rows for one in counts if one.hold == hold) for hold in _holds(counts)},
+            held=_sums((one.hold, one.rows) for one in counts if one.hold is not None),
             action_id=action.id,
         )
         with ExitStack() as stack:
@@ -126,15 +126,11 @@ def retire_month(
                 _delete(connection, leaving)
                 # Last, since whoever captures a table waits for it, and not for long.
                 drivers.run(connection, statements.note_gaps(gaps))
-        by_policy = {one.policy: 0 for one in counts if one.hold is None}
-        for one in counts:
-            if one.hold is None:
-                by_policy[one.policy] += one.rows
         action.result = {
             "deleted": retired.deleted,
             "archived": retired.archived,
             "held": retired.held,
-            "policies": by_policy,
+            "policies": _sums((one.policy, one.rows) for one in counts if one.hold is None),
         }
     return retired
 
@@ -151,14 +147,13 @@ def _rows(counts: list[Count], outcome: str) -> int:
     return sum(one.rows for one in counts if one.hold is None and one.outcome == outcome)
 
 
-def _holds(counts: list[Count]) -> list[str]:
-    return sorted({one.hold for one in counts if one.hold is not None})
+def _sums(named: Iterable[tuple[str, int]]) -> dict[str, int]:
+    found: Counter[str] = Counter()
+    for name, rows in named:
+        found[name] += rows
+    return dict(sorted(found.items()))
 
 
-def _number(rows: Rows) -> int:
-    return int(rows[0][0])
-
-
-def _delete(connection: drivers.SyncConnection, month: Month) -> int:
-    query: sql.Composed = statements.taken_out(month.partition, "delete", "SELECT count(*) FROM gone")
-    return drivers.run(connection, Statement(query, None, _number))
+def _delete(connection: drivers.SyncConnection, month: Month) -> None:
+    query = statements.taken_out(month.partition, "delete", "SELECT count(*) FROM gone")
+    drivers.run(connection, Statement(query, None, nothing))

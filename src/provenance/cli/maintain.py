@@ -16,16 +16,15 @@ from provenance.archive import due_months, due_rows
 from provenance.cli.archive import leave
 from provenance.cli.database import connected, recording
 from provenance.cli.output import clean, emit_json
-from provenance.cli.parameters import hold_option, json_option, spool_option
+from provenance.cli.parameters import ahead_option, destination_option, hold_option, json_option, spool_option
 from provenance.cli.partition import keep_months
 from provenance.cli.problems import BadNews
 from provenance.cli.refresh import refreshed
 from provenance.cli.retention import retired
 from provenance.drivers import run
 from provenance.errors import ArchiveBusy, ProvenanceError, TrailUnavailable
-from provenance.statements.partitions import FURTHEST, MONTHS_AHEAD
 from provenance.statements.upkeep import STALE_STATISTICS, analyze
-from provenance.translation import sentence
+from provenance.translation import sentence, unreachable
 
 
 @attrs.define
@@ -54,14 +53,7 @@ class _Options:
 
 
 @click.command(short_help="Do all the upkeep that is due.")
-@click.option(
-    "--ahead",
-    type=click.IntRange(0, FURTHEST),
-    default=MONTHS_AHEAD,
-    show_default=True,
-    metavar="MONTHS",
-    help="For how many months beyond this one there shall be partitions.",
-)
+@ahead_option
 @click.option("--refresh", is_flag=True, help="Refresh the resolved views, too.")
 @click.option("--retention", is_flag=True, help="Let go what no policy keeps any more, too.")
 @click.option(
@@ -70,13 +62,7 @@ class _Options:
     metavar="MONTHS",
     help="Let whole months leave, too, of which so many before this one stay.",
 )
-@click.option(
-    "--to",
-    "root",
-    type=click.Path(path_type=Path, file_okay=False),
-    metavar="DIR",
-    help="The directory of the archive, for what leaves.",
-)
+@destination_option
 @spool_option
 @hold_option
 @json_option
@@ -146,8 +132,7 @@ def _attempt(work: Work, step: _Step) -> None:
     except ProvenanceError as error:
         step.problem = str(error)
     except psycopg.Error as error:
-        # Whoever has said what it does not like is there.
-        if error.sqlstate is None or error.sqlstate.startswith(("08", "57P", "53")):
+        if unreachable(error):
             raise
         step.problem = sentence(error)
 

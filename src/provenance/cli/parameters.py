@@ -14,6 +14,7 @@ import click
 from provenance.errors import InvalidRequestID
 from provenance.ids import floor_id, parse_request_id
 from provenance.models import EntityRef
+from provenance.statements.partitions import FURTHEST, MONTHS_AHEAD
 from provenance.statements.reading import MAX_LIMIT
 
 Command = TypeVar("Command", bound=Callable[..., Any])
@@ -85,6 +86,29 @@ def page_options(command: Command) -> Command:
         "--before", type=click.UUID, metavar="ID", help="Go on where a page ended, with the id it named."
     )(command)
     return limit_option("actions")(command)
+
+
+def ahead_option(command: Command) -> Command:
+    """Add ``--ahead``."""
+    return click.option(
+        "--ahead",
+        type=click.IntRange(0, FURTHEST),
+        default=MONTHS_AHEAD,
+        show_default=True,
+        metavar="MONTHS",
+        help="For how many months beyond this one there shall be partitions.",
+    )(command)
+
+
+def destination_option(command: Command) -> Command:
+    """Add ``--to``."""
+    return click.option(
+        "--to",
+        "root",
+        type=click.Path(path_type=Path, file_okay=False),
+        metavar="DIR",
+        help="The directory of the archive, for what goes to one.",
+    )(command)
 
 
 def hold_option(command: Command) -> Command:

@@ -8,12 +8,12 @@ import psycopg
 
 from provenance.cli.database import connected
 from provenance.cli.output import clean, columns, emit, emit_json
-from provenance.cli.parameters import hold_option, json_option
+from provenance.cli.parameters import ahead_option, hold_option, json_option
 from provenance.cli.problems import BadNews
 from provenance.drivers import SyncConnection, run
 from provenance.models import Partition
 from provenance.statements import partitions as statements
-from provenance.statements.partitions import FURTHEST, MONTHS_AHEAD, TABLES
+from provenance.statements.partitions import TABLES
 from provenance.translation import sentence, translated
 
 
@@ -29,14 +29,7 @@ class Done:
 
 
 @click.command(short_help="Make the partitions of the coming months.")
-@click.option(
-    "--ahead",
-    type=click.IntRange(0, FURTHEST),
-    default=MONTHS_AHEAD,
-    show_default=True,
-    metavar="MONTHS",
-    help="For how many months beyond this one.",
-)
+@ahead_option
 @hold_option
 @click.option("--dry-run", is_flag=True, help="Say what would be done, and do nothing.")
 @json_option

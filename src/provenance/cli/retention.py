@@ -14,7 +14,7 @@ from provenance.archive import Retired, due_rows, retire_month
 from provenance.cli.archive import gone
 from provenance.cli.database import recording
 from provenance.cli.output import clean, columns, emit, emit_json
-from provenance.cli.parameters import json_option, spool_option
+from provenance.cli.parameters import destination_option, json_option, spool_option
 from provenance.cli.problems import BadNews
 from provenance.cli.progress import progress_bar
 from provenance.errors import ArchiveBusy, ArchiveError
@@ -137,13 +137,7 @@ def _fields(one: RetentionPolicy) -> dict[str, Any]:
 
 @retention.command(short_help="Let go what need not be kept.")
 @click.option("--execute", is_flag=True, help="Do it; otherwise only say what would be done.")
-@click.option(
-    "--to",
-    "root",
-    type=click.Path(path_type=Path, file_okay=False),
-    metavar="DIR",
-    help="The directory of the archive, for policies that name it.",
-)
+@destination_option
 @spool_option
 @json_option
 @click.pass_obj

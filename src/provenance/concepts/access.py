@@ -21,7 +21,7 @@ from provenance.recording import Block
 from provenance.statements import Statement
 from provenance.tracking import AsyncTrackedAction, TrackedAction, current_action
 from provenance.trail import AsyncTrail, Trail
-from provenance.translation import unavailable
+from provenance.translation import unavailable, unreachable
 
 T = TypeVar("T")
 
@@ -121,7 +121,7 @@ class _Access:
         try:
             yield
         except psycopg.OperationalError as error:
-            if error.sqlstate is not None and not error.sqlstate.startswith(("08", "57P", "53")):
+            if not unreachable(error):
                 raise
             raise unavailable(error, f"reading a {self._what}") from error
 

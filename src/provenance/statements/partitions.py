@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from datetime import date
+from typing import LiteralString
 
 from psycopg import sql
 
@@ -34,18 +35,24 @@ def _partitions(rows: Rows) -> list[Partition]:
             bytes=size,
             index_bytes=index_size,
         )
-        for table, name, month, rows, size, index_size in rows
+        for table, month, name, rows, size, index_size in rows
     ]
 
 
-PARTITIONS = Statement(
-    r"""SELECT p.relname::text, c.relname::text,
-               to_date(substring(c.relname from '\d{4}_\d{2}$'), 'YYYY_MM'), c.reltuples,
-               pg_catalog.pg_total_relation_size(c.oid), pg_catalog.pg_indexes_size(c.oid)
-          FROM pg_catalog.pg_inherits i JOIN pg_catalog.pg_class p ON p.oid = i.inhparent
+NAMED: LiteralString = (
+    r"p.relname::text AS table_name, to_date(substring(c.relname from '\d{4}_\d{2}$'), 'YYYY_MM') AS month"
+)
+"""Of which table and of which month a partition ``c`` is, in SQL; the default partition is of none."""
+FROM_PARTITIONS: LiteralString = """FROM pg_catalog.pg_inherits i JOIN pg_catalog.pg_class p ON p.oid = i.inhparent
           JOIN pg_catalog.pg_class c ON c.oid = i.inhrelid
-         WHERE p.relnamespace = to_regnamespace('provenance') AND p.relkind = 'p'
-         ORDER BY p.relname, 3 NULLS LAST""",
+         WHERE p.relnamespace = to_regnamespace('provenance') AND p.relkind = 'p'"""
+"""All partitions there are."""
+
+PARTITIONS = Statement(
+    f"""SELECT {NAMED}, c.relname::text, c.reltuples,
+               pg_catalog.pg_total_relation_size(c.oid), pg_catalog.pg_indexes_size(c.oid)
+          {FROM_PARTITIONS}
+         ORDER BY 1, 2 NULLS LAST""",
     None,
     _partitions,
 )

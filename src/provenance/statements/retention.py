@@ -13,6 +13,7 @@ from psycopg import sql
 from provenance.models import RetentionPolicy
 from provenance.statements import Rows, Statement, nothing
 from provenance.statements.holds import COVERED
+from provenance.statements.partitions import FROM_PARTITIONS, NAMED
 
 # --- Policies --------------------------------------------------------------------------------------------------------
 
@@ -79,11 +80,7 @@ def _names(rows: Rows) -> list[tuple[str, date]]:
 
 
 DUE_MONTHS = Statement(
-    r"""SELECT m.table_name, m.month
-          FROM (SELECT p.relname::text AS table_name, to_date(substring(c.relname from '\d{4}_\d{2}$'), 'YYYY_MM') AS month
-                  FROM pg_catalog.pg_inherits i JOIN pg_catalog.pg_class p ON p.oid = i.inhparent
-                  JOIN pg_catalog.pg_class c ON c.oid = i.inhrelid
-                 WHERE p.relnamespace = to_regnamespace('provenance') AND p.relkind = 'p') AS m
+    f"""SELECT m.table_name, m.month FROM (SELECT {NAMED} {FROM_PARTITIONS}) AS m
          WHERE m.month < (statement_timestamp() AT TIME ZONE 'UTC')
                          - make_interval(days => (SELECT min(p.days) FROM provenance.retention_policies p))
          ORDER BY m.table_name = 'actions', m.month""",
@@ -200,10 +197,10 @@ def due(table: str, month: date) -> Statement[list[Count]]:
 # --- What leaves -----------------------------------------------------------------------------------------------------
 
 _LEAVING = sql.Identifier("pg_temp", "provenance_leaving")
-LEAVING: LiteralString = (
-    "JOIN pg_temp.provenance_leaving l ON l.place = t.ctid AND l.hold IS NULL AND l.outcome = 'archive'"
-)
-"""Joins the rows of a partition, as ``t``, that leave for an archive."""
+CHOSEN_HERE: LiteralString = "JOIN pg_temp.provenance_leaving l ON l.place = t.ctid AND l.hold IS NULL"
+"""Joins the rows of a partition, as ``t``, that leave, whatever becomes of them."""
+LEAVING: LiteralString = f"{CHOSEN_HERE} AND l.outcome = 'archive'"
+"""Joins those that leave for an archive."""
 
 
 def choose(table: str, month: date) -> Statement[None]:
@@ -238,11 +235,11 @@ def _gaps(rows: Rows) -> dict[int, datetime]:
 
 def gaps(partition: str) -> Statement[dict[int, datetime]]:
     """Return for each captured table the time of the last of its changes that are chosen to be deleted."""
-    query = sql.SQL(
-        """SELECT t.table_id, max(t.recorded_at) FROM ONLY provenance.{} t
-             JOIN {} l ON l.place = t.ctid AND l.hold IS NULL AND l.outcome = 'delete' GROUP BY 1"""
+    query: LiteralString = (
+        "SELECT t.table_id, max(t.recorded_at) FROM ONLY provenance.{} t "
+        f"{CHOSEN_HERE} AND l.outcome = 'delete' GROUP BY 1"
     )
-    return Statement(query.format(sql.Identifier(partition), _LEAVING), None, _gaps)
+    return Statement(sql.SQL(query).format(sql.Identifier(partition)), None, _gaps)
 
 
 def note_gaps(found: Mapping[int, datetime]) -> Statement[None]:
@@ -274,7 +271,3 @@ def forget_keys(partition: str, chosen: LiteralString = "") -> Statement[None]:
         f" WHERE k.action_id IN (SELECT t.id FROM ONLY provenance.{{}} t {chosen})"
     )
     return Statement(sql.SQL(query).format(sql.Identifier(partition)), None, nothing)
-
-
-CHOSEN_HERE: LiteralString = "JOIN pg_temp.provenance_leaving l ON l.place = t.ctid AND l.hold IS NULL"
-"""Joins the rows of a partition, as ``t``, that leave, whatever becomes of them."""

@@ -5,7 +5,7 @@ Pure functions.
 """
 
 from provenance.values.redactor import Redactor
-from provenance.values.texts import REDACTED, Identifier, identifier, message, name, names, reason
+from provenance.values.texts import REDACTED, Identifier, identifier, message, name, names, reason, tenant
 from provenance.values.writing import to_json, to_json_marked
 
 __all__ = [
@@ -17,6 +17,7 @@ __all__ = [
     "name",
     "names",
     "reason",
+    "tenant",
     "to_json",
     "to_json_marked",
 ]

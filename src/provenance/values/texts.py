@@ -69,6 +69,15 @@ def identifier(value: Identifier | None, what: str) -> str | None:
     return text or None
 
 
+def tenant(value: Identifier | None) -> str | None:
+    """Return the tenant that is meant: ``None`` for whichever it is, and the empty text, as rows carry it, for none.
+
+    Raises:
+        InvalidAction: *value* is of another type than an id.
+    """
+    return None if value is None else identifier(value, "tenant_id") or ""
+
+
 _EXPECTED = f"expected printable text of 1 to {LONGEST_NAME} characters with no white space around it"
 _OPTIONAL = (str, NoneType)
 
