@@ -161,6 +161,8 @@ class _Setup:
                 f"the provenance schema is at version {found.version} in this database, and version {SCHEMA_VERSION} is "
                 "needed; run `provenance migrate up`"
             )
+        if found.on_citus:
+            drivers.send_apart()
         self.ready = True
         self._outage.wake()
 

@@ -103,7 +103,7 @@ LAYERS = [
     ["trail"],
     ["configuration"],
     ["__init__"],
-    ["schema.migrations", "schema.runner", "schema.plain", "schema.catalogue", "schema", "embedded"],
+    ["schema.migrations", "schema.flavors", "schema.runner", "schema.plain", "schema.catalogue", "schema", "embedded"],
     ["doctor"],
     [
         "archive.columns",

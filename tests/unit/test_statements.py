@@ -253,7 +253,7 @@ def test_the_outcome_of_an_action_is_a_status_or_none() -> None:
 
 def test_the_schema_version_is_a_number() -> None:
     """The answer of the server decides whether the trail can be written."""
-    assert recording.INSTALLED.decode([(1, False)]) == recording.Installed(1, months_due=False)
+    assert recording.INSTALLED.decode([(1, False, True)]) == recording.Installed(1, months_due=False, on_citus=True)
 
 
 def test_a_pending_action_that_is_none() -> None:

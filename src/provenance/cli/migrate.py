@@ -15,7 +15,13 @@ from provenance.cli.parameters import json_option
 from provenance.cli.problems import BadNews, Misuse
 from provenance.errors import AS_OWNER, SchemaNotReady
 from provenance.schema import Migration
+from provenance.schema.flavors import FLAVORS
 from provenance.schema.runner import listed
+
+
+_flavor_option = click.option(
+    "--flavor", type=click.Choice(FLAVORS), help="For the coordinator of Citus; once installed, it stays."
+)
 
 
 @click.group()
@@ -25,15 +31,16 @@ def migrate() -> None:
 
 @migrate.command(short_help="Apply what is missing, and make partitions.")
 @click.option("--to", type=click.IntRange(min=1), metavar="N", help="Stop after this version.")
+@_flavor_option
 @json_option
 @click.pass_obj
-def up(dsn: str | None, to: int | None, as_json: bool) -> None:
+def up(dsn: str | None, *, to: int | None, flavor: str | None, as_json: bool) -> None:
     """Apply what is missing, and make the partitions of the coming months.
 
     Safe to run from several deploys at once.
     """
     with connected(dsn) as connection:
-        applied = schema.up(connection, to=to)
+        applied = schema.up(connection, to=to, flavor=flavor)
     if as_json:
         emit_json({"applied": _fields(applied)})
         return
@@ -85,12 +92,14 @@ def down(dsn: str | None, to: int, yes: bool, as_json: bool) -> None:
     help="The version there is.",
 )
 @click.option("--to", type=click.IntRange(min=0), metavar="N", help="The version to go to; the last one unless given.")
-def sql(*, since: int, to: int | None) -> None:
+@_flavor_option
+def sql(*, since: int, to: int | None, flavor: str | None) -> None:
     """Print the SQL that takes the schema from a version to another one; back, where --to is less than --from.
 
     For people and tools that run SQL themselves. It is one statement. No database is needed.
     """
-    click.echo(schema.script(since, schema.known_migrations()[-1].version if to is None else to), nl=False)
+    newest = schema.known_migrations()[-1].version
+    click.echo(schema.script(since, newest if to is None else to, flavor=flavor), nl=False)
 
 
 @migrate.command()

@@ -49,6 +49,8 @@ _BY_THOSE_WHO_RECORD = Statement(
 _WHAT = {
     "row_security": "is off: whoever does not pass by row-level security gets an error instead of recording",
     "default_transaction_read_only": "is on: nothing can be recorded",
+    "citus.propagate_set_commands": "is not local: workers are not told which action is current, and stamp nothing",
+    "citus.use_citus_managed_tables": "is not off: Citus takes new months of the trail for tables of its own",
     "session_replication_role": "is replica: stamps, and what refuses writes outside an action, are passed by",
 }
 
@@ -66,12 +68,26 @@ def _durability(connection: SyncConnection, _: Limits) -> list[Finding]:
     ]
 
 
+# Of the database, a role or a server, whatever holds for this session: an application's connections should be like it.
+_ON_CITUS = Statement(
+    """SELECT s.name, quote_ident(current_database()),
+              format('ALTER DATABASE %I SET %s = %s;', current_database(), s.name, s.wanted)
+         FROM (VALUES ('citus.propagate_set_commands', 'local'), ('citus.use_citus_managed_tables', 'off')) s (name, wanted)
+        WHERE to_regnamespace('provenance_citus') IS NOT NULL
+          AND current_setting(s.name, true) IS DISTINCT FROM s.wanted
+        ORDER BY 1""",
+    None,
+    as_they_are,
+)
+
+
 def _hindering(connection: SyncConnection, _: Limits) -> list[Finding]:
     return [
         Finding(
             check="roles", severity=Severity.ERROR, subject=f"{name} of {where}", problem=_WHAT[name], remedy=remedy
         )
-        for name, where, remedy in run(connection, _BY_THOSE_WHO_RECORD)
+        for statement in (_BY_THOSE_WHO_RECORD, _ON_CITUS)
+        for name, where, remedy in run(connection, statement)
     ]
 
 

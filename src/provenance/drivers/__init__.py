@@ -15,7 +15,7 @@ from provenance.drivers.connections import (
     release,
     transaction_status,
 )
-from provenance.drivers.messages import message
+from provenance.drivers.messages import message, send_apart
 from provenance.drivers.pooler import asuit_pooler, suit_pooler
 from provenance.drivers.preceding import before_next, nothing_before_next, undoes_nothing
 from provenance.drivers.running import (
@@ -49,6 +49,7 @@ __all__ = [
     "release",
     "run",
     "run_together",
+    "send_apart",
     "suit_pooler",
     "switch_autocommit",
     "transaction_status",

@@ -12,7 +12,28 @@ from psycopg.pq import ExecStatus
 from psycopg.pq.abc import PGresult
 
 from provenance.drivers.connections import AnyConnection
-from provenance.statements import Row, Statement, decoded, text
+from provenance.statements import Row, Statement, apart, decoded, text
+
+
+class _Manner:
+    """How this process sends several statements."""
+
+    __slots__ = ("apart",)
+
+    def __init__(self) -> None:
+        self.apart = False
+
+
+MANNER = _Manner()
+
+
+def send_apart() -> None:
+    """Have every statement be a message of its own from now on.
+
+    Citus passes SET LOCAL on to its workers as the text of the whole message that it came in: a SAVEPOINT or RELEASE that
+    is in there too would be done there once more than here. A process that has a trail on Citus talks so to all servers.
+    """
+    MANNER.apart = True
 
 
 def error_in(connection: AnyConnection, results: Sequence[PGresult]) -> psycopg.Error | None:
@@ -37,12 +58,15 @@ def answers(connection: AnyConnection, statements: Sequence[Statement[Any]], res
 
 
 def in_one_message(connection: AnyConnection, statements: Sequence[Statement[Any]]) -> PQGen[list[PGresult]]:
-    """Run statements, the later ones only if the earlier ones succeed."""
+    """Run statements, the later ones only if the earlier ones succeed; in several messages where they are sent apart."""
     wire = connection.pgconn
-    wire.send_query(b"; ".join([text(statement, connection) for statement in statements]))
-    results: list[PGresult] = yield from generators.execute(wire)
-    if (error := error_in(connection, results)) is not None:
-        raise error
+    texts = [text(statement, connection) for statement in (apart(statements) if MANNER.apart else statements)]
+    results: list[PGresult] = []
+    for sent in texts if MANNER.apart else (b"; ".join(texts),):
+        wire.send_query(sent)
+        results += yield from generators.execute(wire)
+        if (error := error_in(connection, results)) is not None:
+            raise error
     return results
 
 

@@ -16,6 +16,7 @@ from provenance.drivers.connections import (
     in_pipeline,
     transaction_status,
 )
+from provenance.drivers.messages import MANNER
 from provenance.statements import Row, Statement, apart, as_they_are, decoded, text
 
 T = TypeVar("T")
@@ -30,7 +31,12 @@ def _joined(connection: AnyConnection, statements: Sequence[Statement[Any]]) -> 
     """Return the statements as one message of the simple protocol, or ``None`` where they cannot be one."""
     # psycopg sends the BEGIN that it owes on its own.
     begun = connection.autocommit or transaction_status(connection) != TransactionStatus.IDLE
-    if not begun or in_pipeline(connection) or any(statement.params is not None for statement in statements):
+    if (
+        MANNER.apart
+        or not begun
+        or in_pipeline(connection)
+        or any(statement.params is not None for statement in statements)
+    ):
         return None
     return b"; ".join(text(statement, connection) for statement in statements)
 

@@ -21,7 +21,7 @@ from psycopg.pq import ConnStatus, TransactionStatus
 from psycopg.pq.abc import PGresult
 
 from provenance.drivers.connections import AnyConnection, transaction_status
-from provenance.drivers.messages import answers, error_in, in_one_message
+from provenance.drivers.messages import MANNER, answers, error_in, in_one_message
 from provenance.statements import Statement, apart, command, text
 
 
@@ -146,8 +146,9 @@ def trip(connection: AnyConnection, statements: Sequence[Statement[Any]]) -> PQG
         # The BEGIN of psycopg's; it would send it by itself and wait.
         statements = (command(connection._get_tx_start_command()), *statements)  # pyright: ignore[reportPrivateUsage]
     plain = all([statement.params is None for statement in statements])  # noqa: C419 - a generator costs more
+    together = plain and not MANNER.apart
     results = (
-        yield from in_one_message(connection, statements) if plain else _in_pipeline(connection, apart(statements))
+        yield from in_one_message(connection, statements) if together else _in_pipeline(connection, apart(statements))
     )
     rolled_back = b"ROLLBACK" in [result.command_status for result in results]
     cache = _cache(connection)

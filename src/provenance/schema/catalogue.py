@@ -11,12 +11,15 @@ import hashlib
 import json
 import re
 import sys
+from collections.abc import Collection
 from importlib.resources import files
 from typing import Any, LiteralString
 
 import attrs
 import psycopg
 from psycopg.rows import tuple_row
+
+from provenance.schema.flavors import known_flavors
 
 Connection = psycopg.Connection[Any]
 Catalogue = dict[str, dict[str, str]]
@@ -38,8 +41,9 @@ _QUERIES: dict[str, LiteralString] = {
     # An object of another owner than the rest could be changed by somebody who was given the schema to use.
     "schema": """
         SELECT n.nspname,
-               'schema' || CASE WHEN n.nspowner <> {owner} THEN ' owned by ' || n.nspowner::regrole::text ELSE '' END
-          FROM pg_namespace n WHERE n.nspname = 'provenance'""",
+               'schema' || CASE WHEN n.nspname = 'provenance' AND n.nspowner <> {owner}
+                                THEN ' owned by ' || n.nspowner::regrole::text ELSE '' END
+          FROM pg_namespace n WHERE n.nspname IN ('provenance', 'provenance_citus')""",
     "relation": r"""
         SELECT quote_ident(c.relname),
                CASE c.relkind WHEN 'r' THEN 'table' WHEN 'p' THEN 'partitioned table' WHEN 'v' THEN 'view'
@@ -98,13 +102,13 @@ _QUERIES: dict[str, LiteralString] = {
           FROM pg_policy p JOIN pg_class c ON c.oid = p.polrelid
          WHERE c.relnamespace = to_regnamespace('provenance')""",
     "function": """
-        SELECT quote_ident(p.proname) || '(' || pg_get_function_identity_arguments(p.oid) || ')',
+        SELECT CASE n.nspname WHEN 'provenance' THEN '' ELSE n.nspname || '.' END || quote_ident(p.proname) || '(' || pg_get_function_identity_arguments(p.oid) || ')',
                l.lanname || ' ' || p.provolatile::text || ' parallel ' || p.proparallel::text
                || CASE WHEN p.proisstrict THEN ' strict' ELSE '' END
                || CASE WHEN p.prosecdef THEN ' security definer' ELSE '' END
                || COALESCE(' returns ' || pg_get_function_result(p.oid), '')
                || COALESCE(' set ' || array_to_string(p.proconfig, ';'), '')
-               || CASE WHEN p.proowner <> {owner} THEN ' owned by ' || p.proowner::regrole::text ELSE '' END
+               || CASE WHEN n.nspname = 'provenance' AND p.proowner <> {owner} THEN ' owned by ' || p.proowner::regrole::text ELSE '' END
                || ' arguments ' || md5(pg_get_function_arguments(p.oid))
                || ' body '
                || CASE WHEN p.proname ~ '^capture_[0-9]+$' AND obj_description(p.oid, 'pg_proc')
@@ -113,7 +117,7 @@ _QUERIES: dict[str, LiteralString] = {
                     WHEN p.proname ~ '^capture_[0-9]+$' AND obj_description(p.oid, 'pg_proc') IS NULL
                        THEN 'without its mark' ELSE md5(COALESCE(pg_get_function_sqlbody(p.oid), p.prosrc)) END
           FROM pg_proc p JOIN pg_language l ON l.oid = p.prolang JOIN pg_namespace n ON n.oid = p.pronamespace
-         WHERE n.nspname = 'provenance'""",
+         WHERE n.nspname IN ('provenance', 'provenance_citus')""",
     # What everybody may do: nothing. Grants to named roles are the operator's choice, except rights to change the past: to
     # alter or remove rows, to say oneself when, in what transaction and by whom a row was written, or to add objects.
     "grant": """
@@ -224,6 +228,14 @@ def _with_captures(catalogue: Catalogue, found: dict[str, str]) -> Catalogue:
     return catalogue | {"function": catalogue["function"] | captures}
 
 
+def _with_flavors(catalogue: Catalogue, schemas: Collection[str]) -> Catalogue:
+    """Return the catalogue with what belongs to the flavors whose schemas there are."""
+    for flavor in known_flavors():
+        if flavor.schema in schemas:
+            catalogue = {kind: entries | flavor.expected.get(kind, {}) for kind, entries in catalogue.items()}
+    return catalogue
+
+
 def verify(connection: Connection) -> list[Difference]:
     """Return how the schema in the database differs from what the migrations make; empty when it does not.
 
@@ -231,7 +243,8 @@ def verify(connection: Connection) -> list[Difference]:
     """
     found = read_catalogue(connection)
     partitions = [name for name in found["relation"] if _MONTHLY.fullmatch(name)]
-    expected = _with_captures(_with_partitions(expected_catalogue(), partitions), found["function"])
+    expected = _with_flavors(expected_catalogue(), found["schema"])
+    expected = _with_captures(_with_partitions(expected, partitions), found["function"])
     return [
         Difference(kind=kind, name=name, expected=expected[kind].get(name), found=found[kind].get(name))
         for kind in _QUERIES

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from provenance.errors import MigrationError
+from provenance.schema.flavors import Flavor, flavor_named, known_flavors
 from provenance.schema.migrations import Migration, known_migrations
 from provenance.schema.runner import LEDGER, LOCK_KEY
 
@@ -51,7 +52,7 @@ $provenance$;
 _MONTHS = "    PERFORM provenance.ensure_partitions();\n"
 
 
-def script(since: int, to: int) -> str:
+def script(since: int, to: int, *, flavor: str | None = None) -> str:
     """Return the SQL that takes the schema from a version to another one, and notes that as the runner does.
 
     It is one statement. It refuses, before it does anything, a database that is not at version *since*.
@@ -59,11 +60,15 @@ def script(since: int, to: int) -> str:
     Args:
         since: the version that the schema is at; 0: it is not there.
         to: the version that it shall be at; 0: it is removed, with everything that is recorded.
+        flavor: ``"citus"`` for the coordinator of Citus, on the way to the newest version.
 
     Raises:
-        MigrationError: this version of the library does not know such a version.
+        MigrationError: this version of the library does not know such a version or flavor.
     """
     known = known_migrations()
+    chosen = flavor_named(flavor)
+    if chosen and not since < to == len(known):
+        raise MigrationError(f"a flavor is for a way up to the newest version, {len(known)}")
     for version in (since, to):
         if not 0 <= version <= len(known):
             raise MigrationError(
@@ -73,10 +78,14 @@ def script(since: int, to: int) -> str:
     steps += [_down(migration) for migration in reversed(known[to:since])]
     if since == 0 < to:
         steps.insert(0, _execute(LEDGER))
+    if chosen:
+        steps.insert(0, _execute(chosen.check))
+        steps.append(_flavored(chosen))
     if since < to:
         steps.append(_MONTHS)
     elif to == 0 < since:
         steps.append(_execute("DROP TABLE provenance.migrations; DROP SCHEMA provenance;"))
+        steps += [_execute(one.down) for one in known_flavors()]
     return _SCRIPT.format(
         since=since,
         to=to,
@@ -89,6 +98,13 @@ def script(since: int, to: int) -> str:
 
 def _execute(text: str) -> str:
     return f"    EXECUTE $migration$\n{text}\n$migration$;\n"
+
+
+def _flavored(flavor: Flavor) -> str:
+    return (
+        f"    IF to_regnamespace('{flavor.schema}') IS NULL THEN\n{_execute(flavor.up)}"  # noqa: S608 - of our own files
+        "    END IF;\n"
+    )
 
 
 def _up(migration: Migration) -> str:

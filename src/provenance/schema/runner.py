@@ -18,6 +18,7 @@ from psycopg import sql
 from psycopg.rows import class_row, scalar_row
 
 from provenance.errors import AS_OWNER, MigrationError
+from provenance.schema.flavors import flavor_named, known_flavors
 from provenance.schema.migrations import Migration, known_migrations
 
 Connection = psycopg.Connection[Any]
@@ -180,9 +181,8 @@ def _locked_step(connection: Connection, what: str, before_it: str = "") -> Gene
         with connection.transaction():
             # At a stricter level the ledger would be read as it was before the lock was waited for. The path decides what
             # now() and text mean in the text of a migration.
-            connection.execute(
-                "SET TRANSACTION ISOLATION LEVEL READ COMMITTED; SET LOCAL search_path = pg_catalog, pg_temp"
-            )
+            connection.execute("SET TRANSACTION ISOLATION LEVEL READ COMMITTED")
+            connection.execute("SET LOCAL search_path = pg_catalog, pg_temp")
             connection.execute("SELECT pg_advisory_xact_lock(%s)", (LOCK_KEY,))
             _act_as_owner(connection)
             with _reading_the_ledger(psycopg.errors.InsufficientPrivilege):
@@ -226,21 +226,29 @@ def _before_it(done: list[Migration], what: str) -> str:
     return f"; {what} before that: {', '.join(map(_named, done))}" if done else ""
 
 
-def up(connection: Connection, *, to: int | None = None) -> list[Migration]:
+_INSTALLED = "SELECT EXISTS (SELECT FROM pg_catalog.pg_namespace n WHERE n.nspname = %s)"
+
+
+def up(connection: Connection, *, to: int | None = None, flavor: str | None = None) -> list[Migration]:
     """Apply the migrations that are missing, and make the partitions of the coming months.
 
     Args:
         connection: to the database, as the role that shall own the schema; with no transaction open.
         to: the last version to apply; all of them when left out.
+        flavor: ``"citus"`` for the coordinator of Citus. Once installed it stays, whether it is named again or not.
 
     Returns:
         The migrations this call applied; another deploy may have applied some meanwhile.
 
     Raises:
         MigrationError: the encoding of the database or of the connection does not do, the ledger does not fit this version
-            of the library, or a statement failed. Migrations before the failing one stay applied.
+            of the library, the flavor does not fit the database, or a statement failed. Migrations before the failing one
+            stay applied.
     """
     _refuse_encoding(connection)
+    chosen = flavor_named(flavor)
+    if chosen and to is not None:
+        raise MigrationError("a flavor is for the newest version; leave out at which version to stop")
     done: list[Migration] = []
     oldest_first = [migration for migration in known_migrations() if to is None or migration.version <= to]
     waiting = oldest_first
@@ -253,6 +261,8 @@ def up(connection: Connection, *, to: int | None = None) -> list[Migration]:
                 # Between two steps another deploy has taken back what was applied.
                 waiting = oldest_first
                 continue
+            if chosen:
+                connection.execute(chosen.check.encode())
             if not ledger:
                 # It needs CREATE on the database, which the owner of the schema may lack.
                 connection.execute(LEDGER)
@@ -264,6 +274,13 @@ def up(connection: Connection, *, to: int | None = None) -> list[Migration]:
             done.append(migration)
     if to is not None and to < known_migrations()[-1].version:
         return done
+    if chosen:
+        with _locked_step(connection, f"the flavor {chosen.name}", _before_it(done, "applied")) as ledger:
+            connection.execute(chosen.check.encode())
+            with connection.cursor(row_factory=scalar_row) as cursor:
+                installed = cursor.execute(_INSTALLED, (chosen.schema,)).fetchone()
+            if ledger and not installed:
+                connection.execute(chosen.up.encode())
     with _locked_step(connection, "making partitions", _before_it(done, "applied")) as ledger:
         # Between two steps another deploy may have taken everything back.
         if ledger:
@@ -303,5 +320,7 @@ def down(connection: Connection, *, to: int) -> list[Migration]:
             if len(ledger) == 1:
                 # RESTRICT, the default: whatever else somebody put into the schema stops the removal.
                 connection.execute("DROP TABLE provenance.migrations; DROP SCHEMA provenance")
+                for flavor in known_flavors():
+                    connection.execute(flavor.down.encode())
             done.append(migration)
     return done

@@ -315,6 +315,8 @@ class Installed:
     """Of the schema."""
     months_due: bool
     """The next month has no partition yet, and this role may make it."""
+    on_citus: bool
+    """It is of the flavor for Citus."""
 
 
 def _installed(rows: Rows) -> Installed:
@@ -329,7 +331,8 @@ INSTALLED = Statement(
               AND pg_catalog.pg_relation_size('provenance.row_changes_default') < 8388608
               AND pg_catalog.to_regclass('provenance.actions_' || pg_catalog.to_char(
                   pg_catalog.date_trunc('month', pg_catalog.clock_timestamp() AT TIME ZONE 'UTC')
-                  + pg_catalog.make_interval(months => 1), 'YYYY_MM')) IS NULL""",
+                  + pg_catalog.make_interval(months => 1), 'YYYY_MM')) IS NULL,
+              pg_catalog.to_regnamespace('provenance_citus') IS NOT NULL""",
     None,
     _installed,
 )

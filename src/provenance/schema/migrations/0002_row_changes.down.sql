@@ -48,6 +48,8 @@ DROP FUNCTION
     provenance.stamp_table(regclass, boolean),
     provenance.truncated_with(regclass),
     provenance.check_table(oid, text),
+    provenance.allow_triggers(oid),
+    provenance.is_distributed(oid),
     provenance.qualified_name(oid),
     provenance.touch(),
     provenance.require_action(),

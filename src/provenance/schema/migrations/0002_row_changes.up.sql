@@ -4,9 +4,10 @@ CREATE OR REPLACE FUNCTION provenance.schema_version() RETURNS integer
     LANGUAGE sql IMMUTABLE PARALLEL SAFE
     RETURN 2;
 
--- Stamping. The first two run with the rights of whoever writes: what is executed when a column is assigned to, a cast or the
--- check of a domain, is the choice of the table's owner, and must not run with the rights of the trail's. So they cannot
--- call current_action_id(), which only writers may. All three use no operator and no unqualified name, so that they need no
+-- Stamping. These run with the rights of whoever writes: what is executed when a column is assigned to, a cast or the check
+-- of a domain, is the choice of the table's owner, and must not run with the rights of the trail's. So they cannot call
+-- current_action_id(), which only writers may; and where a distributed Postgres keeps the rows on other servers, these
+-- functions are there and nothing else of this schema. They use no operator and no unqualified name, so that they need no
 -- search_path of their own, which would cost every row.
 
 CREATE FUNCTION provenance.stamp_insert() RETURNS trigger
@@ -39,10 +40,14 @@ $$;
 COMMENT ON FUNCTION provenance.stamp_update() IS 'Row trigger: note which action changes the row; who made it cannot be changed.';
 
 CREATE FUNCTION provenance.require_action() RETURNS trigger
-    LANGUAGE plpgsql SECURITY DEFINER
+    LANGUAGE plpgsql
     AS $$
+DECLARE
+    action_id CONSTANT pg_catalog.uuid :=
+        CASE WHEN pg_catalog.texteq(pg_catalog.current_setting('provenance.action_id', true), '') THEN NULL
+             ELSE pg_catalog.current_setting('provenance.action_id', true)::pg_catalog.uuid END;
 BEGIN
-    IF provenance.current_action_id() IS NULL THEN
+    IF action_id IS NULL THEN
         RAISE EXCEPTION '% of %.% refused: no action is current', TG_OP, TG_TABLE_SCHEMA, TG_TABLE_NAME
             USING ERRCODE = 'object_not_in_prerequisite_state',
                   HINT = 'Write inside track_action(); in SQL, call provenance.record_action() first in the transaction.';
@@ -74,6 +79,37 @@ SELECT format('%I.%I', n.nspname, c.relname)
   FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace WHERE c.oid = relation
 $$;
 
+CREATE FUNCTION provenance.is_distributed(relation oid) RETURNS boolean
+    LANGUAGE plpgsql STABLE STRICT
+    SET search_path = pg_catalog, pg_temp
+    AS $$
+DECLARE
+    found boolean := false;
+BEGIN
+    IF to_regclass('pg_catalog.pg_dist_partition') IS NOT NULL THEN
+        EXECUTE 'SELECT EXISTS (SELECT FROM pg_catalog.pg_dist_partition p WHERE p.logicalrelid = $1)'
+           INTO found USING relation;
+    END IF;
+    RETURN found;
+END
+$$;
+
+COMMENT ON FUNCTION provenance.is_distributed(oid) IS 'Whether Citus keeps the rows of a table on other servers, or may.';
+
+-- Citus wants to be told that a trigger on a worker is meant, until the transaction ends; those of stamps look at nothing but
+-- their row and a setting. One worker after the other, or the functions could not be made there once a column is added.
+CREATE FUNCTION provenance.allow_triggers(relation oid) RETURNS void
+    LANGUAGE plpgsql VOLATILE STRICT
+    SET search_path = pg_catalog, pg_temp
+    AS $$
+BEGIN
+    IF provenance.is_distributed(relation) THEN
+        SET LOCAL citus.enable_unsafe_triggers = on;
+        SET LOCAL citus.multi_shard_modify_mode = 'sequential';
+    END IF;
+END
+$$;
+
 -- Refuses, with a reason and a remedy, a table that cannot be stamped or captured.
 CREATE FUNCTION provenance.check_table(relation oid, purpose text) RETURNS void
     LANGUAGE plpgsql STABLE
@@ -93,6 +129,11 @@ DECLARE
                JOIN pg_class c ON c.oid = p.relid AND NOT c.relispartition))
         WHEN it.relnamespace IN ('provenance'::regnamespace, 'pg_catalog'::regnamespace,
                                     'information_schema'::regnamespace) THEN 'it is not a table of yours'
+        WHEN purpose = 'captured' AND provenance.is_distributed(relation)
+            THEN 'Citus keeps its rows on other servers, where there is no trail to write to; stamp it instead'
+        WHEN purpose = 'stamped' AND provenance.is_distributed(relation)
+             AND to_regnamespace('provenance_citus') IS NULL
+            THEN 'Citus keeps its rows on other servers; run `provenance migrate up --flavor citus` first'
         WHEN purpose LIKE '%stamped' AND EXISTS (
             SELECT FROM pg_trigger t WHERE t.tgrelid = relation AND t.tgname = 'provenance_touch')
             THEN 'it is the table of a concept, which comes with its stamps; change the declaration instead'
@@ -124,6 +165,7 @@ DECLARE
     leaf regclass;
 BEGIN
     PERFORM provenance.check_table(relation, 'stamped');
+    PERFORM provenance.allow_triggers(relation);
     EXECUTE format('LOCK TABLE %s IN SHARE ROW EXCLUSIVE MODE', full_name);
     FOREACH column_name IN ARRAY ARRAY['created_by_action_id', 'updated_by_action_id'] LOOP
         column_type := (
@@ -176,6 +218,7 @@ BEGIN
         RAISE EXCEPTION '% is not stamped', full_name USING ERRCODE = 'undefined_object';
     END IF;
     PERFORM provenance.check_table(relation, 'unstamped');
+    PERFORM provenance.allow_triggers(relation);
     FOR leaf IN SELECT provenance.truncated_with(relation) LOOP
         EXECUTE format('DROP TRIGGER IF EXISTS provenance_require_action_truncate ON %s', leaf);
     END LOOP;

@@ -1,0 +1,54 @@
+"""What a Postgres that is distributed over several servers needs beside the migrations."""
+
+from __future__ import annotations
+
+import json
+from importlib.resources import files
+
+import attrs
+
+from provenance.errors import MigrationError
+
+FLAVORS = ("citus",)
+"""The names of the flavors there are."""
+
+
+@attrs.frozen(kw_only=True)
+class Flavor:
+    """SQL that is run with the migrations on a distributed Postgres."""
+
+    name: str
+    schema: str
+    """Where its objects are; it is installed where that schema exists."""
+    check: str
+    """Raises, before anything is changed, where the flavor does not fit."""
+    up: str
+    down: str
+    """Run after the schema ``provenance`` is gone, also where the flavor was never installed."""
+    expected: dict[str, dict[str, str]]
+    """What the catalogue of a database has beside what the migrations make: kind of object → its name → its definition."""
+
+
+def _read(name: str) -> Flavor:
+    folder = files(__name__)
+    check, up, down = ((folder / f"{name}.{step}.sql").read_text(encoding="utf-8") for step in ("check", "up", "down"))
+    expected = json.loads((folder / f"{name}.json").read_text(encoding="utf-8"))
+    return Flavor(name=name, schema=f"provenance_{name}", check=check, up=up, down=down, expected=expected)
+
+
+def known_flavors() -> tuple[Flavor, ...]:
+    """Return the flavors this version of the library ships."""
+    return tuple(map(_read, FLAVORS))
+
+
+def flavor_named(name: str | None) -> Flavor | None:
+    """Return a flavor by its name; ``None`` for that of an ordinary Postgres, which needs nothing.
+
+    Raises:
+        MigrationError: there is none of that name.
+    """
+    if name is None:
+        return None
+    if name not in FLAVORS:
+        raise MigrationError(f"there is no flavor {name!r}; there is {', '.join(FLAVORS)}")
+    return _read(name)
