@@ -18,7 +18,6 @@ from provenance.schema import Migration
 from provenance.schema.flavors import FLAVORS
 from provenance.schema.runner import listed
 
-
 _flavor_option = click.option(
     "--flavor", type=click.Choice(FLAVORS), help="For the coordinator of Citus; once installed, it stays."
 )

@@ -102,13 +102,15 @@ _QUERIES: dict[str, LiteralString] = {
           FROM pg_policy p JOIN pg_class c ON c.oid = p.polrelid
          WHERE c.relnamespace = to_regnamespace('provenance')""",
     "function": """
-        SELECT CASE n.nspname WHEN 'provenance' THEN '' ELSE n.nspname || '.' END || quote_ident(p.proname) || '(' || pg_get_function_identity_arguments(p.oid) || ')',
+        SELECT CASE n.nspname WHEN 'provenance' THEN '' ELSE n.nspname || '.' END || quote_ident(p.proname)
+               || '(' || pg_get_function_identity_arguments(p.oid) || ')',
                l.lanname || ' ' || p.provolatile::text || ' parallel ' || p.proparallel::text
                || CASE WHEN p.proisstrict THEN ' strict' ELSE '' END
                || CASE WHEN p.prosecdef THEN ' security definer' ELSE '' END
                || COALESCE(' returns ' || pg_get_function_result(p.oid), '')
                || COALESCE(' set ' || array_to_string(p.proconfig, ';'), '')
-               || CASE WHEN n.nspname = 'provenance' AND p.proowner <> {owner} THEN ' owned by ' || p.proowner::regrole::text ELSE '' END
+               || CASE WHEN n.nspname = 'provenance' AND p.proowner <> {owner}
+                       THEN ' owned by ' || p.proowner::regrole::text ELSE '' END
                || ' arguments ' || md5(pg_get_function_arguments(p.oid))
                || ' body '
                || CASE WHEN p.proname ~ '^capture_[0-9]+$' AND obj_description(p.oid, 'pg_proc')

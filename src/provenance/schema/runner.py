@@ -18,7 +18,7 @@ from psycopg import sql
 from psycopg.rows import class_row, scalar_row
 
 from provenance.errors import AS_OWNER, MigrationError
-from provenance.schema.flavors import flavor_named, known_flavors
+from provenance.schema.flavors import KEEP_HERE, flavor_named, known_flavors
 from provenance.schema.migrations import Migration, known_migrations
 
 Connection = psycopg.Connection[Any]
@@ -261,8 +261,7 @@ def up(connection: Connection, *, to: int | None = None, flavor: str | None = No
                 # Between two steps another deploy has taken back what was applied.
                 waiting = oldest_first
                 continue
-            if chosen:
-                connection.execute(chosen.check.encode())
+            connection.execute(chosen.check.encode() if chosen else f"SELECT {KEEP_HERE}")
             if not ledger:
                 # It needs CREATE on the database, which the owner of the schema may lack.
                 connection.execute(LEDGER)

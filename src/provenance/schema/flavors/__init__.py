@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from importlib.resources import files
+from typing import LiteralString
 
 import attrs
 
@@ -27,6 +28,15 @@ class Flavor:
     """Run after the schema ``provenance`` is gone, also where the flavor was never installed."""
     expected: dict[str, dict[str, str]]
     """What the catalogue of a database has beside what the migrations make: kind of object → its name → its definition."""
+
+
+KEEP_HERE: LiteralString = """pg_catalog.set_config('citus.enable_ddl_propagation', 'off', true)
+   FROM pg_catalog.pg_namespace n WHERE n.nspname = 'provenance_citus'"""
+"""What follows SELECT, or PERFORM, before each step in a database with a flavor, so that nothing is made elsewhere too.
+
+The functions of stamps come to workers with the first table that is stamped. A migration that changes one of those has to
+switch this on again for it.
+"""
 
 
 def _read(name: str) -> Flavor:

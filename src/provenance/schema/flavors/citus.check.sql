@@ -26,7 +26,9 @@ BEGIN
         RAISE EXCEPTION 'tables of the trail are distributed; bring them back first, with undistribute_table() or citus_schema_undistribute()'
             USING ERRCODE = 'object_not_in_prerequisite_state';
     END IF;
-    -- Else a schema that is made becomes one that Citus keeps on some worker.
-    SET LOCAL citus.enable_schema_based_sharding = off;
+    -- Else a schema that is made might become one that Citus keeps on some worker, and its functions would be made on all of
+    -- them. Not by SET LOCAL, which Citus would tell them.
+    PERFORM set_config('citus.enable_schema_based_sharding', 'off', true),
+            set_config('citus.enable_ddl_propagation', 'off', true);
 END
 $$;

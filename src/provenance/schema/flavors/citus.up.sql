@@ -4,6 +4,8 @@
 -- the work would stand and its row would not. Where something that Citus counts as a table of its own is written here too, it
 -- prepares the workers, commits here, which is the decision, and then has them commit. So each transaction that records an
 -- action deletes from a table of that kind, in which there never is a row: nobody waits, and nothing is left behind.
+SELECT set_config('citus.enable_ddl_propagation', 'on', true);
+
 CREATE SCHEMA provenance_citus;
 
 CREATE TABLE provenance_citus.two_phase (nothing boolean);
@@ -11,6 +13,8 @@ CREATE TABLE provenance_citus.two_phase (nothing boolean);
 COMMENT ON TABLE provenance_citus.two_phase IS 'Always empty. Writing to it has Citus commit in two phases.';
 
 SELECT citus_add_local_table_to_metadata('provenance_citus.two_phase');
+
+SELECT set_config('citus.enable_ddl_propagation', 'off', true);
 
 CREATE FUNCTION provenance_citus.commit_in_two_phases() RETURNS trigger
     LANGUAGE plpgsql SECURITY DEFINER
