@@ -209,6 +209,8 @@ class ChangePage:
 
     items: tuple[RowChange, ...]
     next: str | None
+    incomplete_until: datetime | None = None
+    """Of the history of a row: until when others may have left the database."""
 
     def __iter__(self) -> Iterator[RowChange]:
         return iter(self.items)

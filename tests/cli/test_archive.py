@@ -69,17 +69,42 @@ def test_months_leave_and_come_back(run: Run, run_json: Callable[..., Any], owne
 
 
 def test_what_stands_in_the_way(run: Run, owner: Connection, root: Path) -> None:
-    """The months before it have left; it exits with 1 and says why this one has not."""
+    """That month stays, and others leave; it exits with 1 and says why this one has not."""
+    months.make(owner, "row_changes", first_of(2021, 3))
     owner.execute(
         "INSERT INTO provenance.action_intents (id, root_id, action_type, concept, started_at)"
         " VALUES (%(id)s, %(id)s, 't', 'c', now())",
-        {"id": id_at(first_of(2021, 3))},
+        {"id": id_at(first_of(2021, 2))},
     )
     result = run("archive", "run", "--to", str(root), "--keep", "12")
-    assert (1, "actions 2021-02 has left: 2 row(s)\n") == (result.exit_code, result.stdout)
-    assert "Error: 1 action(s) that were begun in 2021-03 have no recorded outcome" in result.stderr
+    assert (1, "row_changes 2021-03 has left: 0 row(s)\nactions 2021-03 has left: 1 row(s)\n") == (
+        result.exit_code,
+        result.stdout,
+    )
+    assert "Error: 1 action(s) that were begun in 2021-02 have no recorded outcome" in result.stderr
     result = run("archive", "run", "--to", str(root), "--keep", "12", "--json")
     assert (1, []) == (result.exit_code, json.loads(result.stdout))
+
+
+def test_actions_stay_as_long_as_what_they_changed(run: Run, owner: Connection, root: Path) -> None:
+    """They tell whether that is held, and whom to ask before it is erased."""
+    months.make(owner, "row_changes", first_of(2021, 2))
+    insert(owner, "row_changes", first_of(2021, 2), tenant_id="t")
+    owner.execute(
+        "INSERT INTO provenance.legal_holds (name, reason, tenant_id, action_id)"
+        " VALUES ('case', 'a court', 't', provenance.uuid_v7())"
+    )
+    result = run("archive", "run", "--to", str(root), "--keep", "12")
+    assert (1, "actions 2021-03 has left: 1 row(s)\n") == (result.exit_code, result.stdout)
+    assert "Error: the legal hold case keeps some of row_changes of 2021-02" in result.stderr
+
+
+def test_an_archive_that_cannot_be_written(run: Run, owner: Connection, tmp_path: Path) -> None:
+    """The first month is as good as all others."""
+    (tmp_path / "file").touch()
+    result = run("archive", "run", "--to", str(tmp_path / "file" / "archive"), "--keep", "12")
+    assert (1, "") == (result.exit_code, result.stdout)
+    assert 1 == result.stderr.count("cannot be written or read")
 
 
 def test_what_is_damaged(run: Run, owner: Connection, root: Path) -> None:

@@ -731,7 +731,9 @@ def test_months_that_are_away_are_not_made_up(owner: Connection, trail: Trail, t
                 was(*day)
         assert ["b", "c"] == [was(2021, 3, 1), was(2021, 3, 20)]
         assert datetime(2021, 3, 1, tzinfo=UTC) == trail.changes.blame("t", 1).incomplete_until
+        assert datetime(2021, 3, 1, tzinfo=UTC) == trail.changes.history("t", 1).incomplete_until
     for first in (2, 1):
         restore_month(trail, tmp_path, "row_changes", date(2021, first, 1))
     assert trail.changes.blame("t", 1).incomplete_until is None
+    assert trail.changes.history("t", 1).incomplete_until is None
     assert [value for _, value in expected] == [was(*day) for day, _ in expected]

@@ -19,9 +19,9 @@ from provenance import drivers
 from provenance.archive.exporting import exported, next_edition
 from provenance.archive.files import Month
 from provenance.archive.ledger import Archived
-from provenance.archive.steps import Tell, hold_still, moments, nobody, patiently, recorded
+from provenance.archive.steps import MonthStays, Tell, hold_still, moments, nobody, patiently, recorded
 from provenance.archive.unfinished import refuse_begun, refuse_spooled
-from provenance.errors import ArchiveError, Held
+from provenance.errors import Held
 from provenance.statements import holds
 from provenance.statements.retention import deleted_later, forget_keys
 from provenance.trail import Trail
@@ -61,14 +61,14 @@ def archive_month(
         hold_still(connection)
         leaving = next_edition(connection, table, month)
         if moments(leaving)[1] > datetime.now(UTC):
-            raise ArchiveError(f"{month:%Y-%m} is not over")
+            raise MonthStays(f"{month:%Y-%m} is not over")
         if table == "actions":
             refuse_begun(connection, leaving)
             refuse_spooled(leaving, spools)
         if (name := drivers.run(connection, holds.on(table, leaving.partition))) is not None:
             raise Held(f"the legal hold {name} keeps some of {leaving}; it may leave once the hold is released")
         if (policy := drivers.run(connection, deleted_later(table, month))) is not None:
-            raise ArchiveError(
+            raise MonthStays(
                 f"the retention policy {policy} deletes some of {leaving}, which an archive would keep for ever; let it go "
                 "first (`provenance retention run`), or keep months for longer than that policy does"
             )
@@ -95,14 +95,14 @@ def _drop(connection: drivers.SyncConnection, month: Month, rows: int, longest_h
         connection.execute(sql.SQL("SET LOCAL statement_timeout = {}").format(limit))
         there = connection.execute(sql.SQL("SELECT count(*) FROM ONLY {}").format(partition)).fetchall()
         if there != [(rows,)]:
-            raise ArchiveError(f"{month} changed while it was archived; run it again")
+            raise MonthStays(f"{month} changed while it was archived; run it again")
         connection.execute(sql.SQL("ALTER TABLE {} DETACH PARTITION {}").format(parent, partition))
         connection.execute(sql.SQL("DROP TABLE {}").format(partition))
 
     try:
         patiently(connection, month, drop)
     except psycopg.errors.QueryCanceled as error:
-        raise ArchiveError(
+        raise MonthStays(
             f"counting the rows of {month} takes longer than the table may be locked ({longest_hold:g} s); vacuum "
             f"provenance.{month.partition}, or allow for more"
         ) from error

@@ -22,6 +22,11 @@ from provenance.tracking import TrackedAction
 from provenance.trail import Trail
 from provenance.translation import translated
 
+
+class MonthStays(ArchiveError):
+    """Something keeps this month from leaving, and no other."""
+
+
 Tell = Callable[[int, int], None]
 """Is told how many rows are done, and how many there are."""
 

@@ -10,7 +10,7 @@ from uuid import UUID
 
 from provenance import drivers, ids
 from provenance.archive.files import Month
-from provenance.archive.steps import moments
+from provenance.archive.steps import MonthStays, moments
 from provenance.errors import ArchiveError
 from provenance.journal.spool import Damaged, Spool
 from provenance.statements import Rows, Statement
@@ -24,7 +24,7 @@ def refuse_begun(connection: drivers.SyncConnection, month: Month) -> None:
     """Refuse a month of which actions have no outcome.
 
     Raises:
-        ArchiveError: it is such a month.
+        MonthStays: it is such a month.
     """
     first, last = moments(month)
     begun = drivers.run(
@@ -37,7 +37,7 @@ def refuse_begun(connection: drivers.SyncConnection, month: Month) -> None:
         ),
     )
     if begun:
-        raise ArchiveError(
+        raise MonthStays(
             f"{begun} action(s) that were begun in {month.first:%Y-%m} have no recorded outcome; run `provenance recover`, "
             "and end with trail.complete() or trail.fail() what `provenance log --status unknown` lists"
         )
@@ -47,12 +47,13 @@ def refuse_spooled(month: Month, spools: Iterable[Path]) -> None:
     """Refuse a month of which rows wait in a spool.
 
     Raises:
-        ArchiveError: it is such a month.
+        MonthStays: it is such a month.
+        ArchiveError: a file of a spool is damaged.
     """
     first, last = moments(month)
     for spool in spools:
         if waiting := sum(first <= at < last for at in _spooled(spool)):
-            raise ArchiveError(
+            raise MonthStays(
                 f"{waiting} row(s) of {month.first:%Y-%m} wait in the spool {spool}; run `provenance recover --spool "
                 f"{spool}`"
             )

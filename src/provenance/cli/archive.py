@@ -23,6 +23,7 @@ from provenance.archive import (
     verify_month,
 )
 from provenance.archive.columns import TABLES
+from provenance.archive.steps import MonthStays
 from provenance.cli.database import address, connected, recording
 from provenance.cli.output import clean, columns, emit, emit_json
 from provenance.cli.parameters import hold_option, json_option, month_of, spool_option
@@ -60,7 +61,7 @@ def run(
     """Write the months that are older than --keep says to Parquet files, see that they are all there, and drop them.
 
     The oldest first, each as an action of its own. It can be interrupted at any time and run again: a month is in the
-    database until it is in the archive. Ends at the first month that cannot leave, and exits with 1 then.
+    database until it is in the archive. Says what keeps a month from leaving, goes on with the next one, and exits with 1.
     """
     with connected(dsn) as connection:
         due = due_months(connection, keep, datetime.now(UTC).date())
@@ -68,16 +69,13 @@ def run(
         _show_due(due, as_json=as_json)
         return
     with recording(dsn) as trail, request_scope():
-        done, problem = leave(trail, due, root, spools, hold, tell=_nobody if as_json else _say)
+        done, problems = leave(trail, due, root, spools, hold, tell=_nobody if as_json else _say)
     if as_json:
         emit_json([_fields(one) for one in done])
     elif not due:
         click.echo("no month is due")
-    if problem is not None:
-        raise BadNews(str(problem))
-
-
-Telling = Callable[[Archived], None]
+    if problems:
+        raise BadNews("; ".join(map(str, problems)))
 
 
 def _nobody(_one: Archived) -> None:
@@ -92,10 +90,16 @@ def leave(
     hold: float,
     *,
     tell: Callable[[Archived], None] = _nobody,
-) -> tuple[list[Archived], ArchiveError | Held | None]:
-    """Let months leave, and return those that have left, and what kept the rest from leaving."""
+) -> tuple[list[Archived], list[ArchiveError | Held]]:
+    """Let months leave, and return those that have left, and what kept others from leaving.
+
+    Of a month whose row changes stay, the actions stay too: they tell who may want those erased or held.
+    """
     done: list[Archived] = []
+    staying: dict[date, ArchiveError | Held] = {}
     for one in due:
+        if one.month in staying:
+            continue
         try:
             with progress_bar(f"{one.table} {one.month:%Y-%m}") as progress:
                 done.append(
@@ -107,9 +111,13 @@ def leave(
             if gone(trail, one.table, one.month):
                 # With another session, in the meantime.
                 continue
-            return done, error
-        tell(done[-1])
-    return done, None
+            staying[one.month] = error
+            if not isinstance(error, (MonthStays, Held)):
+                # What is wrong with the archive, or with the server, is so with all months.
+                break
+        else:
+            tell(done[-1])
+    return done, list(staying.values())
 
 
 def gone(trail: Trail, table: str, month: date) -> bool:

@@ -73,8 +73,14 @@ def _told(change: RowChange) -> str:
 
 def _show(page: ChangePage, *, as_json: bool, more: str) -> None:
     if as_json:
-        emit_json({"changes": [_change_fields(change) for change in page], "next": page.next})
+        fields = [_change_fields(change) for change in page]
+        emit_json({"changes": fields, "next": page.next, "incomplete_until": page.incomplete_until})
         return
+    if page.incomplete_until:
+        click.echo(
+            f"Row changes until {shown_moment(page.incomplete_until)} may have left the database, and are not listed then.",
+            err=True,
+        )
     if not page.items:
         click.echo("No changes found.", err=True)
         return

@@ -207,10 +207,10 @@ def _retire(trail: Trail, options: _Options, step: _Step) -> None:
 def _archive(trail: Trail, options: _Options, root: Path, keep: int, step: _Step) -> None:
     with connected(options.dsn) as connection:
         due = due_months(connection, keep, datetime.now(UTC).date())
-    done, problem = leave(trail, due, root, options.spools, options.hold)
+    done, problems = leave(trail, due, root, options.spools, options.hold)
     step.done += [f"{one.table} {one.month:%Y-%m} has left: {one.rows} row(s)" for one in done]
-    if problem is not None:
-        raise problem
+    step.left = "; ".join(str(one) for one in problems if isinstance(one, ArchiveBusy)) or None
+    step.problem = "; ".join(str(one) for one in problems if not isinstance(one, ArchiveBusy)) or None
 
 
 def _analyze(options: _Options, step: _Step) -> None:

@@ -10,6 +10,8 @@ from functools import cache
 from typing import LiteralString
 from uuid import UUID
 
+import attrs
+
 from provenance import ids
 from provenance.errors import InvalidAction
 from provenance.models import (
@@ -50,6 +52,10 @@ _OF_ROW: LiteralString = """r.row_slot = ANY (ARRAY(
                        AND r.row_key = ANY ({of}.keys)"""
 _OF_WANTED: LiteralString = _OF_ROW.replace("{of}", "wanted")
 _OF_LIFE: LiteralString = _OF_ROW.replace("{of}", "life")
+
+_MISSING_UNTIL: LiteralString = (
+    "(SELECT max(provenance.changes_missing_until(i)) FROM wanted CROSS JOIN unnest(wanted.ids) i)"
+)
 
 
 _shape = cache(shape_of)
@@ -103,6 +109,16 @@ def _page(rows: Rows, limit: int) -> ChangePage:
     return ChangePage(items=items, next=items[-1].id if len(rows) > limit else None)
 
 
+def _missing_until(rows: Rows) -> datetime | None:
+    """Return until when changes of a row may have left, which is the last column of each."""
+    until: datetime | None = rows[0][-1]
+    return until and until.astimezone(UTC)
+
+
+def _history(rows: Rows, limit: int) -> ChangePage:
+    return attrs.evolve(_page([row[:-1] for row in rows], limit), incomplete_until=_missing_until(rows))
+
+
 def _cursor(given: str | None, what: str) -> tuple[int | None, int | None, int | None]:
     if given is None:
         return None, None, None
@@ -121,7 +137,7 @@ def history(table: str, key: Key, *, before: str | None, limit: int) -> Statemen
                    OR (r.table_id, r.seq, r.ordinal) < (%(table_id)s::integer, %(seq)s::bigint, %(ordinal)s::integer))"""
     return Statement(
         f"""WITH {_WANTED}
-            SELECT {_COLUMNS}
+            SELECT {_COLUMNS}, {_MISSING_UNTIL}
               FROM wanted LEFT JOIN LATERAL (
                    SELECT r.* FROM provenance.row_changes r WHERE {_OF_WANTED} AND {_CHANGED} AND {older}
                    UNION ALL
@@ -138,7 +154,7 @@ def history(table: str, key: Key, *, before: str | None, limit: int) -> Statemen
             "ordinal": ordinal,
             "limit": limit + 1,
         },
-        lambda rows: _page(rows, limit),
+        lambda rows: _history(rows, limit),
     )
 
 
@@ -215,8 +231,7 @@ def _blamed(rows: Rows) -> RowBlame:
         found.get(column, Blame(column=column, value=value, change=None, action=None))
         for column, value in (values or {}).items()
     )
-    missing_until: datetime | None = rows[0][-1]
-    return RowBlame(columns=columns, ended=ended, incomplete_until=missing_until and missing_until.astimezone(UTC))
+    return RowBlame(columns=columns, ended=ended, incomplete_until=_missing_until(rows))
 
 
 def blame(table: str, key: Key) -> Statement[RowBlame]:
@@ -241,7 +256,7 @@ def blame(table: str, key: Key) -> Statement[RowBlame]:
                   LEFT JOIN LATERAL ({earlier}) origin ON true
                  WHERE life.old_key IS NOT NULL)
             SELECT {_COLUMNS}, {reading.COLUMNS}, r.is_left,
-                   (SELECT max(provenance.changes_missing_until(i)) FROM wanted CROSS JOIN unnest(wanted.ids) i)
+                   {_MISSING_UNTIL}
               FROM life LEFT JOIN LATERAL (
                    SELECT r.*, false AS is_left FROM provenance.row_changes r
                     WHERE {_OF_LIFE} AND (r.table_id, r.seq) < (life.until_table, life.until_seq)
