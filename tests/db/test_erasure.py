@@ -291,7 +291,7 @@ def erasing(eye: Connection, provenance_dsn: str) -> Iterator[Connection]:
 def test_an_erasure_lets_through_nothing_else(erasing: Connection, statement: str) -> None:
     """Not even by the owner, in a transaction that erases."""
     with pytest.raises(errors.InsufficientPrivilege, match="is insert-only"), erasing.transaction():
-        erasing.execute(statement.replace("{it}", "provenance.erasing_action_id()").encode())
+        erasing.execute(statement.replace("{it}", "provenance.changing_action_id('erase')").encode())
     erased = erasing.execute("SELECT * FROM provenance.erase('ada', NULL, NULL, NULL, NULL, NULL, NULL)").fetchone()
     assert erased == (2, 0, 2, 0)
 

@@ -14,7 +14,7 @@ from provenance.cli.problems import BadNews
 from provenance.drivers import run
 from provenance.errors import SchemaNotReady
 from provenance.models import ViewState
-from provenance.statements.version import INSTALLED
+from provenance.statements.version import VERSION
 from provenance.statements.views import VIEWS
 from provenance.trail import SCHEMA_VERSION
 from provenance.translation import translated
@@ -29,7 +29,7 @@ def status(ctx: click.Context, *, as_json: bool) -> None:
     Exits with 1 when the schema does not fit.
     """
     with connected(ctx.obj) as connection:
-        version, unread = run(connection, INSTALLED), None
+        version, unread = run(connection, VERSION), None
         fits = version is not None and version >= SCHEMA_VERSION
         try:
             with translated("reading the state of the views", rights="reader"):

@@ -12,7 +12,7 @@ from provenance.errors import AS_OWNER, MigrationError
 from provenance.schema import known_migrations
 from provenance.schema.catalogue import OWNER
 from provenance.statements import Rows, Statement
-from provenance.statements.version import INSTALLED
+from provenance.statements.version import VERSION
 
 _error = partial(Finding, check="schema", severity=Severity.ERROR, subject="schema provenance")
 
@@ -22,7 +22,7 @@ def fitting(connection: SyncConnection) -> tuple[bool, list[Finding]]:
     try:
         states = schema.status(connection)
     except MigrationError:
-        return _fitting_by_version(run(connection, INSTALLED))
+        return _fitting_by_version(run(connection, VERSION))
     problems = [
         _error(
             problem=state.problem,

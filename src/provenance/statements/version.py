@@ -10,7 +10,7 @@ def _version(rows: Rows) -> int | None:
 
 
 # Out of the catalogue: readers may not call the function, and no role can where there is none.
-INSTALLED = Statement(
+VERSION = Statement(
     r"""SELECT pg_catalog.substring(pg_catalog.pg_get_function_sqlbody(p.oid), '\d+')
          FROM pg_catalog.pg_proc p JOIN pg_catalog.pg_namespace n ON n.oid = p.pronamespace
         WHERE n.nspname = 'provenance' AND p.proname = 'schema_version'""",

@@ -22,8 +22,7 @@ BEGIN
               HINT = 'Recorded actions are evidence; whole months leave by detaching their partition.';
 END
 $$;
-DROP FUNCTION provenance.tells_why, provenance.retiring_action_id();
-DROP FUNCTION provenance.erasing_action_id();
+DROP FUNCTION provenance.tells_why, provenance.changing_action_id(text);
 COMMENT ON COLUMN provenance.actions.erased_by_action_id IS NULL;
 CREATE OR REPLACE FUNCTION provenance.schema_version() RETURNS integer
     LANGUAGE sql IMMUTABLE PARALLEL SAFE

@@ -6,27 +6,16 @@ CREATE OR REPLACE FUNCTION provenance.schema_version() RETURNS integer
 
 COMMENT ON COLUMN provenance.actions.erased_by_action_id IS 'The action that took out payload, result, metadata and error message; null while they are as they were recorded.';
 
--- Which action erases, in this transaction: one that was declared, so that it is known of whatever becomes of it.
-CREATE FUNCTION provenance.erasing_action_id() RETURNS uuid
+-- By which action evidence changes in this transaction: one that was declared, so that it is known of whatever becomes of it.
+CREATE FUNCTION provenance.changing_action_id(action_type text) RETURNS uuid
     LANGUAGE sql STABLE SECURITY DEFINER
     SET search_path = pg_catalog, pg_temp
     AS 'SELECT i.id FROM provenance.action_intents i
-         WHERE i.id = provenance.current_action_id() AND i.action_type = ''erase'' AND i.concept = ''trail''
-           AND i.work_xid = pg_current_xact_id_if_assigned()
+         WHERE i.id = provenance.current_action_id() AND i.action_type = changing_action_id.action_type
+           AND i.concept = ''trail'' AND i.work_xid = pg_current_xact_id_if_assigned()
            AND i.system_identifier = provenance.system_identifier()';
 
-COMMENT ON FUNCTION provenance.erasing_action_id() IS 'The action by which this transaction erases, or null.';
-
--- Which action lets rows go that nobody must keep any more, in this transaction.
-CREATE FUNCTION provenance.retiring_action_id() RETURNS uuid
-    LANGUAGE sql STABLE SECURITY DEFINER
-    SET search_path = pg_catalog, pg_temp
-    AS 'SELECT i.id FROM provenance.action_intents i
-         WHERE i.id = provenance.current_action_id() AND i.action_type = ''apply_retention'' AND i.concept = ''trail''
-           AND i.work_xid = pg_current_xact_id_if_assigned()
-           AND i.system_identifier = provenance.system_identifier()';
-
-COMMENT ON FUNCTION provenance.retiring_action_id() IS 'The action by which rows leave this transaction, or null.';
+COMMENT ON FUNCTION provenance.changing_action_id(text) IS 'The declared action of this type in whose transaction this is, or null.';
 
 -- What is said of an erasure, a hold or a retention policy is why it was done, and not to be erased.
 CREATE FUNCTION provenance.tells_why(concept text, action_type text) RETURNS boolean
@@ -46,10 +35,10 @@ DECLARE
     before jsonb;
     after jsonb;
 BEGIN
-    IF TG_OP = 'DELETE' AND provenance.retiring_action_id() IS NOT NULL
+    IF TG_OP = 'DELETE' AND provenance.changing_action_id('apply_retention') IS NOT NULL
        AND to_jsonb(OLD) ->> 'concept' IS DISTINCT FROM 'trail' THEN
         RETURN OLD;
-    ELSIF TG_OP = 'UPDATE' AND provenance.erasing_action_id() IS NOT NULL THEN
+    ELSIF TG_OP = 'UPDATE' AND provenance.changing_action_id('erase') IS NOT NULL THEN
         before := to_jsonb(OLD);
         after := to_jsonb(NEW);
         IF before ? 'row_slot' THEN
@@ -68,7 +57,7 @@ BEGIN
               AND num_nonnulls(NEW.payload, NEW.result, NEW.metadata, NEW.error_message) = 0
               AND num_nonnulls(OLD.payload, OLD.result, OLD.metadata, OLD.error_message) > 0
               AND NOT provenance.tells_why(OLD.concept, OLD.action_type)
-              AND NEW.erased_by_action_id = provenance.erasing_action_id()
+              AND NEW.erased_by_action_id = provenance.changing_action_id('erase')
         THEN
             RETURN NEW;
         END IF;
@@ -162,7 +151,7 @@ CREATE FUNCTION provenance.covers(
 COMMENT ON FUNCTION provenance.covers IS 'Whether a legal hold holds what is known of an action.';
 
 -- Takes out what was recorded of a user or of an entity, and of the rows that those actions changed; or of one row of a captured
--- table, whoever changed it. Called by the library inside an action of its own; see erasing_action_id().
+-- table, whoever changed it. Called by the library inside an action of its own; see changing_action_id().
 CREATE FUNCTION provenance.erase(
     subject_user text, subject_type text, subject_id text, subject_relation regclass, subject_table text,
     subject_key text[], subject_tenant text,
@@ -173,7 +162,7 @@ CREATE FUNCTION provenance.erase(
     AS $$
 #variable_conflict use_column
 DECLARE
-    by_action CONSTANT uuid := provenance.erasing_action_id();
+    by_action CONSTANT uuid := provenance.changing_action_id('erase');
     -- That there is doubt must stay; an error message may be part of why.
     erased_doubt CONSTANT text := 'nobody can know its outcome; why is erased';
     subjects uuid[];
