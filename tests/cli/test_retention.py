@@ -100,6 +100,7 @@ def test_blame_says_what_may_be_missing(run: Run, run_json: Callable[..., Any], 
     assert "2021-03-09T00:00:00+00:00" == run_json("blame", "t", "1")["incomplete_until"]
     told = run("changes", "t", "1")
     assert (
-        "Row changes until 2021-03-09 00:00:00.000Z may have left the database, and are not listed then.\n" == told.stderr
+        "Row changes until 2021-03-09 00:00:00.000Z may have left the database, and are not listed then.\n"
+        == told.stderr
     )
     assert "2021-03-09T00:00:00+00:00" == run_json("changes", "t", "1")["incomplete_until"]

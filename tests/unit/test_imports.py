@@ -20,6 +20,10 @@ LAYERS = [
     [
         "forking",
         "errors",
+        "models.actions",
+        "models.changes",
+        "models.keeping",
+        "models.upkeep",
         "models",
         "values.texts",
         "values.keys",

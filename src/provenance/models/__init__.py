@@ -1,0 +1,73 @@
+"""What the trail hands back: frozen, keyword-only values."""
+
+from provenance.models.actions import (
+    Action,
+    ActionRef,
+    ActionTree,
+    ChainLink,
+    EntityRef,
+    JSONValue,
+    Page,
+    Recovery,
+    Status,
+)
+from provenance.models.changes import (
+    Blame,
+    ChangePage,
+    Ending,
+    Operation,
+    RowBlame,
+    RowChange,
+    RowValues,
+    TableCoverage,
+    TableRow,
+    Truncated,
+)
+from provenance.models.keeping import (
+    Erasure,
+    LegalHold,
+    RetentionOutcome,
+    RetentionPolicy,
+)
+from provenance.models.upkeep import (
+    Growth,
+    IndexUse,
+    Partition,
+    Refresh,
+    TableUpkeep,
+    Upkeep,
+    ViewState,
+)
+
+__all__ = [
+    "Action",
+    "ActionRef",
+    "ActionTree",
+    "Blame",
+    "ChainLink",
+    "ChangePage",
+    "Ending",
+    "EntityRef",
+    "Erasure",
+    "Growth",
+    "IndexUse",
+    "JSONValue",
+    "LegalHold",
+    "Operation",
+    "Page",
+    "Partition",
+    "Recovery",
+    "Refresh",
+    "RetentionOutcome",
+    "RetentionPolicy",
+    "RowBlame",
+    "RowChange",
+    "RowValues",
+    "Status",
+    "TableCoverage",
+    "TableRow",
+    "TableUpkeep",
+    "Truncated",
+    "Upkeep",
+    "ViewState",
+]
