@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Callable
-from datetime import timedelta
+from datetime import UTC, datetime, timedelta
 from typing import Any
 from uuid import UUID
 
@@ -20,6 +20,7 @@ from provenance.models import Action, Status
 from provenance.testing import RecordedActions
 from provenance.trail import Trail
 from tests.cli.conftest import Run
+from tests.support import months
 
 REQUEST = "00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01"
 
@@ -223,6 +224,23 @@ def test_show_leaves_out_what_is_not_known(run: Run, trail: Trail) -> None:
         line.split()[0] for line in shown.partition("\n\n")[0].splitlines()
     ]
     assert f"└── import  pending  {action_id}" == shown.splitlines()[-1]
+
+
+def test_show_says_which_parent_is_missing(run: Run, provenance_dsn: str) -> None:
+    """It has left, or is in another database: what it caused is not the top of a tree, and not below another either."""
+    began = datetime(2026, 1, 9, tzinfo=UTC)
+    root, gone = (months.id_at(began - timedelta(days=days)) for days in (2, 1))
+    with psycopg.connect(provenance_dsn, autocommit=True) as owner:
+        first = months.insert(owner, "actions", began, root_id=root, parent_action_id=gone)
+        second, third = (
+            months.insert(owner, "actions", began + timedelta(hours=hour), root_id=root, parent_action_id=parent)
+            for hour, parent in ((1, root), (2, first))
+        )
+    assert [
+        f"└── t  completed  1.2 ms  {first}  caused by {gone}, which is not here",
+        f"    ├── t  completed  1.2 ms  {second}  caused by {root}, which is not here",
+        f"    └── t  completed  1.2 ms  {third}",
+    ] == run("show", str(second)).stdout.splitlines()[-3:]
 
 
 def test_show_any_member_shows_the_whole_tree(run_json: Callable[..., Any], family: dict[str, Action]) -> None:

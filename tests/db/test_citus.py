@@ -10,6 +10,7 @@ import re
 import tempfile
 from collections.abc import Callable, Iterator
 from contextlib import suppress
+from pathlib import Path
 from typing import Any, LiteralString
 
 import psycopg
@@ -29,6 +30,7 @@ Connection = psycopg.Connection[Any]
 
 LATEST = known_migrations()[-1].version
 ORDERS = range(40)
+PAGE = Path(__file__).parents[2] / "docs" / "howto" / "citus.md"
 
 
 class Boom(Exception):
@@ -137,6 +139,7 @@ def test_a_postgres_without_citus_is_refused(provenance_dsn: str) -> None:
         ),
         ("RESET citus.propagate_set_commands; SET citus.propagate_set_commands = ''", "workers of Citus are not told"),
         ("SET citus.use_citus_managed_tables = on", "set citus.use_citus_managed_tables to off"),
+        ("SET citus.enable_local_execution = off", "set citus.enable_local_execution to on"),
     ],
 )
 def test_a_citus_that_is_set_up_otherwise_is_refused(owner: Connection, spoil: LiteralString, said: str) -> None:
@@ -153,6 +156,56 @@ def test_a_trail_that_is_distributed_itself_is_refused(owner: Connection) -> Non
     owner.execute("SELECT create_distributed_table('provenance.actions', 'tenant_id')")
     with pytest.raises(MigrationError, match="tables of the trail are distributed; bring them back first"):
         schema.up(owner, flavor="citus")
+
+
+def test_a_schema_of_somebody_elses_is_left_alone(owner: Connection) -> None:
+    """It is in the way of the flavor, and is not taken for it."""
+    owner.execute("CREATE SCHEMA provenance_citus; CREATE TABLE provenance_citus.two_phase (id int)")
+    with pytest.raises(MigrationError, match='changed nothing: schema "provenance_citus" already exists'):
+        schema.up(owner, flavor="citus")
+    assert [] == schema.verify(owner)
+    schema.down(owner, to=0)
+    assert 0 == one(owner, "SELECT count(*) FROM provenance_citus.two_phase")
+
+
+@pytest.fixture
+def deployer(owner: Connection) -> Iterator[str]:
+    """A role that is no superuser and may make schemas, and roles."""
+    owner.execute("CREATE ROLE test_citus_deployer LOGIN CREATEROLE")
+    owner.execute(f"GRANT CREATE ON DATABASE {owner.info.dbname} TO test_citus_deployer".encode())
+    yield "test_citus_deployer"
+    for role in ("deployer", "owner", "writer", "reader", "maintainer"):
+        with suppress(psycopg.errors.UndefinedObject):
+            owner.execute(f"DROP OWNED BY test_citus_{role} CASCADE; DROP ROLE test_citus_{role}".encode())
+
+
+@pytest.mark.parametrize("order", ["roles last", "roles first", "script"])
+def test_the_flavor_belongs_to_whom_the_trail_belongs(owner: Connection, deployer: str, order: str) -> None:
+    """Who has given the trail away cannot have its owner do anything; and all can be taken back."""
+    parts = {"host": owner.info.host, "port": owner.info.port, "dbname": owner.info.dbname, "user": deployer}
+    with psycopg.connect(**parts, autocommit=True) as deploying:  # pyright: ignore[reportArgumentType]
+        schema.up(
+            deploying, flavor="citus" if order == "roles last" else None, to=None if order != "script" else LATEST - 1
+        )
+        deploying.execute("SELECT provenance.make_roles('test_citus')")
+        if order == "script":
+            deploying.execute(script(LATEST - 1, LATEST, flavor="citus").encode())
+        else:
+            schema.up(deploying, flavor="citus")
+        assert [] == schema.verify(deploying)
+        owners = owner.execute(
+            """SELECT nspowner::regrole::text FROM pg_namespace WHERE nspname LIKE 'provenance%'
+               UNION SELECT relowner::regrole::text FROM pg_class WHERE relname = 'two_phase'
+               UNION SELECT proowner::regrole::text FROM pg_proc WHERE proname = 'commit_in_two_phases'"""
+        ).fetchall()
+        assert [("test_citus_owner",)] == owners
+        owner.execute("ALTER SCHEMA provenance_citus OWNER TO test_citus_deployer")
+        assert ["schema provenance_citus differs: expected schema; found schema owned by test_citus_deployer"] == [
+            str(difference) for difference in schema.verify(owner)
+        ]
+        owner.execute("ALTER SCHEMA provenance_citus OWNER TO test_citus_owner")
+        schema.down(deploying, to=0)
+        assert 0 == one(owner, "SELECT count(*) FROM pg_namespace WHERE nspname LIKE 'provenance%'")
 
 
 def test_the_flavor_is_installed_once_and_stays(owner: Connection) -> None:
@@ -196,15 +249,24 @@ def test_a_flavor_is_for_the_newest_version(owner: Connection) -> None:
     assert one(owner, "SELECT to_regnamespace('provenance')") is None
 
 
+def test_the_flavor_is_taken_off_as_the_page_says(owner: Connection) -> None:
+    """What is left is what an ordinary installation is."""
+    schema.up(owner, flavor="citus")
+    *_, away = re.findall(r"^```\n(.*?)^```$", PAGE.read_text(), re.MULTILINE | re.DOTALL)
+    owner.execute(away.encode())
+    assert [] == schema.verify(owner)
+    assert 1 == one(owner, "SELECT count(*) FROM pg_namespace WHERE nspname LIKE 'provenance%'")
+
+
 @pytest.mark.parametrize(
     ("spoil", "said"),
     [
         ("DROP TRIGGER commit_in_two_phases ON provenance.actions", "trigger actions.commit_in_two_phases is missing"),
         ("ALTER TABLE provenance.actions DISABLE TRIGGER commit_in_two_phases", "actions.commit_in_two_phases differs"),
         (
-            """CREATE OR REPLACE FUNCTION provenance_citus.commit_in_two_phases() RETURNS trigger LANGUAGE plpgsql
+            """CREATE OR REPLACE FUNCTION provenance.commit_in_two_phases() RETURNS trigger LANGUAGE plpgsql
                AS 'BEGIN RETURN NULL; END'""",
-            "function provenance_citus.commit_in_two_phases() differs",
+            "function commit_in_two_phases() differs",
         ),
     ],
 )
@@ -231,6 +293,9 @@ def test_settings_without_which_workers_learn_nothing(owner: Connection) -> None
         one.subject for one in found
     ]
     assert f"ALTER DATABASE {database} SET citus.propagate_set_commands = local;" == found[0].remedy
+    # Restored where there is no Citus, they do no harm.
+    owner.execute("SET allow_system_table_mods = on; DROP TABLE pg_catalog.pg_dist_partition CASCADE")
+    assert [] == [one for one in diagnose(owner) if one.subject.startswith("citus.")]
 
 
 # --- Recording --------------------------------------------------------------------------------------------------------
@@ -389,9 +454,7 @@ def test_an_intent_whose_process_ends(trail: Trail, eye: Connection) -> None:
 
 def test_only_rows_that_are_here_can_be_captured(trail: Trail, eye: Connection) -> None:
     """Of a table of Citus's it is refused, with a reason."""
-    with pytest.raises(
-        TableRefused, match=r"orders cannot be captured: Citus keeps its rows on other servers, .* stamp it"
-    ):
+    with pytest.raises(TableRefused, match=r"orders cannot be captured: it is a table of Citus, .* stamp it instead"):
         trail.capture("orders")
     with trail.track_action("note", concept="order") as action:
         action.connection.execute("INSERT INTO notes VALUES (1, 'here')")
@@ -399,6 +462,24 @@ def test_only_rows_that_are_here_can_be_captured(trail: Trail, eye: Connection) 
     (change,) = trail.changes.of_action(action.id).items
     assert ("public.notes", {"id": 1, "note": "here"}) == (change.table, change.new)
     eye.execute("TRUNCATE notes")
+
+
+def test_the_function_of_a_capture_stays_here(owner: Connection) -> None:
+    """Citus, which makes each function on all servers unless it is told otherwise, is told so for this one alone."""
+    schema.up(owner, flavor="citus")
+    owner.execute(
+        "CREATE TABLE notes (id int PRIMARY KEY); CREATE TABLE seen (tag text, propagates text);"
+        "CREATE FUNCTION see() RETURNS event_trigger LANGUAGE plpgsql AS "
+        "'BEGIN INSERT INTO public.seen VALUES (tg_tag, current_setting(''citus.enable_ddl_propagation'')); END';"
+        "CREATE EVENT TRIGGER see ON ddl_command_end EXECUTE FUNCTION see()"
+    )
+    with owner.transaction():
+        owner.execute("SET LOCAL citus.enable_ddl_propagation = on")
+        owner.execute("SELECT provenance.capture_table('notes')")
+        assert "on" == one(owner, "SELECT current_setting('citus.enable_ddl_propagation')")
+    found = set(owner.execute("SELECT tag, propagates FROM seen").fetchall())
+    assert {("CREATE FUNCTION", "off"), ("CREATE TRIGGER", "on")} <= found
+    assert ("CREATE FUNCTION", "on") not in found
 
 
 def test_a_table_of_citus_is_not_stamped_without_the_flavor(owner: Connection, look_alike: str) -> None:
@@ -436,14 +517,12 @@ def messages_of(connection: psycopg.Connection[Any], work: Callable[[], object])
 
 
 @pytest.mark.parametrize("familiar", [True, False])
+@pytest.mark.parametrize("autocommit", [True, False])
 def test_no_statement_shares_its_message_with_a_setting(
-    trail: Trail, monkeypatch: pytest.MonkeyPatch, *, familiar: bool
+    trail: Trail, monkeypatch: pytest.MonkeyPatch, *, familiar: bool, autocommit: bool
 ) -> None:
-    """Citus does on its workers whatever stands in a message with SET LOCAL, once more."""
+    """Citus does on its workers whatever stands in a message with SET LOCAL, once more. From the first action on."""
     monkeypatch.setattr("provenance.drivers.running.FAMILIAR", familiar)
-    with trail.track_action("first", concept="order"):
-        pass  # by now it is known where this is
-    assert messages.MANNER.apart
 
     def work() -> None:
         with trail.track_action("outer", concept="order", connection=connection):
@@ -454,10 +533,15 @@ def test_no_statement_shares_its_message_with_a_setting(
                 raise Boom
             connection.execute("INSERT INTO orders VALUES (3)")
 
+    trail.pool.open()
     with trail.pool.connection() as connection:
+        connection.autocommit = autocommit
         sent = messages_of(connection, work)
-    assert [] == [text for text in sent if ";" in text]
-    assert {"BEGIN", "SAVEPOINT", "RELEASE", "SET", "INSERT"} <= {text.split()[0] for text in sent}
+        connection.commit()
+        connection.autocommit = False
+    assert messages.MANNER.apart
+    assert [] == [text for text in sent if ";" in text and "SET LOCAL" in text]
+    assert {"BEGIN", "SAVEPOINT", "RELEASE", "SET", "INSERT"} <= {text.split()[0].strip(";") for text in sent}
 
 
 def test_the_other_colour_learns_it_too(coordinator: str) -> None:

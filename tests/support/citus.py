@@ -33,6 +33,7 @@ CREATE TABLE pg_catalog.pg_dist_local_group (groupid integer);
 CREATE TABLE pg_catalog.pg_dist_node (groupid integer);
 INSERT INTO pg_catalog.pg_dist_local_group VALUES (0);
 INSERT INTO pg_catalog.pg_dist_node VALUES (0), (1), (2);
+GRANT SELECT ON pg_catalog.pg_dist_partition, pg_catalog.pg_dist_local_group, pg_catalog.pg_dist_node TO PUBLIC;
 CREATE FUNCTION pg_catalog.citus_add_local_table_to_metadata(table_name regclass) RETURNS void
     LANGUAGE sql RETURN NULL;
 CREATE FUNCTION pg_catalog.create_distributed_table(table_name regclass, distribution_column text) RETURNS void
@@ -47,7 +48,11 @@ def stand_in(server: str) -> Iterator[str]:
     address = conninfo.make_conninfo(server, dbname=name)
     with psycopg.connect(server, autocommit=True) as admin:
         admin.execute(sql.SQL("CREATE DATABASE {} TEMPLATE template0").format(sql.Identifier(name)))
-        for setting in ("citus.propagate_set_commands = 'local'", "citus.use_citus_managed_tables = off"):
+        for setting in (
+            "citus.propagate_set_commands = 'local'",
+            "citus.use_citus_managed_tables = off",
+            "citus.enable_local_execution = on",
+        ):
             admin.execute(f"ALTER DATABASE {name} SET {setting}".encode())
         try:
             with psycopg.connect(address) as connection:

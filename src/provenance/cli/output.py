@@ -129,7 +129,7 @@ def line(action: Action) -> Text:
 
 
 def grow(below: Tree, tree: ActionTree, *, ids: bool = False) -> None:
-    """Draw a tree of actions below a node.
+    """Draw a tree of actions below a node. Of one whose parent is not there, for it has left, that is said.
 
     Args:
         below: the node.
@@ -137,10 +137,16 @@ def grow(below: Tree, tree: ActionTree, *, ids: bool = False) -> None:
         ids: whether to show each one's id.
     """
     path = [below]
+    above: list[UUID] = []
     for depth, action in tree.walk():
-        del path[depth + 1 :]
+        del path[depth + 1 :], above[depth:]
         label = line(action)
-        path.append(path[depth].add(label.append(f"  {action.id}", "dim") if ids else label))
+        if ids:
+            label.append(f"  {action.id}", "dim")
+        if action.parent_action_id not in (None, *above[-1:]):
+            label.append(f"  caused by {action.parent_action_id}, which is not here", "yellow")
+        path.append(path[depth].add(label))
+        above.append(action.id)
 
 
 def columns(titles: Sequence[str], rows: Iterable[Sequence[str | Text]]) -> Table:

@@ -50,6 +50,7 @@ _WHAT = {
     "row_security": "is off: whoever does not pass by row-level security gets an error instead of recording",
     "default_transaction_read_only": "is on: nothing can be recorded",
     "citus.propagate_set_commands": "is not local: workers are not told which action is current, and stamp nothing",
+    "citus.enable_local_execution": "is not on: Citus connects to itself for each action, as the owner of the trail",
     "citus.use_citus_managed_tables": "is not off: Citus takes new months of the trail for tables of its own",
     "session_replication_role": "is replica: stamps, and what refuses writes outside an action, are passed by",
 }
@@ -72,8 +73,11 @@ def _durability(connection: SyncConnection, _: Limits) -> list[Finding]:
 _ON_CITUS = Statement(
     """SELECT s.name, quote_ident(current_database()),
               format('ALTER DATABASE %I SET %s = %s;', current_database(), s.name, s.wanted)
-         FROM (VALUES ('citus.propagate_set_commands', 'local'), ('citus.use_citus_managed_tables', 'off')) s (name, wanted)
-        WHERE to_regnamespace('provenance_citus') IS NOT NULL
+         FROM (VALUES ('citus.propagate_set_commands', 'local'), ('citus.use_citus_managed_tables', 'off'),
+                      ('citus.enable_local_execution', 'on')) s (name, wanted)
+        -- A copy of the database may be where there is no Citus.
+        WHERE to_regprocedure('provenance.commit_in_two_phases()') IS NOT NULL
+          AND to_regclass('pg_catalog.pg_dist_partition') IS NOT NULL
           AND current_setting(s.name, true) IS DISTINCT FROM s.wanted
         ORDER BY 1""",
     None,

@@ -11,7 +11,7 @@ import hashlib
 import json
 import re
 import sys
-from collections.abc import Collection
+from collections.abc import Set
 from importlib.resources import files
 from typing import Any, LiteralString
 
@@ -41,11 +41,12 @@ _QUERIES: dict[str, LiteralString] = {
     # An object of another owner than the rest could be changed by somebody who was given the schema to use.
     "schema": """
         SELECT n.nspname,
-               'schema' || CASE WHEN n.nspname = 'provenance' AND n.nspowner <> {owner}
-                                THEN ' owned by ' || n.nspowner::regrole::text ELSE '' END
-          FROM pg_namespace n WHERE n.nspname IN ('provenance', 'provenance_citus')""",
+               'schema' || CASE WHEN n.nspowner <> {owner} THEN ' owned by ' || n.nspowner::regrole::text ELSE '' END
+          FROM pg_namespace n
+         WHERE n.nspname = 'provenance'
+            OR n.nspname = 'provenance_citus' AND to_regprocedure('provenance.commit_in_two_phases()') IS NOT NULL""",
     "relation": r"""
-        SELECT quote_ident(c.relname),
+        SELECT CASE n.nspname WHEN 'provenance' THEN '' ELSE n.nspname || '.' END || quote_ident(c.relname),
                CASE c.relkind WHEN 'r' THEN 'table' WHEN 'p' THEN 'partitioned table' WHEN 'v' THEN 'view'
                     WHEN 'm' THEN 'materialized view' WHEN 'f' THEN 'foreign table' WHEN 'S' THEN 'sequence' END
                || CASE c.relpersistence WHEN 'u' THEN ' unlogged' ELSE '' END
@@ -64,7 +65,9 @@ _QUERIES: dict[str, LiteralString] = {
                || CASE WHEN c.relkind IN ('v', 'm')
                        THEN ' as ' || md5(regexp_replace(pg_get_viewdef(c.oid), '\s|\m[a-z]\.', '', 'g')) ELSE '' END
           FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace
-         WHERE n.nspname = 'provenance' AND c.relkind IN ('r', 'p', 'v', 'm', 'f', 'S')""",
+         WHERE n.nspname = 'provenance' AND c.relkind IN ('r', 'p', 'v', 'm', 'f', 'S')
+            OR n.nspname = 'provenance_citus' AND c.relname = 'two_phase'
+               AND to_regprocedure('provenance.commit_in_two_phases()') IS NOT NULL""",
     "column": """
         SELECT quote_ident(c.relname) || '.' || quote_ident(a.attname), format_type(a.atttypid, a.atttypmod)
             || CASE WHEN a.attnotnull THEN ' not null' ELSE '' END
@@ -102,15 +105,13 @@ _QUERIES: dict[str, LiteralString] = {
           FROM pg_policy p JOIN pg_class c ON c.oid = p.polrelid
          WHERE c.relnamespace = to_regnamespace('provenance')""",
     "function": """
-        SELECT CASE n.nspname WHEN 'provenance' THEN '' ELSE n.nspname || '.' END || quote_ident(p.proname)
-               || '(' || pg_get_function_identity_arguments(p.oid) || ')',
+        SELECT quote_ident(p.proname) || '(' || pg_get_function_identity_arguments(p.oid) || ')',
                l.lanname || ' ' || p.provolatile::text || ' parallel ' || p.proparallel::text
                || CASE WHEN p.proisstrict THEN ' strict' ELSE '' END
                || CASE WHEN p.prosecdef THEN ' security definer' ELSE '' END
                || COALESCE(' returns ' || pg_get_function_result(p.oid), '')
                || COALESCE(' set ' || array_to_string(p.proconfig, ';'), '')
-               || CASE WHEN n.nspname = 'provenance' AND p.proowner <> {owner}
-                       THEN ' owned by ' || p.proowner::regrole::text ELSE '' END
+               || CASE WHEN p.proowner <> {owner} THEN ' owned by ' || p.proowner::regrole::text ELSE '' END
                || ' arguments ' || md5(pg_get_function_arguments(p.oid))
                || ' body '
                || CASE WHEN p.proname ~ '^capture_[0-9]+$' AND obj_description(p.oid, 'pg_proc')
@@ -119,7 +120,7 @@ _QUERIES: dict[str, LiteralString] = {
                     WHEN p.proname ~ '^capture_[0-9]+$' AND obj_description(p.oid, 'pg_proc') IS NULL
                        THEN 'without its mark' ELSE md5(COALESCE(pg_get_function_sqlbody(p.oid), p.prosrc)) END
           FROM pg_proc p JOIN pg_language l ON l.oid = p.prolang JOIN pg_namespace n ON n.oid = p.pronamespace
-         WHERE n.nspname IN ('provenance', 'provenance_citus')""",
+         WHERE n.nspname = 'provenance'""",
     # What everybody may do: nothing. Grants to named roles are the operator's choice, except rights to change the past: to
     # alter or remove rows, to say oneself when, in what transaction and by whom a row was written, or to add objects.
     "grant": """
@@ -230,10 +231,10 @@ def _with_captures(catalogue: Catalogue, found: dict[str, str]) -> Catalogue:
     return catalogue | {"function": catalogue["function"] | captures}
 
 
-def _with_flavors(catalogue: Catalogue, schemas: Collection[str]) -> Catalogue:
-    """Return the catalogue with what belongs to the flavors whose schemas there are."""
+def _with_flavors(catalogue: Catalogue, names: Set[str]) -> Catalogue:
+    """Return the catalogue with what belongs to the flavors of which something is there."""
     for flavor in known_flavors():
-        if flavor.schema in schemas:
+        if not names.isdisjoint(flavor.expected["function"]):
             catalogue = {kind: entries | flavor.expected.get(kind, {}) for kind, entries in catalogue.items()}
     return catalogue
 
@@ -245,7 +246,7 @@ def verify(connection: Connection) -> list[Difference]:
     """
     found = read_catalogue(connection)
     partitions = [name for name in found["relation"] if _MONTHLY.fullmatch(name)]
-    expected = _with_flavors(expected_catalogue(), found["schema"])
+    expected = _with_flavors(expected_catalogue(), found["function"].keys())
     expected = _with_captures(_with_partitions(expected, partitions), found["function"])
     return [
         Difference(kind=kind, name=name, expected=expected[kind].get(name), found=found[kind].get(name))

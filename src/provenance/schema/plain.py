@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from provenance.errors import MigrationError
-from provenance.schema.flavors import KEEP_HERE, Flavor, flavor_named, known_flavors
+from provenance.schema.flavors import INSTALLED, KEEP_HERE, Flavor, flavor_named, known_flavors
 from provenance.schema.migrations import Migration, known_migrations
 from provenance.schema.runner import LEDGER, LOCK_KEY
 
@@ -84,8 +84,8 @@ def script(since: int, to: int, *, flavor: str | None = None) -> str:
         steps.insert(0, _execute(chosen.check) if chosen else f"    PERFORM {KEEP_HERE};\n")
         steps.append(_MONTHS)
     elif to == 0 < since:
-        steps.append(_execute("DROP TABLE provenance.migrations; DROP SCHEMA provenance;"))
         steps += [_execute(one.down) for one in known_flavors()]
+        steps.append(_execute("DROP TABLE provenance.migrations; DROP SCHEMA provenance;"))
     return _SCRIPT.format(
         since=since,
         to=to,
@@ -101,7 +101,7 @@ def _execute(text: str) -> str:
 
 
 def _flavored(flavor: Flavor) -> str:
-    return f"    IF to_regnamespace('{flavor.schema}') IS NULL THEN\n{_execute(flavor.up)}    END IF;\n"
+    return f"    IF NOT ({INSTALLED}) THEN\n{_execute(flavor.up)}    END IF;\n"
 
 
 def _up(migration: Migration) -> str:

@@ -18,7 +18,7 @@ from psycopg import sql
 from psycopg.rows import class_row, scalar_row
 
 from provenance.errors import AS_OWNER, MigrationError
-from provenance.schema.flavors import KEEP_HERE, flavor_named, known_flavors
+from provenance.schema.flavors import INSTALLED, KEEP_HERE, flavor_named, known_flavors
 from provenance.schema.migrations import Migration, known_migrations
 
 Connection = psycopg.Connection[Any]
@@ -226,9 +226,6 @@ def _before_it(done: list[Migration], what: str) -> str:
     return f"; {what} before that: {', '.join(map(_named, done))}" if done else ""
 
 
-_INSTALLED = "SELECT EXISTS (SELECT FROM pg_catalog.pg_namespace n WHERE n.nspname = %s)"
-
-
 def up(connection: Connection, *, to: int | None = None, flavor: str | None = None) -> list[Migration]:
     """Apply the migrations that are missing, and make the partitions of the coming months.
 
@@ -277,7 +274,7 @@ def up(connection: Connection, *, to: int | None = None, flavor: str | None = No
         with _locked_step(connection, f"the flavor {chosen.name}", _before_it(done, "applied")) as ledger:
             connection.execute(chosen.check.encode())
             with connection.cursor(row_factory=scalar_row) as cursor:
-                installed = cursor.execute(_INSTALLED, (chosen.schema,)).fetchone()
+                installed = cursor.execute(f"SELECT {INSTALLED}").fetchone()
             if ledger and not installed:
                 connection.execute(chosen.up.encode())
     with _locked_step(connection, "making partitions", _before_it(done, "applied")) as ledger:
@@ -317,9 +314,9 @@ def down(connection: Connection, *, to: int) -> list[Migration]:
             connection.execute(migration.down.encode())
             connection.execute("DELETE FROM provenance.migrations WHERE version = %s", (migration.version,))
             if len(ledger) == 1:
-                # RESTRICT, the default: whatever else somebody put into the schema stops the removal.
-                connection.execute("DROP TABLE provenance.migrations; DROP SCHEMA provenance")
+                # Below, RESTRICT, the default: whatever else somebody put into the schema stops the removal.
                 for flavor in known_flavors():
                     connection.execute(flavor.down.encode())
+                connection.execute("DROP TABLE provenance.migrations; DROP SCHEMA provenance")
             done.append(migration)
     return done

@@ -332,7 +332,7 @@ INSTALLED = Statement(
               AND pg_catalog.to_regclass('provenance.actions_' || pg_catalog.to_char(
                   pg_catalog.date_trunc('month', pg_catalog.clock_timestamp() AT TIME ZONE 'UTC')
                   + pg_catalog.make_interval(months => 1), 'YYYY_MM')) IS NULL,
-              pg_catalog.to_regnamespace('provenance_citus') IS NOT NULL""",
+              pg_catalog.to_regprocedure('provenance.commit_in_two_phases()') IS NOT NULL""",
     None,
     _installed,
 )

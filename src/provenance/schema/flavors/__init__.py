@@ -19,19 +19,20 @@ class Flavor:
     """SQL that is run with the migrations on a distributed Postgres."""
 
     name: str
-    schema: str
-    """Where its objects are; it is installed where that schema exists."""
     check: str
     """Raises, before anything is changed, where the flavor does not fit."""
     up: str
     down: str
-    """Run after the schema ``provenance`` is gone, also where the flavor was never installed."""
+    """Run when all else that was in the schema ``provenance`` is gone, also where the flavor was never installed."""
     expected: dict[str, dict[str, str]]
     """What the catalogue of a database has beside what the migrations make: kind of object → its name → its definition."""
 
 
-KEEP_HERE: LiteralString = """pg_catalog.set_config('citus.enable_ddl_propagation', 'off', true)
-   FROM pg_catalog.pg_namespace n WHERE n.nspname = 'provenance_citus'"""
+INSTALLED: LiteralString = "to_regprocedure('provenance.commit_in_two_phases()') IS NOT NULL"
+"""Whether the flavor for Citus is installed, in SQL."""
+
+KEEP_HERE: LiteralString = f"""pg_catalog.set_config('citus.enable_ddl_propagation', 'off', true)
+     WHERE {INSTALLED}"""
 """What follows SELECT, or PERFORM, before each step in a database with a flavor, so that nothing is made elsewhere too.
 
 The functions of stamps come to workers with the first table that is stamped. A migration that changes one of those has to
@@ -43,7 +44,7 @@ def _read(name: str) -> Flavor:
     folder = files(__name__)
     check, up, down = ((folder / f"{name}.{step}.sql").read_text(encoding="utf-8") for step in ("check", "up", "down"))
     expected = json.loads((folder / f"{name}.json").read_text(encoding="utf-8"))
-    return Flavor(name=name, schema=f"provenance_{name}", check=check, up=up, down=down, expected=expected)
+    return Flavor(name=name, check=check, up=up, down=down, expected=expected)
 
 
 def known_flavors() -> tuple[Flavor, ...]:

@@ -21,6 +21,10 @@ BEGIN
         RAISE EXCEPTION 'Citus would take the months of the trail for tables of its own; set citus.use_citus_managed_tables to off'
             USING ERRCODE = 'object_not_in_prerequisite_state';
     END IF;
+    IF current_setting('citus.enable_local_execution', true) = 'off' THEN
+        RAISE EXCEPTION 'Citus would connect to itself for each action, as the owner of the trail; set citus.enable_local_execution to on'
+            USING ERRCODE = 'object_not_in_prerequisite_state';
+    END IF;
     IF EXISTS (SELECT FROM pg_dist_partition p JOIN pg_class c ON c.oid = p.logicalrelid
                 WHERE c.relnamespace = to_regnamespace('provenance')) THEN
         RAISE EXCEPTION 'tables of the trail are distributed; bring them back first, with undistribute_table() or citus_schema_undistribute()'
@@ -28,7 +32,8 @@ BEGIN
     END IF;
     -- Else a schema that is made might become one that Citus keeps on some worker, and its functions would be made on all of
     -- them. Not by SET LOCAL, which Citus would tell them.
-    PERFORM set_config('citus.enable_schema_based_sharding', 'off', true),
-            set_config('citus.enable_ddl_propagation', 'off', true);
+    PERFORM set_config(s.name, 'off', true)
+       FROM (VALUES ('citus.enable_schema_based_sharding'), ('citus.enable_ddl_propagation')) AS s (name)
+      WHERE current_setting(s.name, true) IS NOT NULL;
 END
 $$;

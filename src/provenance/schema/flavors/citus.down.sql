@@ -1,10 +1,10 @@
--- The trigger went with provenance.actions.
+-- The trigger went with provenance.actions. A schema of that name without the function is somebody else's.
 DO $$
 BEGIN
-    IF to_regnamespace('provenance_citus') IS NOT NULL THEN
-        DROP FUNCTION provenance_citus.commit_in_two_phases();
-        DROP TABLE provenance_citus.two_phase;
-        DROP SCHEMA provenance_citus;
+    IF to_regprocedure('provenance.commit_in_two_phases()') IS NOT NULL THEN
+        DROP FUNCTION provenance.commit_in_two_phases();
+        DROP TABLE IF EXISTS provenance_citus.two_phase;
+        DROP SCHEMA IF EXISTS provenance_citus;
     END IF;
 END
 $$;

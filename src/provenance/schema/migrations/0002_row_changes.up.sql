@@ -94,7 +94,7 @@ BEGIN
 END
 $$;
 
-COMMENT ON FUNCTION provenance.is_distributed(oid) IS 'Whether Citus keeps the rows of a table on other servers, or may.';
+COMMENT ON FUNCTION provenance.is_distributed(oid) IS 'Whether a table is one of Citus, which keeps its rows on other servers, or may.';
 
 -- Citus wants to be told that a trigger on a worker is meant, until the transaction ends; those of stamps look at nothing but
 -- their row and a setting. One worker after the other, or the functions could not be made there once a column is added.
@@ -130,10 +130,10 @@ DECLARE
         WHEN it.relnamespace IN ('provenance'::regnamespace, 'pg_catalog'::regnamespace,
                                     'information_schema'::regnamespace) THEN 'it is not a table of yours'
         WHEN purpose = 'captured' AND provenance.is_distributed(relation)
-            THEN 'Citus keeps its rows on other servers, where there is no trail to write to; stamp it instead'
+            THEN 'it is a table of Citus, whose triggers may run on other servers, where there is no trail; stamp it instead'
         WHEN purpose = 'stamped' AND provenance.is_distributed(relation)
-             AND to_regnamespace('provenance_citus') IS NULL
-            THEN 'Citus keeps its rows on other servers; run `provenance migrate up --flavor citus` first'
+             AND to_regprocedure('provenance.commit_in_two_phases()') IS NULL
+            THEN 'it is a table of Citus; run `provenance migrate up --flavor citus` first'
         WHEN purpose LIKE '%stamped' AND EXISTS (
             SELECT FROM pg_trigger t WHERE t.tgrelid = relation AND t.tgname = 'provenance_touch')
             THEN 'it is the table of a concept, which comes with its stamps; change the declaration instead'
@@ -698,6 +698,7 @@ DECLARE
     function_name text;
     source text;
     leaf regclass;
+    propagates CONSTANT text := NULLIF(current_setting('citus.enable_ddl_propagation', true), '');
 BEGIN
     PERFORM provenance.check_table(relation, 'captured');
     IF max_bytes NOT BETWEEN 64 AND 16777216 THEN
@@ -747,6 +748,8 @@ BEGIN
     END IF;
     function_name := format('provenance.capture_%s()', captured.id);
     source := provenance.capture_source(captured, relation, provenance.shape_id(captured, relation), by_row);
+    -- Citus would make the function on its workers too, where it is of no use.
+    PERFORM set_config('citus.enable_ddl_propagation', 'off', true) WHERE propagates IS NOT NULL;
     -- Without nested loops: what was planned for one row must do for a million.
     EXECUTE format(
         'CREATE OR REPLACE FUNCTION %s RETURNS trigger LANGUAGE plpgsql SECURITY DEFINER %s '
@@ -756,6 +759,7 @@ BEGIN
     EXECUTE format('COMMENT ON FUNCTION %s IS %L', function_name, provenance.key_digest(source));
     EXECUTE format('REVOKE ALL ON FUNCTION %s FROM PUBLIC', function_name);
     EXECUTE format('ALTER FUNCTION %s OWNER TO %I', function_name, owner);
+    PERFORM set_config('citus.enable_ddl_propagation', propagates, true) WHERE propagates IS NOT NULL;
     IF by_row THEN
         -- Cloned to every partition, later ones too, so that writes aimed at a partition do not escape.
         EXECUTE format('CREATE OR REPLACE TRIGGER provenance_capture_insert AFTER INSERT OR UPDATE OR DELETE ON %s '

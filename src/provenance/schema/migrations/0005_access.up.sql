@@ -132,6 +132,11 @@ BEGIN
         EXECUTE format('GRANT %I TO CURRENT_USER', owner);
     END IF;
     EXECUTE format('ALTER SCHEMA provenance OWNER TO %I', owner);
+    -- What is done there is done with the rights of the owner.
+    IF to_regprocedure('provenance.commit_in_two_phases()') IS NOT NULL THEN
+        EXECUTE format('ALTER SCHEMA provenance_citus OWNER TO %I', owner);
+        EXECUTE format('ALTER TABLE provenance_citus.two_phase OWNER TO %I', owner);
+    END IF;
     FOR object IN
         SELECT CASE c.relkind WHEN 'v' THEN 'VIEW' WHEN 'S' THEN 'SEQUENCE' ELSE 'TABLE' END AS kind,
                provenance.qualified_name(c.oid) AS name
