@@ -314,9 +314,9 @@ def down(connection: Connection, *, to: int) -> list[Migration]:
             connection.execute(migration.down.encode())
             connection.execute("DELETE FROM provenance.migrations WHERE version = %s", (migration.version,))
             if len(ledger) == 1:
-                # Below, RESTRICT, the default: whatever else somebody put into the schema stops the removal.
                 for flavor in known_flavors():
                     connection.execute(flavor.down.encode())
+                # RESTRICT, the default: whatever else somebody put into the schema stops the removal.
                 connection.execute("DROP TABLE provenance.migrations; DROP SCHEMA provenance")
             done.append(migration)
     return done
