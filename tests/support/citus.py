@@ -1,8 +1,8 @@
 """Databases with Citus in them, and one that only looks so.
 
 Citus is in none of the package registries this suite installs from. Without it, an ordinary database stands in that has what
-the flavor asks Citus for: three of its tables, two of its settings, two of its functions, which do nothing but note for what
-they were called. What Postgres itself makes of the flavor is tried there, and what Citus does is not.
+the flavor asks Citus for: three of its tables, three of its settings, and two of its functions, which do nothing but note
+for what they were called. What Postgres itself makes of the flavor is tried there, and what Citus does is not.
 """
 
 from __future__ import annotations

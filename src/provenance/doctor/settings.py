@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from provenance.doctor.findings import READER, Check, Finding, Limits, Severity
 from provenance.drivers import SyncConnection, run
+from provenance.schema.flavors import INSTALLED
 from provenance.statements import Statement, as_they_are
 
 # What this session has set itself does not count; what its role has by default is listed with that.
@@ -71,12 +72,12 @@ def _durability(connection: SyncConnection, _: Limits) -> list[Finding]:
 
 # Of the database, a role or a server, whatever holds for this session: an application's connections should be like it.
 _ON_CITUS = Statement(
-    """SELECT s.name, quote_ident(current_database()),
+    f"""SELECT s.name, quote_ident(current_database()),
               format('ALTER DATABASE %I SET %s = %s;', current_database(), s.name, s.wanted)
          FROM (VALUES ('citus.propagate_set_commands', 'local'), ('citus.use_citus_managed_tables', 'off'),
                       ('citus.enable_local_execution', 'on')) s (name, wanted)
         -- A copy of the database may be where there is no Citus.
-        WHERE to_regprocedure('provenance.commit_in_two_phases()') IS NOT NULL
+        WHERE {INSTALLED}
           AND to_regclass('pg_catalog.pg_dist_partition') IS NOT NULL
           AND current_setting(s.name, true) IS DISTINCT FROM s.wanted
         ORDER BY 1""",

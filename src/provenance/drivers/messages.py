@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
+import attrs
 import psycopg
 from psycopg import adapt, errors, generators
 from psycopg.abc import PQGen
@@ -15,13 +16,11 @@ from provenance.drivers.connections import AnyConnection
 from provenance.statements import Row, Statement, apart, decoded, text
 
 
+@attrs.define
 class _Manner:
     """How this process sends several statements."""
 
-    __slots__ = ("apart",)
-
-    def __init__(self) -> None:
-        self.apart = False
+    apart: bool = False
 
 
 MANNER = _Manner()
@@ -58,22 +57,21 @@ def answers(connection: AnyConnection, statements: Sequence[Statement[Any]], res
 
 
 def in_one_message(connection: AnyConnection, statements: Sequence[Statement[Any]]) -> PQGen[list[PGresult]]:
-    """Run statements, the later ones only if the earlier ones succeed; in several messages where they are sent apart."""
+    """Run statements, the later ones only if the earlier ones succeed."""
     wire = connection.pgconn
-    texts = [text(statement, connection) for statement in (apart(statements) if MANNER.apart else statements)]
-    results: list[PGresult] = []
-    for sent in texts if MANNER.apart else (b"; ".join(texts),):
-        wire.send_query(sent)
-        results += yield from generators.execute(wire)
-        if (error := error_in(connection, results)) is not None:
-            raise error
+    wire.send_query(b"; ".join([text(statement, connection) for statement in statements]))
+    results: list[PGresult] = yield from generators.execute(wire)
+    if (error := error_in(connection, results)) is not None:
+        raise error
     return results
 
 
 def message(connection: AnyConnection, statements: Sequence[Statement[Any]]) -> PQGen[list[Any]]:
-    """Run statements that do not end a transaction; return the decoded answers.
+    """Run statements that do not end a transaction, in one message unless they are sent apart; return the decoded answers.
 
     A generator for ``connection.wait()``, to be run with ``connection.lock``.
     """
-    results = yield from in_one_message(connection, statements)
+    results: list[PGresult] = []
+    for together in [[one] for one in apart(statements)] if MANNER.apart else [statements]:
+        results += yield from in_one_message(connection, together)
     return answers(connection, statements, results)

@@ -11,7 +11,6 @@ import hashlib
 import json
 import re
 import sys
-from collections.abc import Set
 from importlib.resources import files
 from typing import Any, LiteralString
 
@@ -19,7 +18,7 @@ import attrs
 import psycopg
 from psycopg.rows import tuple_row
 
-from provenance.schema.flavors import known_flavors
+from provenance.schema.flavors import INSTALLED, citus
 
 Connection = psycopg.Connection[Any]
 Catalogue = dict[str, dict[str, str]]
@@ -44,7 +43,7 @@ _QUERIES: dict[str, LiteralString] = {
                'schema' || CASE WHEN n.nspowner <> {owner} THEN ' owned by ' || n.nspowner::regrole::text ELSE '' END
           FROM pg_namespace n
          WHERE n.nspname = 'provenance'
-            OR n.nspname = 'provenance_citus' AND to_regprocedure('provenance.commit_in_two_phases()') IS NOT NULL""",
+            OR n.nspname = 'provenance_citus' AND {flavored}""",
     "relation": r"""
         SELECT CASE n.nspname WHEN 'provenance' THEN '' ELSE n.nspname || '.' END || quote_ident(c.relname),
                CASE c.relkind WHEN 'r' THEN 'table' WHEN 'p' THEN 'partitioned table' WHEN 'v' THEN 'view'
@@ -66,8 +65,7 @@ _QUERIES: dict[str, LiteralString] = {
                        THEN ' as ' || md5(regexp_replace(pg_get_viewdef(c.oid), '\s|\m[a-z]\.', '', 'g')) ELSE '' END
           FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace
          WHERE n.nspname = 'provenance' AND c.relkind IN ('r', 'p', 'v', 'm', 'f', 'S')
-            OR n.nspname = 'provenance_citus' AND c.relname = 'two_phase'
-               AND to_regprocedure('provenance.commit_in_two_phases()') IS NOT NULL""",
+            OR n.nspname = 'provenance_citus' AND c.relname = 'two_phase' AND {flavored}""",
     "column": """
         SELECT quote_ident(c.relname) || '.' || quote_ident(a.attname), format_type(a.atttypid, a.atttypmod)
             || CASE WHEN a.attnotnull THEN ' not null' ELSE '' END
@@ -189,7 +187,9 @@ def read_catalogue(connection: Connection) -> Catalogue:
         # With an empty search_path all names come out qualified.
         cursor.execute(f"SET LOCAL search_path = ''; {PRINTED_ALIKE}")
         for kind, query in _QUERIES.items():
-            found[kind] = dict(sorted(cursor.execute(query.replace("{owner}", OWNER)).fetchall()))
+            found[kind] = dict(
+                sorted(cursor.execute(query.replace("{owner}", OWNER).replace("{flavored}", INSTALLED)).fetchall())
+            )
     return found
 
 
@@ -231,12 +231,12 @@ def _with_captures(catalogue: Catalogue, found: dict[str, str]) -> Catalogue:
     return catalogue | {"function": catalogue["function"] | captures}
 
 
-def _with_flavors(catalogue: Catalogue, names: Set[str]) -> Catalogue:
-    """Return the catalogue with what belongs to the flavors of which something is there."""
-    for flavor in known_flavors():
-        if not names.isdisjoint(flavor.expected["function"]):
-            catalogue = {kind: entries | flavor.expected.get(kind, {}) for kind, entries in catalogue.items()}
-    return catalogue
+def _with_flavor(catalogue: Catalogue, found: dict[str, str]) -> Catalogue:
+    """Return the catalogue with what belongs to the flavor whose function was found."""
+    added = citus().expected
+    if found.keys().isdisjoint(added["function"]):
+        return catalogue
+    return {kind: entries | added.get(kind, {}) for kind, entries in catalogue.items()}
 
 
 def verify(connection: Connection) -> list[Difference]:
@@ -246,7 +246,7 @@ def verify(connection: Connection) -> list[Difference]:
     """
     found = read_catalogue(connection)
     partitions = [name for name in found["relation"] if _MONTHLY.fullmatch(name)]
-    expected = _with_flavors(expected_catalogue(), found["function"].keys())
+    expected = _with_flavor(expected_catalogue(), found["function"])
     expected = _with_captures(_with_partitions(expected, partitions), found["function"])
     return [
         Difference(kind=kind, name=name, expected=expected[kind].get(name), found=found[kind].get(name))

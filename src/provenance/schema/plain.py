@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from provenance.errors import MigrationError
-from provenance.schema.flavors import INSTALLED, KEEP_HERE, Flavor, flavor_named, known_flavors
+from provenance.schema.flavors import INSTALLED, KEEP_HERE, Flavor, citus, flavor_named
 from provenance.schema.migrations import Migration, known_migrations
 from provenance.schema.runner import LEDGER, LOCK_KEY
 
@@ -84,7 +84,7 @@ def script(since: int, to: int, *, flavor: str | None = None) -> str:
         steps.insert(0, _execute(chosen.check) if chosen else f"    PERFORM {KEEP_HERE};\n")
         steps.append(_MONTHS)
     elif to == 0 < since:
-        steps += [_execute(one.down) for one in known_flavors()]
+        steps.append(_execute(citus().down))
         steps.append(_execute("DROP TABLE provenance.migrations; DROP SCHEMA provenance;"))
     return _SCRIPT.format(
         since=since,

@@ -18,7 +18,7 @@ from psycopg import sql
 from psycopg.rows import class_row, scalar_row
 
 from provenance.errors import AS_OWNER, MigrationError
-from provenance.schema.flavors import INSTALLED, KEEP_HERE, flavor_named, known_flavors
+from provenance.schema.flavors import INSTALLED, KEEP_HERE, citus, flavor_named
 from provenance.schema.migrations import Migration, known_migrations
 
 Connection = psycopg.Connection[Any]
@@ -314,8 +314,7 @@ def down(connection: Connection, *, to: int) -> list[Migration]:
             connection.execute(migration.down.encode())
             connection.execute("DELETE FROM provenance.migrations WHERE version = %s", (migration.version,))
             if len(ledger) == 1:
-                for flavor in known_flavors():
-                    connection.execute(flavor.down.encode())
+                connection.execute(citus().down.encode())
                 # RESTRICT, the default: whatever else somebody put into the schema stops the removal.
                 connection.execute("DROP TABLE provenance.migrations; DROP SCHEMA provenance")
             done.append(migration)

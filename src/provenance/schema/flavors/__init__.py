@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from functools import cache
 from importlib.resources import files
 from typing import LiteralString
 
@@ -40,16 +41,13 @@ switch this on again for it.
 """
 
 
-def _read(name: str) -> Flavor:
+@cache
+def citus() -> Flavor:
+    """Return the flavor for Citus."""
     folder = files(__name__)
-    check, up, down = ((folder / f"{name}.{step}.sql").read_text(encoding="utf-8") for step in ("check", "up", "down"))
-    expected = json.loads((folder / f"{name}.json").read_text(encoding="utf-8"))
-    return Flavor(name=name, check=check, up=up, down=down, expected=expected)
-
-
-def known_flavors() -> tuple[Flavor, ...]:
-    """Return the flavors this version of the library ships."""
-    return tuple(map(_read, FLAVORS))
+    check, up, down = ((folder / f"citus.{step}.sql").read_text(encoding="utf-8") for step in ("check", "up", "down"))
+    expected = json.loads((folder / "citus.json").read_text(encoding="utf-8"))
+    return Flavor(name="citus", check=check, up=up, down=down, expected=expected)
 
 
 def flavor_named(name: str | None) -> Flavor | None:
@@ -62,4 +60,4 @@ def flavor_named(name: str | None) -> Flavor | None:
         return None
     if name not in FLAVORS:
         raise MigrationError(f"there is no flavor {name!r}; there is {', '.join(FLAVORS)}")
-    return _read(name)
+    return citus()
