@@ -9,7 +9,6 @@ from contextlib import asynccontextmanager, contextmanager
 from functools import partial
 from os import PathLike
 from typing import Any, Literal, Self, TypeVar, get_args
-from weakref import WeakSet
 
 import psycopg
 from psycopg import capabilities
@@ -112,13 +111,10 @@ class _Setup:
         self._closed = False
         self.abandoned: deque[Block] = deque()
         """Blocks that nobody can leave any more; what they hold is given back when the next one is entered."""
-        # Pooled connections that were not in autocommit mode before they were borrowed.
-        self._switched: WeakSet[drivers.AnyConnection] = WeakSet()
 
     def start_afresh(self) -> None:
         """Take another pool in a child process, if it is the trail's own, and let go of what the parent has borrowed."""
         self.abandoned = deque()
-        self._switched = WeakSet()
         if self._make_pool is not None:
             leave_to_parent(self.pool)
             self.pool = self._make_pool()
@@ -288,12 +284,12 @@ class Trail(_Setup, Outliving, Tables, Views, Recovering, Erasing, Holds, Polici
             raise unavailable(error, "the action") from error
         if not connection.autocommit:
             # So that psycopg sends no BEGIN of its own: ours goes out together with the settings.
-            self._switched.add(connection)
+            block.switched = True
             try:
                 drivers.switch_autocommit(connection, on=True)
             except psycopg.ProgrammingError as error:
                 # Somebody used it after giving it back; the pool cleans it up.
-                self._switched.discard(connection)
+                block.switched = False
                 block.borrowed = None
                 self.pool.putconn(connection)
                 raise unavailable(error, "the action") from error
@@ -303,10 +299,10 @@ class Trail(_Setup, Outliving, Tables, Views, Recovering, Erasing, Holds, Polici
         connection: drivers.SyncConnection = block.borrowed
         if broken:
             connection.close()
-        if connection in self._switched:
+        if block.switched:
             if not connection.closed:
                 drivers.switch_autocommit(connection, on=False)
-            self._switched.discard(connection)
+            block.switched = False
         # Before the pool has it: interrupted in there, it may be somebody else's already, and must not be given back again.
         block.borrowed = None
         self.pool.putconn(connection)
@@ -462,11 +458,11 @@ class AsyncTrail(
             raise unavailable(error, "the action") from error
         if not connection.autocommit:
             # So that psycopg sends no BEGIN of its own: ours goes out together with the settings.
-            self._switched.add(connection)
+            block.switched = True
             try:
                 await drivers.aswitch_autocommit(connection, on=True)
             except psycopg.ProgrammingError as error:
-                self._switched.discard(connection)
+                block.switched = False
                 block.borrowed = None
                 await self.pool.putconn(connection)
                 raise unavailable(error, "the action") from error
@@ -476,10 +472,10 @@ class AsyncTrail(
         connection: drivers.AsyncConnection = block.borrowed
         if broken:
             await connection.close()
-        if connection in self._switched:
+        if block.switched:
             if not connection.closed:
                 await drivers.aswitch_autocommit(connection, on=False)
-            self._switched.discard(connection)
+            block.switched = False
         # Before the pool has it: interrupted in there, it may be somebody else's already, and must not be given back again.
         block.borrowed = None
         await self.pool.putconn(connection)

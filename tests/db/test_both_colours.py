@@ -5,12 +5,11 @@ from __future__ import annotations
 import gc
 from contextlib import suppress
 from typing import Any
-from weakref import WeakSet
 
 import psycopg
 import pytest
 
-from provenance import ActionRef, AsyncTrackedAction, AsyncTrail, Trail
+from provenance import ActionRef, AsyncTrackedAction, AsyncTrail, Trail, drivers
 from provenance.errors import NotCommitted, TrailUnavailable
 from provenance.recording import steps
 from provenance.testing import RecordedActions
@@ -75,13 +74,6 @@ class Interrupted(BaseException):
     """What a signal handler raises."""
 
 
-class Fragile(WeakSet[Any]):
-    """Is interrupted when something is put into it."""
-
-    def add(self, item: Any) -> None:
-        raise Interrupted
-
-
 async def test_interrupted_when_the_pool_has_the_connection_back(
     colour: Blocking, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -111,7 +103,21 @@ async def test_interrupted_when_the_pool_has_the_connection_back(
 
 async def test_interrupted_when_a_connection_is_lent(colour: Blocking, monkeypatch: pytest.MonkeyPatch) -> None:
     """The application gets it as it was: without autocommit."""
-    monkeypatch.setattr(colour.trail, "_switched", Fragile())
+    switch, aswitch = drivers.switch_autocommit, drivers.aswitch_autocommit
+    strikes = iter([Interrupted()])
+
+    def interrupted(connection: Any, *, on: bool) -> None:
+        switch(connection, on=on)
+        for stroke in strikes:
+            raise stroke
+
+    async def ainterrupted(connection: Any, *, on: bool) -> None:
+        await aswitch(connection, on=on)
+        for stroke in strikes:
+            raise stroke
+
+    monkeypatch.setattr(drivers, "switch_autocommit", interrupted)
+    monkeypatch.setattr(drivers, "aswitch_autocommit", ainterrupted)
     with pytest.raises(Interrupted):
         async with colour.track("add"):
             pytest.fail("the body ran")

@@ -496,7 +496,7 @@ def test_one_row_more_than_a_page_tells_that_there_is_another() -> None:
 
 def bounds(statement: Statement[Any]) -> tuple[UUID, UUID]:
     """Return the range of ids that is searched, which stands in the text."""
-    found = re.search(r"WHERE a\.id >= '(\S+)'::uuid AND a\.id < '(\S+)'::uuid", text(statement))
+    found = re.search(r"WHERE a\.id >= '(\S+)' AND a\.id < '(\S+)' ", text(statement))
     assert found is not None
     return UUID(found[1]), UUID(found[2])
 
@@ -548,7 +548,7 @@ def test_every_filter_is_a_condition() -> None:
     assert FILTERS.keys() | {"since", "until"} == {field.name for field in attrs.fields(Filter)}
     for name, value in FILTERS.items():
         statement = reading.search(Filter(**{name: value}), before=None, limit=1)
-        assert re.search(rf' AND ("a"\."{name}"|a\.{name}) = %\({name}\)s', text(statement)), name
+        assert re.search(rf" AND a\.{name} = %\({name}\)s", text(statement)), name
         assert params(statement)[name] == value
         assert not (FILTERS.keys() - {name}) & params(statement).keys()
 

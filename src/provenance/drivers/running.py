@@ -61,12 +61,17 @@ def _acursor(connection: AsyncConnection, statement: Statement[Any] | None = Non
     return (psycopg.AsyncRawCursor if numbered else psycopg.AsyncCursor)(connection, row_factory=tuple_row)
 
 
+def _answered(cursor: psycopg.Cursor[Row] | psycopg.AsyncCursor[Row]) -> bool:
+    # cursor.description says so too, and makes an object for each column.
+    return cursor.pgresult is not None and cursor.pgresult.nfields > 0
+
+
 def _rows(cursor: psycopg.Cursor[Row]) -> list[Row]:
-    return cursor.fetchall() if cursor.description else []
+    return cursor.fetchall() if _answered(cursor) else []
 
 
 async def _arows(cursor: psycopg.AsyncCursor[Row]) -> list[Row]:
-    return await cursor.fetchall() if cursor.description else []
+    return await cursor.fetchall() if _answered(cursor) else []
 
 
 def run(connection: SyncConnection, statement: Statement[T]) -> T:

@@ -8,15 +8,13 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from functools import lru_cache
-from itertools import accumulate
-from typing import Any, cast
+from typing import Any
 
-import attrs
 import psycopg
 from psycopg import adapt, generators
 from psycopg._preparing import Prepare, PrepareManager
 from psycopg._queries import PostgresQuery
-from psycopg.abc import PQGen, Transformer
+from psycopg.abc import PQGen
 from psycopg.pq import ConnStatus, TransactionStatus
 from psycopg.pq.abc import PGresult
 
@@ -43,32 +41,31 @@ def _cache(connection: AnyConnection) -> PrepareManager:
     return connection._prepared  # pyright: ignore[reportPrivateUsage]
 
 
-@attrs.frozen
 class _Sent:
     """A statement on its way that may be kept by the server."""
 
-    query: Any
-    prepare: Prepare
-    name: bytes
+    __slots__ = ("name", "prepare", "query")
+
+    def __init__(self, query: Any, prepare: Prepare, name: bytes) -> None:
+        self.query = query
+        self.prepare = prepare
+        self.name = name
 
 
-def _converted(statement: Statement[Any], transformer: Transformer) -> tuple[Any, Sequence[Any], Sequence[Any] | None]:
+def _converted(connection: AnyConnection, statement: Statement[Any]) -> tuple[Any, Sequence[Any], Sequence[Any] | None]:
     """Return a query as psycopg knows it, its parameters as they are sent, and their formats."""
     if statement.numbered is not None:
+        numbered: Any = statement.query
         values = [None if value is None else value.encode() for value in statement.numbered]
-        return _numbered(cast("str", statement.query), len(values)), values, None
-    query = PostgresQuery(transformer)
+        return _numbered(numbered, len(values)), values, None
+    query = PostgresQuery(adapt.Transformer(connection))
     query.convert(statement.query, statement.params)
     return query, query.params or (), query.formats
 
 
-def _send(connection: AnyConnection, statement: Statement[Any], transformer: Transformer) -> _Sent | None:
+def _send(connection: AnyConnection, statement: Statement[Any]) -> _Sent:
     wire = connection.pgconn
-    if statement.params is None:
-        # Transaction control and settings gain nothing from being prepared.
-        wire.send_query_params(text(statement, transformer), None)
-        return None
-    query, values, formats = _converted(statement, transformer)
+    query, values, formats = _converted(connection, statement)
     prepare, name = _cache(connection).get(query, statement.prepare)
     if prepare is Prepare.NO:
         wire.send_query_params(query.query, values, param_types=query.types, param_formats=formats)
@@ -96,15 +93,23 @@ def _answers(connection: AnyConnection, expected: int) -> PQGen[list[PGresult]]:
 
 def _in_pipeline(connection: AnyConnection, statements: Sequence[Statement[Any]]) -> PQGen[list[PGresult]]:
     """Run statements by the extended protocol. There is one Sync and no Flush: PgBouncer 1.18 cannot do with more."""
-    wire, transformer = connection.pgconn, adapt.Transformer(connection)
+    wire = connection.pgconn
+    sent: list[_Sent | None] = []
+    expected = len(statements)
     wire.enter_pipeline_mode()
     try:
-        sent = [_send(connection, statement, transformer) for statement in statements]
-        # One that is prepared first has two results; what it came to is the last of them.
-        counts = [2 if each is not None and each.prepare is Prepare.SHOULD else 1 for each in sent]
+        for statement in statements:
+            if statement.params is None:
+                # Transaction control and settings gain nothing from being prepared.
+                wire.send_query_params(text(statement, connection), None)
+                sent.append(None)
+                continue
+            sent.append(one := _send(connection, statement))
+            if one.prepare is Prepare.SHOULD:
+                expected += 1
         wire.pipeline_sync()
         yield from generators.send(wire)
-        found = yield from _answers(connection, sum(counts))
+        found = yield from _answers(connection, expected)
     except BaseException:
         # One that is lost is in no mode.
         if wire.status != ConnStatus.BAD:
@@ -115,13 +120,18 @@ def _in_pipeline(connection: AnyConnection, statements: Sequence[Statement[Any]]
                 wire.finish()
         raise
     wire.exit_pipeline_mode()
-    results = [found[end - 1] for end in accumulate(counts)]
-    cache = _cache(connection)
-    for each, result in zip(sent, results, strict=True):
+    results: list[PGresult] = []
+    answered = iter(found)
+    for each in sent:
+        result = next(answered)
         if each is not None:
-            key = cache.maybe_add_to_cache(each.query, each.prepare, each.name)
-            if key is not None:
+            if each.prepare is Prepare.SHOULD:
+                # What it came to is the second one.
+                result = next(answered)
+            cache = _cache(connection)
+            if (key := cache.maybe_add_to_cache(each.query, each.prepare, each.name)) is not None:
                 cache.validate(key, each.prepare, each.name, [result])
+        results.append(result)
     return results
 
 

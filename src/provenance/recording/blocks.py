@@ -65,7 +65,8 @@ class Unit:
     @property
     def status(self) -> int:
         """The state of its transaction, a ``TransactionStatus``."""
-        return drivers.transaction_status(self.connection)
+        # drivers.transaction_status(), which is asked for several times at every turn.
+        return self.connection.pgconn.transaction_status
 
     def __str__(self) -> str:
         return self.outermost.label
@@ -191,6 +192,7 @@ class Block(CurrentAction):
         "started_ns",
         "started_us",
         "surrounding",
+        "switched",
         "tenant_id",
         "unit",
         "unit_owner",
@@ -244,8 +246,9 @@ class Block(CurrentAction):
         self.result: str | None = None
         self.failure: Failure | None = None
         self.unit: Unit | None = None
-        # What it has from the pool.
+        # What it has from the pool, and whether that was not in autocommit mode before.
         self.borrowed: Any = None
+        self.switched = False
         self.around = around
         """The block this one was opened in, whatever connection that is on."""
         self.xid: str | None = None

@@ -73,9 +73,11 @@ def _outcome(block: Block, error: BaseException | None) -> Steps[BaseException |
     if unit.ended or block not in unit.open_blocks:
         return (yield from _leave_late(block, error))
     unit.pop(block)
-    if unit.status == TransactionStatus.ACTIVE:
+    status = unit.status
+    if status == TransactionStatus.ACTIVE:
         yield Quiesce(unit.connection)
-    verdict = _verdict(block, unit, error)
+        status = unit.status
+    verdict = _verdict(block, status, error)
     if block.enclosing is not None:
         return (yield from _leave_nested(block, block.enclosing, unit, verdict))
     if unit.joined:
@@ -103,14 +105,13 @@ def _not_committed(block: Block, reason: str) -> _Verdict:
     return _Verdict(failure=block.described(refusal), refusal=refusal)
 
 
-def _verdict(block: Block, unit: Unit, error: BaseException | None) -> _Verdict:
+def _verdict(block: Block, status: int, error: BaseException | None) -> _Verdict:
     if error is not None:
         return _Verdict(raised=True, failure=block.described(error))
     if block.failure is not None:
         return _Verdict(failure=block.failure)
     if block.doomed is not None:
         return _not_committed(block, block.doomed)
-    status = unit.status
     if status in (TransactionStatus.INTRANS, TransactionStatus.IDLE):
         return _GOOD
     if status == TransactionStatus.INERROR:

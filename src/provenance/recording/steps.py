@@ -17,6 +17,8 @@ from provenance.statements.recording import ActionRow
 
 T = TypeVar("T")
 
+# Steps are never changed. They are not frozen, for setting a field of a frozen instance is a call of its own.
+
 
 class _Passing:
     """A step that an interruption (Ctrl-C, a cancelled task) may end; the operation is told and decides."""
@@ -30,7 +32,7 @@ class _Insisting:
     insist: bool = True
 
 
-@attrs.frozen
+@attrs.define
 class Checkout(_Passing):
     """Take a connection from the pool. Answer: the connection, idle and in autocommit mode.
 
@@ -42,7 +44,7 @@ class Checkout(_Passing):
     """Have the pool look first which of its connections still work: one that it lent out did not."""
 
 
-@attrs.frozen
+@attrs.define
 class Giveback(_Passing):
     """Give the connection that a block has from the pool back to it. Answer: nothing."""
 
@@ -50,7 +52,7 @@ class Giveback(_Passing):
     broken: bool
 
 
-@attrs.frozen
+@attrs.define
 class Run:
     """Run statements in one round trip. Answer: the list of decoded answers."""
 
@@ -60,14 +62,14 @@ class Run:
     """Whether it must not be lost to an interruption, and may be done twice."""
 
 
-@attrs.frozen
+@attrs.define
 class Quiesce(_Insisting):
     """Wait briefly for a query that is still in progress on the connection. Answer: nothing; never raises."""
 
     connection: Any
 
 
-@attrs.frozen
+@attrs.define
 class CheckSchema(_Passing):
     """Make sure, once per trail, that the schema is there. Answer: nothing."""
 
@@ -75,21 +77,21 @@ class CheckSchema(_Passing):
     """Where to look; ``None`` for the journal's."""
 
 
-@attrs.frozen
+@attrs.define
 class Journal(_Insisting):
     """Write rows through the journal's own connection, durably and at once. Answer: nothing; never raises."""
 
     rows: tuple[ActionRow, ...]
 
 
-@attrs.frozen
+@attrs.define
 class JournalDoubt(_Insisting):
     """Write evidence of actions nobody can know the outcome of. Answer: nothing; never raises."""
 
     rows: tuple[ActionRow, ...]
 
 
-@attrs.frozen
+@attrs.define
 class Settle(_Insisting):
     """Write rows unless the transaction in doubt wrote them first. Answer: the recorded status of *action_id*.
 
@@ -101,7 +103,7 @@ class Settle(_Insisting):
     xid: str | None
 
 
-@attrs.frozen
+@attrs.define
 class Intend(_Passing):
     """Make durable that an action is begun. Raises if it cannot be: then nothing of it may be done.
 
@@ -114,7 +116,7 @@ class Intend(_Passing):
     claim: Statement[Claim] | None = None
 
 
-@attrs.frozen
+@attrs.define
 class Forget(_Insisting):
     """Drop the evidence that actions were begun whose outcome is recorded now. Answer: nothing; never raises."""
 

@@ -33,9 +33,12 @@ def as_they_are(rows: Rows) -> list[Row]:
     return list(rows)
 
 
-@attrs.frozen
+@attrs.define
 class Statement(Generic[T_co]):
-    """A query, its parameters, and what its rows mean."""
+    """A query, its parameters, and what its rows mean.
+
+    Never changed. It is not frozen, for setting a field of a frozen instance is a call of its own.
+    """
 
     query: LiteralString | bytes | sql.Composed
     params: Mapping[str, object] | None
@@ -53,9 +56,9 @@ def text(statement: Statement[Any], context: AdaptContext) -> bytes:
     if statement.commands:
         return "; ".join(statement.commands).encode()
     query = statement.query
-    if isinstance(query, bytes):
-        return query
-    return query.as_bytes(context) if isinstance(query, sql.Composed) else query.encode()
+    if isinstance(query, str):
+        return query.encode()
+    return query if isinstance(query, bytes) else query.as_bytes(context)
 
 
 def command(query: LiteralString | bytes | sql.Composed) -> Statement[None]:

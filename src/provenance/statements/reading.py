@@ -18,7 +18,6 @@ from typing import Any, LiteralString
 from uuid import UUID
 
 import attrs
-from psycopg import sql
 
 from provenance import ids
 from provenance.models import Action, ActionTree, ChainLink, JSONValue, Page, Status
@@ -46,8 +45,13 @@ _DEEPEST = 200
 _BRACKETS = re.compile(r'"(?:[^"\\]|\\.)*"|([\[{])|[\]}]')
 
 
+# Whole rows are decoded by the page: what json.loads() does around this costs more than most bodies.
+_parsed = json.JSONDecoder().raw_decode
+
+
 def _too_deep(text: str) -> bool:
-    if text.count("[") + text.count("{") <= _DEEPEST:
+    # Each level has two brackets.
+    if len(text) <= 2 * _DEEPEST or text.count("[") + text.count("{") <= _DEEPEST:
         return False
     depth = 0
     for found in _BRACKETS.finditer(text):
@@ -61,20 +65,24 @@ def _too_deep(text: str) -> bool:
 
 
 def _body(text: str | None) -> JSONValue:
-    """Parse the text of a JSON column. An integer of 5,000 digits is valid there, and more than Python accepts."""
+    """Parse the text of a jsonb column. An integer of 5,000 digits is valid there, and more than Python accepts."""
     if text is None:
         return None
     if _too_deep(text):
         return _UNREADABLE
     try:
-        value: JSONValue = json.loads(text)
+        value: JSONValue
+        value, _ = _parsed(text)
     except ValueError:
         return _UNREADABLE
     return value
 
 
+_STATUSES = {str(status): status for status in Status}
+
+
 def _utc(value: datetime | None) -> datetime | None:
-    return None if value is None else value.astimezone(UTC)
+    return value if value is None or value.tzinfo is UTC else value.astimezone(UTC)
 
 
 def decode_action(row: Row) -> Action:
@@ -110,7 +118,7 @@ def decode_action(row: Row) -> Action:
         parent_action_id=parent_action_id,
         action_type=action_type,
         concept=concept,
-        status=Status(status),
+        status=_STATUSES[status],
         tenant_id=tenant_id,
         user_id=user_id,
         request_id=request_id,
@@ -123,7 +131,7 @@ def decode_action(row: Row) -> Action:
         error_type=error_type,
         error_code=error_code,
         error_message=error_message,
-        started_at=started_at.astimezone(UTC),
+        started_at=started_at if started_at.tzinfo is UTC else started_at.astimezone(UTC),
         completed_at=_utc(completed_at),
         duration_ms=duration_ms,
         recorded_at=_utc(recorded_at),
@@ -232,50 +240,58 @@ def build_tree(rows: Rows) -> ActionTree | None:
     return arrange(_all(rows))
 
 
+_Children = dict[int, list[Action]]
+
+
 def arrange(actions: Iterable[Action]) -> ActionTree | None:
     """Arrange the actions of one tree, oldest first. Every action appears once, even where parents form a cycle."""
-    members = {action.id: action for action in sorted(actions, key=lambda action: action.id)}
+    # By number: looking up a UUID calls Python twice.
+    members = {action.id.int: action for action in sorted(actions, key=lambda action: action.id.int)}
     if not members:
         return None
     roots = [action for action in members.values() if action.id == action.root_id]
     top = (roots or list(members.values()))[0]
-    children: dict[UUID | None, list[Action]] = {}
+    children: _Children = {}
     for action in members.values():
         if action is not top:
             parent = action.parent_action_id
-            children.setdefault(parent if parent in members else top.id, []).append(action)
-    reached = _reachable(top.id, children)
-    for action in members.values():
+            above = parent.int if parent is not None and parent.int in members else top.id.int
+            children.setdefault(above, []).append(action)
+    reached = _reachable(top, children)
+    for number, action in members.items():
         # Parents in a cycle are below nobody: the first of them is shown below the top.
-        if action.id not in reached:
-            children.setdefault(top.id, []).append(action)
-            reached |= _reachable(action.id, children)
+        if number not in reached:
+            children.setdefault(top.id.int, []).append(action)
+            reached |= _reachable(action, children)
     return _assemble(top, children)
 
 
-def _reachable(start: UUID, children: dict[UUID | None, list[Action]]) -> set[UUID]:
-    found, waiting = {start}, [start]
+def _reachable(start: Action, children: _Children) -> set[int]:
+    found, waiting = {start.id.int}, [start.id.int]
     while waiting:
         for child in children.get(waiting.pop(), ()):
-            if child.id not in found:
-                found.add(child.id)
-                waiting.append(child.id)
+            number = child.id.int
+            if number not in found:
+                found.add(number)
+                waiting.append(number)
     return found
 
 
-def _assemble(top: Action, children: dict[UUID | None, list[Action]]) -> ActionTree:
+def _assemble(top: Action, children: _Children) -> ActionTree:
     """Build the tree bottom-up, without recursion: a chain may be longer than the interpreter's stack."""
-    order, seen = [top], {top.id}
+    order, seen = [top], {top.id.int}
     for action in order:
-        for child in children.get(action.id, ()):
-            if child.id not in seen:
-                seen.add(child.id)
+        for child in children.get(action.id.int, ()):
+            number = child.id.int
+            if number not in seen:
+                seen.add(number)
                 order.append(child)
-    built: dict[UUID, ActionTree] = {}
+    built: dict[int, ActionTree] = {}
     for action in reversed(order):
-        below = tuple(built.pop(child.id) for child in children.get(action.id, ()) if child.id in built)
-        built[action.id] = ActionTree(action=action, children=below)
-    return built[top.id]
+        number = action.id.int
+        below = tuple([built.pop(child.id.int) for child in children.get(number, ()) if child.id.int in built])
+        built[number] = ActionTree(action=action, children=below)
+    return built[top.id.int]
 
 
 @attrs.frozen(kw_only=True)
@@ -295,7 +311,7 @@ class Filter:
     until: datetime | None = None
 
 
-_TEXT_FILTERS = (
+_TEXT_FILTERS: tuple[LiteralString, ...] = (
     "action_type",
     "concept",
     "user_id",
@@ -307,9 +323,12 @@ _TEXT_FILTERS = (
 )
 
 
-def _bound(at: datetime) -> sql.Literal:
+def _bound(at: datetime) -> UUID:
     """Return the least id of a moment, of whatever version: what partitions are bounded by."""
-    return sql.Literal(UUID(int=ids.floor_id(at).int >> 80 << 80))
+    return UUID(int=ids.floor_id(at).int >> 80 << 80)
+
+
+_FIRST = UUID(int=0)
 
 
 def _end() -> datetime:
@@ -321,33 +340,31 @@ def search(wanted: Filter, *, before: UUID | None, limit: int) -> Statement[Page
     """Actions that fit, newest first, one page at a time."""
     limit = checked_limit(limit)
     params: dict[str, Any] = {"limit": limit + 1}
-    # The range goes in as constants. As parameters of a prepared statement, whose general plan takes any range for a narrow
-    # one, they would have every action looked at instead of those of a request.
-    conditions: list[sql.Composable] = [
-        sql.SQL("a.id >= {} AND a.id < {}").format(
-            _bound(wanted.since) if wanted.since else sql.Literal(UUID(int=0)),
-            _bound(wanted.until or _end()),
-        )
-    ]
+    conditions: list[LiteralString] = []
     if before is not None:
-        conditions.append(sql.SQL("a.id < %(before)s"))
+        conditions.append(" AND a.id < %(before)s")
         params["before"] = ids.as_action_id(before, "before")
     for name in _TEXT_FILTERS:
         if (value := getattr(wanted, name)) is not None:
-            conditions.append(sql.SQL("{} = {}").format(sql.Identifier("a", name), sql.Placeholder(name)))
+            conditions.append(f" AND a.{name} = %({name})s")
             params[name] = value
     if wanted.tenant_id:
         # The general plan of a prepared statement cannot know that the parameter is not the empty text, and the index leaves
         # that out.
-        conditions.append(sql.SQL("a.tenant_id <> ''"))
+        conditions.append(" AND a.tenant_id <> ''")
     if wanted.status is not None:
-        conditions.append(sql.SQL("a.status = %(status)s"))
+        conditions.append(" AND a.status = %(status)s")
         params["status"] = wanted.status.value
+    # The range goes in as constants, which are hexadecimal digits. As parameters of a prepared statement, whose general plan
+    # takes any range for a narrow one, they would have every action looked at instead of those of a request.
+    first = _bound(wanted.since) if wanted.since else _FIRST
+    last = _bound(wanted.until or _end())
     # The limit comes by a subquery, so that a plan for these values knows as little of it as one for any values. It would
     # seem the cheaper one for ever, and be made anew each time, which takes longer than all the rest.
-    query = sql.SQL(
-        "SELECT {} FROM provenance.action_log a WHERE {} ORDER BY a.id DESC LIMIT (SELECT %(limit)s::bigint)"
-    ).format(sql.SQL(COLUMNS), sql.SQL(" AND ").join(conditions))
+    query = (
+        f"SELECT {COLUMNS} FROM provenance.action_log a WHERE a.id >= '{first}' AND a.id < '{last}'{''.join(conditions)} "
+        "ORDER BY a.id DESC LIMIT (SELECT %(limit)s::bigint)"
+    ).encode()
 
     def page(rows: Rows) -> Page[Action]:
         items = tuple(_all(rows[:limit]))

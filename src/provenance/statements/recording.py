@@ -63,9 +63,9 @@ def begin(isolation: IsolationLevel | None, read_only: bool | None, deferrable: 
 _LENGTH_OF_ID = 36
 
 
-@attrs.frozen
+@attrs.define
 class Settings:
-    """The transaction-local settings as the server has them; one that nobody has made is empty."""
+    """The transaction-local settings as the server has them; one that nobody has made is empty. Never changed."""
 
     action: str = ""
     """The id of the current action."""

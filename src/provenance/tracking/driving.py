@@ -40,7 +40,8 @@ def drive(steps: Steps[T], perform: Callable[[Step], Any]) -> T:
         except StopIteration as stop:
             if interruption is not None:
                 raise interruption from None
-            return cast("T", stop.value)
+            result: T = stop.value
+            return result
         except BaseException as error:
             if not _over(steps):
                 # It struck here, before or after a step: for the operation it is an interruption of that step.
@@ -79,7 +80,8 @@ async def adrive(steps: Steps[T], perform: Callable[[Step], Awaitable[Any]], ste
             else:
                 step = steps.send(answer)
     except StopIteration as stop:
-        return cast("T", stop.value)
+        result: T = stop.value
+        return result
 
 
 async def shielded(work: Awaitable[T]) -> T:
