@@ -56,6 +56,8 @@ CREATE TABLE accounts (id integer PRIMARY KEY, balance numeric NOT NULL) WITH (f
 INSERT INTO accounts SELECT i, 100 FROM generate_series(1, 10) AS i"""
 _UPDATE: LiteralString = "UPDATE accounts SET balance = balance + 1 WHERE id = %s"
 
+_COMPRESSING = {"options": "-c wal_compression=pglz"}
+
 
 def run(rounds: int, actions: int) -> list[Result]:
     """Measure on a trail of so many actions."""
@@ -72,9 +74,12 @@ def run(rounds: int, actions: int) -> list[Result]:
             eye.execute("VACUUM ANALYZE original_actions")
         eye.execute(_ACCOUNTS)
         sizes = {name: [_number(eye, query) / actions] for name, query in _SIZES.items()}
+        rounds = min(rounds, _MOST_ROUNDS)
         with ConnectionPool(made, min_size=1, max_size=1) as pool, Trail(pool) as trail:
             bench = _Bench(eye, pool, trail, actions)
-            wal, dead = bench.logged(min(rounds, _MOST_ROUNDS)), bench.dead()
+            wal, dead = bench.logged(rounds), bench.dead()
+        with ConnectionPool(made, min_size=1, max_size=1, kwargs=_COMPRESSING) as pool, Trail(pool) as trail:
+            compressed = _Bench(eye, pool, trail, actions).logged(rounds)
     return [
         Comparison(
             title=f"Disk per action, {actions:,} actions",
@@ -105,6 +110,13 @@ def run(rounds: int, actions: int) -> list[Result]:
             digits=0,
             samples=wal,
             goals=[Share(_TRACKED, 0.30, _ORIGINAL)],
+        ),
+        Comparison(
+            title=f"WAL per tracked write right after a checkpoint, compressed, {actions:,} actions",
+            method="The same with `wal_compression = pglz`.",
+            unit="bytes",
+            digits=0,
+            samples=compressed,
         ),
     ]
 
