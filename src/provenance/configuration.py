@@ -9,8 +9,9 @@ from psycopg_pool import AsyncConnectionPool, ConnectionPool
 from provenance import tracking
 from provenance.errors import NotConfigured
 from provenance.recording import Colour
+from provenance.setting_up import OnUnavailable, SpoolOrPath
 from provenance.tracking.hosts import Durability
-from provenance.trail import AsyncTrail, OnUnavailable, SpoolOrPath, Trail
+from provenance.trail import AsyncTrail, Trail
 from provenance.values import Redactor
 
 

@@ -2,26 +2,21 @@
 
 from __future__ import annotations
 
-import os
-from collections import deque
-from collections.abc import AsyncGenerator, Callable, Generator
+from collections.abc import AsyncGenerator, Generator
 from contextlib import asynccontextmanager, contextmanager
-from functools import partial
-from os import PathLike
-from typing import Any, Literal, Self, TypeVar, get_args
+from typing import Any, Self
 
 import psycopg
-from psycopg import capabilities
 from psycopg_pool import AsyncConnectionPool, ConnectionPool
 
 from provenance import drivers, tracking
 from provenance.capture import AsyncTables, Tables
 from provenance.changes import AsyncChangeRepository, ChangeRepository
 from provenance.erasure import AsyncErasing, Erasing
-from provenance.errors import NotConfigured, SchemaNotReady, TrailUnavailable
-from provenance.forking import leave_to_parent, renew_in_children
+from provenance.errors import NotConfigured
+from provenance.forking import renew_in_children
 from provenance.holds import AsyncHolds, Holds
-from provenance.journal import AsyncJournal, Journal, JournalHealth, Outage, Spool
+from provenance.journal import AsyncJournal, Journal
 from provenance.outliving import AsyncOutliving, Outliving
 from provenance.policies import AsyncPolicies, Policies
 from provenance.recording import Block, Colour, Step, bury, steps
@@ -29,141 +24,16 @@ from provenance.recording.steps import Checkout, CheckSchema, Forget, Giveback, 
 from provenance.recovery import AsyncRecovering, Recovering
 from provenance.refreshing import AsyncViews, Views
 from provenance.repository import ActionRepository, AsyncActionRepository
+from provenance.setting_up import OnUnavailable, SetUp, SpoolOrPath, as_spool, checked_address, pool_maker
 from provenance.statements import recording as statements
 from provenance.statements.partitions import NEXT
-from provenance.statements.recording import Installed
 from provenance.tracking.hosts import Durability
-from provenance.translation import address_parts, translated, unavailable
+from provenance.translation import translated, unavailable
 from provenance.upkeep import AsyncPartitions, Partitions, making_months
 from provenance.values import Redactor
 
-SCHEMA_VERSION = 7
-"""The schema this version of the library writes."""
 
-T = TypeVar("T")
-
-SpoolOrPath = Spool | str | PathLike[str]
-
-OnUnavailable = Literal["raise", "spool"]
-"""What becomes of new actions while it is known that the journal cannot be reached; see :class:`Trail`."""
-
-
-# Seconds that a block waits for a connection of the trail's own pool.
-_PATIENCE = 10.0
-
-
-def _spool(given: SpoolOrPath | None) -> Spool | None:
-    if given is None or isinstance(given, Spool):
-        return given
-    try:
-        directory = os.fspath(given)
-    except TypeError:
-        raise NotConfigured(f"spool: expected a directory or a Spool, got {type(given).__name__}") from None
-    if not directory:
-        raise NotConfigured("spool: expected a directory, got an empty text; leave it out for none")
-    return Spool(directory)
-
-
-def _address(given: str) -> str:
-    """Return an address, checked: a pool would try a malformed one again and again."""
-    if not given.strip():
-        raise NotConfigured(
-            'the address of the database is empty; give a conninfo string or URL, such as "postgresql:///app"'
-        )
-    address_parts(given)
-    return given
-
-
-def _maker(kind: Callable[..., T], address: str, max_size: int, configure: Callable[..., object]) -> Callable[[], T]:
-    """Return what makes a pool of the trail's own, not opened yet."""
-    return partial(
-        kind,
-        _address(address),
-        min_size=0,
-        max_size=max_size,
-        timeout=_PATIENCE,
-        open=False,
-        name="provenance",
-        configure=configure,
-    )
-
-
-class _Setup:
-    """What both colours have in common."""
-
-    pool: Any
-    _outage: Outage
-    _make_pool: Callable[[], Any] | None = None
-    """Of the trail's own pool; ``None`` where that was handed in."""
-
-    def __init__(self, redactor: Redactor | None, on_unavailable: OnUnavailable, durability: Durability) -> None:
-        # Pipeline mode, which puts several statements into one round trip, needs libpq 14.
-        capabilities.has_pipeline(check=True)
-        if on_unavailable not in get_args(OnUnavailable):
-            raise NotConfigured(f'on_unavailable: expected "raise" or "spool", not {on_unavailable!r}')
-        if durability not in get_args(Durability):
-            raise NotConfigured(f'durability: expected "atomic" or "intent", not {durability!r}')
-        self.durability: Durability = durability
-        self._fail_closed = on_unavailable == "raise"
-        self.redactor = redactor or Redactor()
-        self.ready = False
-        """The schema has been seen to be there."""
-        self._closed = False
-        self.abandoned: deque[Block] = deque()
-        """Blocks that nobody can leave any more; what they hold is given back when the next one is entered."""
-
-    def start_afresh(self) -> None:
-        """Take another pool in a child process, if it is the trail's own, and let go of what the parent has borrowed."""
-        self.abandoned = deque()
-        if self._make_pool is not None:
-            leave_to_parent(self.pool)
-            self.pool = self._make_pool()
-
-    def health(self) -> JournalHealth:
-        """Return whether the journal can be reached, and what became of its rows; looks at each file of the spool."""
-        return self._outage.health()
-
-    def _check_open(self) -> None:
-        """See that a new action may begin.
-
-        Raises:
-            TrailUnavailable: the trail is closed, or is told to refuse work whose failure it could not record.
-        """
-        if self._closed:
-            raise TrailUnavailable("this trail is closed; nothing has been done yet")
-        if self._fail_closed and self._outage.down:
-            raise TrailUnavailable(
-                "the journal cannot be reached, so that a failure could not be recorded; nothing has been done yet; new "
-                "actions are refused until it can, as on_unavailable says"
-            )
-
-    def _may_wait(self, connection: drivers.AnyConnection | None) -> bool:
-        """Whether work may begin although the database cannot be seen: it needs none now, and its row can be kept."""
-        return connection is None and self._outage.keeps and not self._fail_closed
-
-    @contextmanager
-    def _perhaps_later(self, connection: drivers.AnyConnection | None) -> Generator[None]:
-        """Let work begin that may wait for the database, although the schema cannot be seen."""
-        try:
-            yield
-        except TrailUnavailable as error:
-            if not self._may_wait(connection):
-                raise
-            self._outage.begin(error)
-
-    def _schema_found(self, found: Installed) -> None:
-        if found.version < SCHEMA_VERSION:
-            raise SchemaNotReady(
-                f"the provenance schema is at version {found.version} in this database, and version {SCHEMA_VERSION} is "
-                "needed; run `provenance migrate up`"
-            )
-        if found.on_citus:
-            drivers.send_apart()
-        self.ready = True
-        self._outage.wake()
-
-
-class Trail(_Setup, Outliving, Tables, Views, Recovering, Erasing, Holds, Policies, Partitions):
+class Trail(SetUp, Outliving, Tables, Views, Recovering, Erasing, Holds, Policies, Partitions):
     """Records and reads actions with blocking I/O.
 
     ``trail.track_action`` is :class:`provenance.track_action` bound to this trail; ``trail.actions`` and
@@ -202,7 +72,7 @@ class Trail(_Setup, Outliving, Tables, Views, Recovering, Erasing, Holds, Polici
         super().__init__(redactor, on_unavailable, durability)
         self.pool: ConnectionPool[Any]
         if isinstance(pool, str):
-            self._make_pool = _maker(ConnectionPool[Any], pool, max_size, drivers.suit_pooler)
+            self._make_pool = pool_maker(ConnectionPool[Any], pool, max_size, drivers.suit_pooler)
             self.pool = self._make_pool()
         elif isinstance(pool, AsyncConnectionPool):  # pyright: ignore[reportUnnecessaryIsInstance]
             raise NotConfigured(
@@ -211,9 +81,9 @@ class Trail(_Setup, Outliving, Tables, Views, Recovering, Erasing, Holds, Polici
         else:
             self.pool = pool
         self._journal = Journal(
-            _address(journal) if journal else self.pool.conninfo,
+            checked_address(journal) if journal else self.pool.conninfo,
             kwargs=None if journal else self.pool.kwargs,
-            spool=_spool(spool),
+            spool=as_spool(spool),
         )
         self._outage = self._journal.outage
         self.actions = ActionRepository(self.connection)
@@ -337,7 +207,7 @@ class Trail(_Setup, Outliving, Tables, Views, Recovering, Erasing, Holds, Polici
 
 
 class AsyncTrail(
-    _Setup,
+    SetUp,
     AsyncOutliving,
     AsyncTables,
     AsyncViews,
@@ -379,16 +249,16 @@ class AsyncTrail(
         super().__init__(redactor, on_unavailable, durability)
         self.pool: AsyncConnectionPool[Any]
         if isinstance(pool, str):
-            self._make_pool = _maker(AsyncConnectionPool[Any], pool, max_size, drivers.asuit_pooler)
+            self._make_pool = pool_maker(AsyncConnectionPool[Any], pool, max_size, drivers.asuit_pooler)
             self.pool = self._make_pool()
         elif isinstance(pool, ConnectionPool):  # pyright: ignore[reportUnnecessaryIsInstance]
             raise NotConfigured("pool: this is a ConnectionPool; it goes with Trail, or configure(pool=)")
         else:
             self.pool = pool
         self._journal = AsyncJournal(
-            _address(journal) if journal else self.pool.conninfo,
+            checked_address(journal) if journal else self.pool.conninfo,
             kwargs=None if journal else self.pool.kwargs,
-            spool=_spool(spool),
+            spool=as_spool(spool),
         )
         self._outage = self._journal.outage
         self.actions = AsyncActionRepository(self.connection)

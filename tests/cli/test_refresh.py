@@ -10,8 +10,9 @@ import psycopg
 import pytest
 
 from provenance.cli.status import age
+from provenance.setting_up import SCHEMA_VERSION
 from provenance.testing import RecordedActions
-from provenance.trail import SCHEMA_VERSION, Trail
+from provenance.trail import Trail
 from tests.cli.conftest import Run
 
 SETUP = """

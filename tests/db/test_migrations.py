@@ -22,7 +22,7 @@ from psycopg.rows import dict_row
 from provenance import schema
 from provenance.errors import MigrationError
 from provenance.schema import Migration, known_migrations, runner
-from provenance.trail import SCHEMA_VERSION
+from provenance.setting_up import SCHEMA_VERSION
 
 Connection = psycopg.Connection[Any]
 

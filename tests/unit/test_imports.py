@@ -104,6 +104,7 @@ LAYERS = [
         "upkeep.partitions",
         "upkeep",
     ],
+    ["setting_up"],
     ["trail"],
     ["configuration"],
     ["__init__"],

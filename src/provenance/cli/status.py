@@ -14,9 +14,9 @@ from provenance.cli.problems import BadNews
 from provenance.drivers import run
 from provenance.errors import SchemaNotReady
 from provenance.models import ViewState
+from provenance.setting_up import SCHEMA_VERSION
 from provenance.statements.version import VERSION
 from provenance.statements.views import VIEWS
-from provenance.trail import SCHEMA_VERSION
 from provenance.translation import translated
 
 

@@ -6,9 +6,10 @@ A declaration becomes SQL, to be reviewed and kept with the team's own migration
 from provenance.concepts.applying import Plan, apply, plan, remove
 from provenance.concepts.changing import Script, changes
 from provenance.concepts.ddl import down_sql, up_sql
-from provenance.concepts.definition import Attribute, Computed, Concept, LiveIndex, Reference, Target, linked
+from provenance.concepts.definition import Concept, linked
 from provenance.concepts.errors import ConceptRefused, EntityNotFound, InvalidConcept, InvalidEntity
 from provenance.concepts.models import DanglingReference, Entity, ResolvedEntity
+from provenance.concepts.parts import Attribute, Computed, LiveIndex, Reference, Target
 from provenance.concepts.repository import AsyncConceptRepository, ConceptRepository
 
 __all__ = [

@@ -10,9 +10,10 @@ from collections.abc import Iterator
 import attrs
 
 from provenance.concepts import column_types, ddl, expressions, rebuilding
-from provenance.concepts.definition import Attribute, Concept, Reference
+from provenance.concepts.definition import Concept
 from provenance.concepts.errors import ConceptRefused
 from provenance.concepts.naming import literal, quoted
+from provenance.concepts.parts import Attribute, Reference
 
 
 @attrs.frozen(kw_only=True)

@@ -11,9 +11,11 @@ from psycopg import sql
 from provenance import drivers
 from provenance.concepts import changing, column_types, ddl, declaration
 from provenance.concepts.changing import Change
-from provenance.concepts.definition import RESERVED, Concept, Reference, Target
+from provenance.concepts.checks import RESERVED
+from provenance.concepts.definition import Concept
 from provenance.concepts.errors import ConceptRefused
 from provenance.concepts.naming import quoted
+from provenance.concepts.parts import Reference, Target
 from provenance.errors import SchemaNotReady
 from provenance.statements import Row, Statement
 

@@ -6,8 +6,10 @@ from collections.abc import Iterable
 from textwrap import indent
 
 from provenance.concepts import declaration
-from provenance.concepts.definition import RESERVED, Attribute, Concept, LiveIndex, Reference, linked
+from provenance.concepts.checks import RESERVED
+from provenance.concepts.definition import Concept, linked
 from provenance.concepts.naming import literal, quoted
+from provenance.concepts.parts import Attribute, LiveIndex, Reference
 
 LOCK_TIMEOUT = "5s"
 """How long a statement waits for a lock before it gives up: whoever comes after it waits behind it."""

@@ -10,8 +10,9 @@ from typing import Any
 
 import attrs
 
-from provenance.concepts.definition import Attribute, Computed, Concept, LiveIndex, Reference, Target
+from provenance.concepts.definition import Concept
 from provenance.concepts.errors import ConceptRefused
+from provenance.concepts.parts import Attribute, Computed, LiveIndex, Reference, Target
 
 _MARK = "Rows of a concept of provenance, declared as:\n"
 

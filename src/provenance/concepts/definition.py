@@ -2,312 +2,31 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterable, Iterator, Mapping
-from typing import Any
 
 import attrs
 
-from provenance.concepts import column_types, expressions, naming
+from provenance.concepts import checks, column_types, naming
 from provenance.concepts.errors import InvalidConcept
+from provenance.concepts.parts import Attribute, Computed, LiveIndex, Reference, Target
 from provenance.errors import InvalidAction
 from provenance.values import name as action_name
 
-RESERVED = ("id", "created_by_action_id", "updated_by_action_id", "created_at", "updated_at", "deleted_at")
-"""The columns that every concept has."""
-
-# tableoid and the like: columns that every table has already.
-_SYSTEM = frozenset({"tableoid", "xmin", "cmin", "xmax", "cmax", "ctid"})
-_TYPE = re.compile(r"[\w\s.,()\[\]\"$]+")
-
-
-def _name(value: object, what: str) -> str:
-    if not isinstance(value, str):
-        raise InvalidConcept(f"{what}: expected a name, got {type(value).__name__}")
-    if not value:
-        raise InvalidConcept(f"{what} is empty; give it a name of 1 to {naming.LONGEST} bytes")
-    if not value.isprintable():
-        raise InvalidConcept(f"{what} has characters that cannot be printed; leave them out")
-    if (size := len(value.encode(errors="surrogatepass"))) > naming.LONGEST:
-        raise InvalidConcept(
-            f"{what} {value!r} has {size} bytes, and Postgres keeps {naming.LONGEST}; choose a shorter one"
-        )
-    return value
-
-
-def _column(value: object, what: str) -> str:
-    column = _name(value, what)
-    if column in RESERVED:
-        raise InvalidConcept(
-            f"{what} {column!r} is reserved: every concept has the columns {', '.join(RESERVED)}; choose another name"
-        )
-    if column in _SYSTEM:
-        raise InvalidConcept(f"{what} {column!r} is a system column of Postgres; choose another name")
-    return column
-
-
-def _sql(value: object, what: str) -> str:
-    """Return an expression or a type: one, on one line, so that it cannot be mistaken for what surrounds it."""
-    if not isinstance(value, str):
-        raise InvalidConcept(f"{what}: expected SQL as text, got {type(value).__name__}")
-    if not value.strip():
-        raise InvalidConcept(f"{what} is empty; leave it out, or give the SQL")
-    if not value.isprintable():
-        raise InvalidConcept(f"{what}: expected SQL on one line")
-    if (flaw := expressions.flaw(value)) is not None:
-        raise InvalidConcept(f"{what}: expected one whole piece of SQL, and it has {flaw}; write that piece alone")
-    return value.strip()
-
-
-def _type(value: object, what: str) -> str:
-    written = _sql(value, f"the type of {what}")
-    if not _TYPE.fullmatch(written):
-        raise InvalidConcept(f"the type of {what}: expected the name of a Postgres type such as text or numeric(10,2)")
-    return written
-
-
-# Where Postgres and this library keep what is theirs; every schema that begins with pg_ is the server's.
-_NOT_YOURS = frozenset({"provenance", "information_schema"})
-_TABLE = re.compile(r'("(?:[^"]|"")+"|[^".\s]+)\.("(?:[^"]|"")+"|[^".\s]+)')
-
-
-def table_name(value: object, what: str) -> tuple[str, str]:
-    """Return the schema and the name that a qualified table name consists of.
-
-    Raises:
-        InvalidConcept: it is no such name.
-    """
-    if not isinstance(value, str) or not (found := _TABLE.fullmatch(value)):
-        raise InvalidConcept(f'{what}: expected a table with its schema, such as public.users or public."Users"')
-    schema, table = (part[1:-1].replace('""', '"') if part[0] == '"' else part for part in found.groups())
-    return _name(schema, f"the schema of {what}"), _name(table, f"the name of {what}")
-
-
-def _qualified(value: str, what: str) -> str:
-    return ".".join(map(naming.quoted, table_name(value, what)))
-
-
-def _flag(value: object, what: str) -> bool:
-    if not isinstance(value, bool):
-        raise InvalidConcept(f"{what}: expected True or False, got {type(value).__name__}")
-    return value
-
-
-def _tuple(value: Iterable[Any], kind: type, what: str) -> tuple[Any, ...]:
-    if isinstance(value, str) or not isinstance(value, Iterable):  # pyright: ignore[reportUnnecessaryIsInstance]
-        raise InvalidConcept(f"{what}: expected a list of {kind.__name__}, got {type(value).__name__}")
-    items = tuple(value)
-    for item in items:
-        if not isinstance(item, kind):
-            raise InvalidConcept(f"{what}: expected {kind.__name__} in the list, got {type(item).__name__}")
-    return items
-
-
-@attrs.frozen(kw_only=True)
-class Target:
-    """A table whose rows a reference names by their key.
-
-    Args:
-        table: with its schema: ``"public.users"``. A view will do.
-        key: the column that identifies a row, and that the reference holds.
-    """
-
-    table: str
-    key: str = "id"
-
-    def __attrs_post_init__(self) -> None:
-        object.__setattr__(self, "table", _qualified(self.table, "the table of a Target"))
-        _name(self.key, f"the key of {self.table}")
-
-    @property
-    def place(self) -> tuple[str, str]:
-        """The schema and the name of the table."""
-        return table_name(self.table, "the table of a Target")
-
-
-def _pairs(value: Mapping[str, str] | Iterable[tuple[str, str]], expected: str) -> tuple[tuple[str, str], ...]:
-    try:
-        pairs = dict(value)
-    except (TypeError, ValueError):
-        raise InvalidConcept(expected) from None
-    return tuple(pairs.items())
-
-
-def _labels(value: Mapping[str, str] | Iterable[tuple[str, str]]) -> tuple[tuple[str, str], ...]:
-    return _pairs(value, "labels: expected a mapping of names to columns, such as {'user_name': 'name'}")
-
-
-def _reads(value: Mapping[str, str] | Iterable[tuple[str, str]]) -> tuple[tuple[str, str], ...]:
-    return _pairs(value, "reads: expected a mapping of columns to types, such as {'country_id': 'integer'}")
-
-
-@attrs.frozen(kw_only=True)
-class Reference:
-    """An opaque id of something that another concept owns: a column, and never a foreign key.
-
-    Args:
-        column: ``"user_id"``.
-        to: what it resolves to: a :class:`Target`, or the name of another declared concept. Without it the id is one of
-            another system, and nothing is looked up.
-        labels: which columns of that are shown in the resolved view, and as what: ``{"user_name": "name"}``.
-        type: the Postgres type of the id.
-        nullable: whether there may be none.
-        concept: the concept that *to* named, filled in by :func:`linked`.
-        reads: which columns of that are read beside the labels, by whoever works with the concept, and what type they are
-            compared with: ``{"country_id": "integer"}``. Nothing is made of them; that they are there is checked when the
-            declaration is applied.
-
-    Raises:
-        InvalidConcept: one of them is not what it should be.
-    """
-
-    column: str
-    to: Target | str | None = None
-    labels: tuple[tuple[str, str], ...] = attrs.field(default=(), converter=_labels)
-    type: str = "uuid"
-    nullable: bool = False
-    concept: str | None = None
-    # Not a part of what is made: another one changes neither the table nor the view.
-    reads: tuple[tuple[str, str], ...] = attrs.field(default=(), converter=_reads, eq=False)
-
-    def __attrs_post_init__(self) -> None:
-        _column(self.column, "the reference")
-        what = f"the reference {self.column}"
-        if not (self.to is None or isinstance(self.to, (Target, str))):  # pyright: ignore[reportUnnecessaryIsInstance]
-            raise InvalidConcept(
-                f"{what}: to= takes a Target or the name of a declared concept, not {type(self.to).__name__}"
-            )
-        for label, source in self.labels:
-            _column(label, f"a label of {what}")
-            _name(source, f"the column behind the label {label} of {what}")
-        for source, compared in self.reads:
-            _name(source, f"a column that {what} reads")
-            _type(compared, f"the column {source} that {what} reads")
-        if (self.labels or self.reads) and self.to is None:
-            given = "labels" if self.labels else "reads"
-            raise InvalidConcept(
-                f"{what} has {given} and nothing to take them from; give to=, or leave the {given} out"
-            )
-        object.__setattr__(self, "type", _type(self.type, what))
-        _flag(self.nullable, f"nullable of {what}")
-
-    @property
-    def target(self) -> Target | None:
-        """The table that the reference resolves to, or ``None``.
-
-        Raises:
-            InvalidConcept: it is a concept that has not been looked for yet.
-        """
-        if isinstance(self.to, str):
-            raise InvalidConcept(
-                f"the reference {self.column} is to the concept {self.to!r}; pass both concepts, or link them with linked()"
-            )
-        return self.to
-
-    @property
-    def flag(self) -> str:
-        """The column of the resolved view that says whether the id names nothing."""
-        return naming.fitted(self.column, "_dangling")
-
-
-@attrs.frozen(kw_only=True)
-class Attribute:
-    """A column that holds a value.
-
-    Args:
-        name: of the column.
-        type: a Postgres type: ``"text"``, ``"numeric(10,2)"``, ``"jsonb"``. Outside ``pg_catalog`` with its schema.
-        nullable: whether there may be none.
-        default: an SQL expression: ``"'pending'"``, ``"0"``.
-        check: an SQL condition on the row: ``"title <> ''"``.
-
-    Raises:
-        InvalidConcept: one of them is not what it should be.
-    """
-
-    name: str
-    type: str
-    nullable: bool = False
-    default: str | None = None
-    check: str | None = None
-
-    def __attrs_post_init__(self) -> None:
-        _column(self.name, "the attribute")
-        what = f"the attribute {self.name}"
-        _flag(self.nullable, f"nullable of {what}")
-        object.__setattr__(self, "type", _type(self.type, what))
-        if self.default is not None:
-            object.__setattr__(self, "default", _sql(self.default, f"the default of {what}"))
-        if self.check is not None:
-            object.__setattr__(self, "check", _sql(self.check, f"the check of {what}"))
-
-    @property
-    def constraint(self) -> str:
-        """The name of the check."""
-        return naming.fitted(self.name, "_check")
-
-
-def _columns(value: Iterable[str]) -> tuple[str, ...]:
-    return _tuple(value, str, "the columns of a LiveIndex")
-
-
-@attrs.frozen(kw_only=True)
-class LiveIndex:
-    """An index on the rows that are not deleted.
-
-    Args:
-        columns: references and attributes. Rows with the same values are listed newest first from it.
-        unique: makes them the natural key: no two live rows have the same values. Null is a value here.
-
-    Raises:
-        InvalidConcept: there are no columns, or one is named twice.
-    """
-
-    columns: tuple[str, ...] = attrs.field(converter=_columns)
-    unique: bool = False
-
-    def __attrs_post_init__(self) -> None:
-        if not self.columns:
-            raise InvalidConcept("a LiveIndex has no columns; name at least one reference or attribute")
-        if len(set(self.columns)) < len(self.columns):
-            raise InvalidConcept(f"a LiveIndex names a column twice: {', '.join(self.columns)}; name each once")
-        _flag(self.unique, f"unique of the LiveIndex on {', '.join(self.columns)}")
-
-
-@attrs.frozen(kw_only=True)
-class Computed:
-    """A column of the resolved view that is made of its other columns.
-
-    Args:
-        name: of the column.
-        sql: an SQL expression on references, attributes and labels: ``"concat_ws(', ', street, city_name)"``.
-
-    Raises:
-        InvalidConcept: one of them is not what it should be.
-    """
-
-    name: str
-    sql: str
-
-    def __attrs_post_init__(self) -> None:
-        _column(self.name, "the computed column")
-        object.__setattr__(self, "sql", _sql(self.sql, f"the SQL of the computed column {self.name}"))
-
 
 def _references(value: Iterable[Reference]) -> tuple[Reference, ...]:
-    return _tuple(value, Reference, "references")
+    return checks.several(value, Reference, "references")
 
 
 def _attributes(value: Iterable[Attribute]) -> tuple[Attribute, ...]:
-    return _tuple(value, Attribute, "attributes")
+    return checks.several(value, Attribute, "attributes")
 
 
 def _indexes(value: Iterable[LiveIndex]) -> tuple[LiveIndex, ...]:
-    return _tuple(value, LiveIndex, "indexes")
+    return checks.several(value, LiveIndex, "indexes")
 
 
 def _computed(value: Iterable[Computed]) -> tuple[Computed, ...]:
-    return _tuple(value, Computed, "computed")
+    return checks.several(value, Computed, "computed")
 
 
 @attrs.frozen(kw_only=True)
@@ -340,8 +59,8 @@ class Concept:
             raise InvalidConcept(str(error)) from None
         what = f"the table of the concept {self.name}"
         table = self.table or f"public.{naming.quoted(f'{self.name}s')}"
-        object.__setattr__(self, "table", _qualified(table, what))
-        if (schema := self.place[0]) in _NOT_YOURS or schema.startswith("pg_"):
+        object.__setattr__(self, "table", checks.qualified(table, what))
+        if (schema := self.place[0]) in checks.NOT_YOURS or schema.startswith("pg_"):
             raise InvalidConcept(f"{what} is in the schema {schema}, which is not yours; give it one of your own")
         self._check_columns()
         self._check_indexes()
@@ -352,7 +71,7 @@ class Concept:
             if column in seen:
                 raise InvalidConcept(f"the concept {self.name} has two columns named {column}; rename one")
             seen.add(column)
-        shown = seen | {*RESERVED}
+        shown = seen | {*checks.RESERVED}
         for reference in self.references:
             added = [label for label, _ in reference.labels] + ([reference.flag] if reference.to is not None else [])
             for column in added:
@@ -388,7 +107,7 @@ class Concept:
     @property
     def place(self) -> tuple[str, str]:
         """The schema and the name of the table."""
-        return table_name(self.table, "the table")
+        return checks.table_name(self.table, "the table")
 
     @property
     def columns(self) -> tuple[str, ...]:
@@ -504,9 +223,9 @@ def _link(concept: Concept, reference: Reference, known: Mapping[str, Concept]) 
             f"{what} is of type {reference.type}, and the key of a concept is a uuid; declare it as uuid"
         )
     for label, source in reference.labels:
-        if source not in (*RESERVED, *found.columns):
+        if source not in (*checks.RESERVED, *found.columns):
             raise InvalidConcept(
                 f"{what} takes the label {label} from {source!r}, which is no column of the concept {found.name}; it has "
-                f"{', '.join((*RESERVED, *found.columns))}"
+                f"{', '.join((*checks.RESERVED, *found.columns))}"
             )
     return attrs.evolve(reference, to=Target(table=found.table), concept=found.name)

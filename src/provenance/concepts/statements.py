@@ -16,7 +16,8 @@ from uuid import UUID
 from psycopg import sql
 
 from provenance.concepts import column_types, ddl
-from provenance.concepts.definition import RESERVED, Concept
+from provenance.concepts.checks import RESERVED
+from provenance.concepts.definition import Concept
 from provenance.concepts.errors import InvalidEntity
 from provenance.concepts.models import DanglingReference, Entity, ResolvedEntity
 from provenance.concepts.naming import quoted
