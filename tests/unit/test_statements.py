@@ -570,4 +570,4 @@ def test_reading_names_nothing_but_the_view() -> None:
         reading.search(Filter(**FILTERS), before=ID, limit=1),
     ):
         sources = set(re.findall(r"(?:FROM|JOIN)\s+(?!LATERAL)([\w.]+)", text(statement)))
-        assert sources - {"down", "up"} == {"provenance.action_log"}
+        assert sources - {"down", "top", "up"} == {"provenance.action_log"}

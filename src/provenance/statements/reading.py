@@ -223,13 +223,11 @@ def ancestors(action_id: UUID, *, max_depth: int) -> Statement[list[ChainLink]]:
 def tree(action_id: UUID) -> Statement[ActionTree | None]:
     """The whole tree that an action is in."""
     return Statement(
-        f"""SELECT {COLUMNS} FROM provenance.action_log a
-             WHERE a.id = (SELECT m.root_id FROM provenance.action_log m WHERE m.id = %(id)s LIMIT 1)
+        f"""WITH top AS MATERIALIZED (SELECT m.root_id FROM provenance.action_log m WHERE m.id = %(id)s LIMIT 1)
+            SELECT {COLUMNS} FROM provenance.action_log a WHERE a.id = (SELECT top.root_id FROM top)
             UNION ALL
             SELECT {COLUMNS} FROM provenance.action_log a
-             WHERE a.root_id = (SELECT m.root_id FROM provenance.action_log m WHERE m.id = %(id)s LIMIT 1)
-               AND a.parent_action_id IS NOT NULL
-             ORDER BY id""",
+             WHERE a.root_id = (SELECT top.root_id FROM top) AND a.parent_action_id IS NOT NULL""",
         {"id": _id(action_id)},
         build_tree,
     )
