@@ -72,6 +72,8 @@ class Comparison:
     samples: Mapping[str, Sequence[float]]
     baseline: str = "bare"
     goals: Sequence[Goal] = ()
+    why: str = ""
+    """What is known of goals that are missed."""
 
     def median(self, variant: str) -> float:
         """Return the median of a variant, in the unit."""
@@ -176,6 +178,8 @@ class Curves:
     samples: Mapping[str, Mapping[int, Sequence[float]]]
     """Of each variant, at each size."""
     goals: Sequence[Growth] = ()
+    why: str = ""
+    """What is known of goals that are missed."""
 
     def at(self, variant: str, size: int, percent: int) -> float:
         """Return a point of the curve that is drawn through what so many of a hundred samples do not exceed."""

@@ -31,7 +31,7 @@ def report(
 
 def _goals(results: Sequence[Result]) -> str:
     rows = [
-        [result.title, judgement.wanted, f"{judgement.found:,.3g}", _verdict(judgement)]
+        [result.title, judgement.wanted, f"{judgement.found:,.3g}", _verdict(judgement, result.why)]
         for result in results
         for judgement in judgements(result)
     ]
@@ -39,11 +39,12 @@ def _goals(results: Sequence[Result]) -> str:
     return "\n".join(_line(cells) for cells in (*heads, *rows)) if rows else ""
 
 
-def _verdict(judgement: Judgement) -> str:
+def _verdict(judgement: Judgement, why: str) -> str:
     if judgement.met:
         return "met"
     # Of nothing, no share can be told.
-    return f"**missed** by {judgement.found / judgement.at_most - 1:.0%}" if judgement.at_most else "**missed**"
+    missed = f"**missed** by {judgement.found / judgement.at_most - 1:.0%}" if judgement.at_most else "**missed**"
+    return f"{missed}: {why}" if why else missed
 
 
 def _section(result: Result) -> str:

@@ -110,6 +110,7 @@ def run(rounds: int, actions: int) -> list[Result]:
             digits=0,
             samples=wal,
             goals=[Share(_TRACKED, 0.30, _ORIGINAL)],
+            why="pages of the indexes of entities and of users, whose order is not that of time",
         ),
         Comparison(
             title=f"WAL per tracked write right after a checkpoint, compressed, {actions:,} actions",

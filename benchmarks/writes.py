@@ -75,6 +75,13 @@ _GOALS: dict[tuple[str, str], list[Goal]] = {
 }
 """What was set out for, by work and place."""
 
+_WHY = {
+    _ONE: "Python, after each wait",
+    _TEN: "Python for each action, after each wait; a round trip for each that is stamped",
+    _CAPTURED: "Python, after each wait; a second row",
+}
+"""Where the time goes."""
+
 _LOG_GOALS: dict[str, list[Goal]] = {_ONE: [Added("tracked", 900)]}
 
 
@@ -304,6 +311,7 @@ def _measured(bench: _Bench, name: str, place: Place, rounds: int) -> list[Compa
                 digits=0,
                 samples=bench.samples(variants, rounds),
                 goals=_GOALS.get((title, name), []),
+                why=_WHY[title],
             )
         )
         if name == "local":

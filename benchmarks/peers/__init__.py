@@ -25,11 +25,22 @@ class _Orm:
     name: str
     variants: Mapping[str, Variant]
     goals: Sequence[Share]
+    why: str
 
 
 _ORMS = [
-    _Orm("SQLAlchemy", sqlalchemy_orm.VARIANTS, [Share("provenance", 0.25, "postgresql-audit")]),
-    _Orm("Django", django_orm.VARIANTS, [Share("provenance, row captured", 1.0, "django-pghistory")]),
+    _Orm(
+        "SQLAlchemy",
+        sqlalchemy_orm.VARIANTS,
+        [Share("provenance", 0.25, "postgresql-audit")],
+        "two round trips, in a transaction of the application's",
+    ),
+    _Orm(
+        "Django",
+        django_orm.VARIANTS,
+        [Share("provenance, row captured", 1.0, "django-pghistory")],
+        "two round trips, in a transaction of the application's; the other one has no action to record",
+    ),
 ]
 
 
@@ -64,6 +75,7 @@ def _compared(orm: _Orm, place: str, address: str, rounds: int) -> list[Comparis
         digits=0,
         samples={name: [sample.microseconds for sample in taken] for name, taken in samples.items()},
         goals=goals,
+        why=orm.why,
     )
     if place != "local":
         return [times]
