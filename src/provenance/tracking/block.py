@@ -280,8 +280,7 @@ class track_action:
     def __del__(self) -> None:
         # An exception that a signal handler raises may hit between the end of the body and the first line of __exit__; then
         # nobody leaves the block any more. This may run anywhere.
-        if "_block" in vars(self):
-            self._let_go()
+        self._let_go()
 
     # -- with --
 
