@@ -38,8 +38,6 @@ def answers_bytes(connection: AnyConnection) -> bool:
     """Return whether text comes from the connection as bytes, because it has no encoding."""
     # A pooler repeats the name as the client has spelled it.
     spelled = connection.pgconn.parameter_status(b"client_encoding") or b""
-    if spelled == b"UTF8":
-        return False
     return spelled.upper().translate(None, b"-_ ") == b"SQLASCII"
 
 

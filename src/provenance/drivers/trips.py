@@ -10,6 +10,7 @@ from collections.abc import Sequence
 from functools import lru_cache
 from typing import Any
 
+import attrs
 import psycopg
 from psycopg import adapt, generators
 from psycopg._preparing import Prepare, PrepareManager
@@ -41,15 +42,13 @@ def _cache(connection: AnyConnection) -> PrepareManager:
     return connection._prepared  # pyright: ignore[reportPrivateUsage]
 
 
+@attrs.define
 class _Sent:
     """A statement on its way that may be kept by the server."""
 
-    __slots__ = ("name", "prepare", "query")
-
-    def __init__(self, query: Any, prepare: Prepare, name: bytes) -> None:
-        self.query = query
-        self.prepare = prepare
-        self.name = name
+    query: Any
+    prepare: Prepare
+    name: bytes
 
 
 def _converted(connection: AnyConnection, statement: Statement[Any]) -> tuple[Any, Sequence[Any], Sequence[Any] | None]:

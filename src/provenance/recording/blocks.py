@@ -65,8 +65,7 @@ class Unit:
     @property
     def status(self) -> int:
         """The state of its transaction, a ``TransactionStatus``."""
-        # drivers.transaction_status(), which is asked for several times at every turn.
-        return self.connection.pgconn.transaction_status
+        return drivers.transaction_status(self.connection)
 
     def __str__(self) -> str:
         return self.outermost.label

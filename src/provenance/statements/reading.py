@@ -81,7 +81,8 @@ def _body(text: str | None) -> JSONValue:
 _STATUSES = {str(status): status for status in Status}
 
 
-def _utc(value: datetime | None) -> datetime | None:
+def _utc(value: Any) -> Any:
+    """Return an aware time, if it is one, in UTC."""
     return value if value is None or value.tzinfo is UTC else value.astimezone(UTC)
 
 
@@ -131,7 +132,7 @@ def decode_action(row: Row) -> Action:
         error_type=error_type,
         error_code=error_code,
         error_message=error_message,
-        started_at=started_at if started_at.tzinfo is UTC else started_at.astimezone(UTC),
+        started_at=_utc(started_at),
         completed_at=_utc(completed_at),
         duration_ms=duration_ms,
         recorded_at=_utc(recorded_at),
