@@ -77,8 +77,7 @@ class Scan:
 def executed(connection: psycopg.Connection[Any], statement: Statement[Any], plan: str) -> list[Scan]:
     """Execute the statement as a prepared one with this kind of plan, and return its scans."""
     assert statement.params is not None
-    assert not isinstance(statement.query, sql.Composed)
-    query = statement.query.decode() if isinstance(statement.query, bytes) else statement.query
+    query = statement.query.as_string(None) if isinstance(statement.query, sql.Composed) else statement.query
     names = list(dict.fromkeys(re.findall(r"%\((\w+)\)s", query)))
     for position, name in enumerate(names, start=1):
         query = query.replace(f"%({name})s", f"${position}")

@@ -439,7 +439,7 @@ def test_a_pending_action_has_no_end() -> None:
     assert (found.status, found.completed_at, found.duration_ms) == (Status.PENDING, None, None)
 
 
-@pytest.mark.parametrize("body", ["1" * 5_000, "[" * 100_000 + "]" * 100_000])
+@pytest.mark.parametrize("body", ["1" * 5_000, "[" * 100_000 + "]" * 100_000, "1 2"])
 def test_a_body_that_python_cannot_parse_hides_nothing_else(body: str) -> None:
     """Postgres stores numbers and depths that the parser of Python refuses; the action is still shown."""
     found = reading.get(ID).decode([row(payload=body)])
@@ -496,7 +496,7 @@ def test_one_row_more_than_a_page_tells_that_there_is_another() -> None:
 
 def bounds(statement: Statement[Any]) -> tuple[UUID, UUID]:
     """Return the range of ids that is searched, which stands in the text."""
-    found = re.search(r"WHERE a\.id >= '(\S+)' AND a\.id < '(\S+)' ", text(statement))
+    found = re.search(r"WHERE a\.id >= '(\S+)'::uuid AND a\.id < '(\S+)'::uuid", text(statement))
     assert found is not None
     return UUID(found[1]), UUID(found[2])
 

@@ -18,6 +18,7 @@ from typing import Any, LiteralString
 from uuid import UUID
 
 import attrs
+from psycopg import sql
 
 from provenance import ids
 from provenance.models import Action, ActionTree, ChainLink, JSONValue, Page, Status
@@ -72,10 +73,10 @@ def _body(text: str | None) -> JSONValue:
         return _UNREADABLE
     try:
         value: JSONValue
-        value, _ = _parsed(text)
+        value, end = _parsed(text)
     except ValueError:
         return _UNREADABLE
-    return value
+    return value if end == len(text) else _UNREADABLE
 
 
 _STATUSES = {str(status): status for status in Status}
@@ -322,12 +323,12 @@ _TEXT_FILTERS: tuple[LiteralString, ...] = (
 )
 
 
-def _bound(at: datetime) -> UUID:
+def _bound(at: datetime) -> sql.Literal:
     """Return the least id of a moment, of whatever version: what partitions are bounded by."""
-    return UUID(int=ids.floor_id(at).int >> 80 << 80)
+    return sql.Literal(UUID(int=ids.floor_id(at).int >> 80 << 80))
 
 
-_FIRST = UUID(int=0)
+_FIRST = sql.Literal(UUID(int=0))
 
 
 def _end() -> datetime:
@@ -354,16 +355,15 @@ def search(wanted: Filter, *, before: UUID | None, limit: int) -> Statement[Page
     if wanted.status is not None:
         conditions.append(" AND a.status = %(status)s")
         params["status"] = wanted.status.value
-    # The range goes in as constants, which are hexadecimal digits. As parameters of a prepared statement, whose general plan
-    # takes any range for a narrow one, they would have every action looked at instead of those of a request.
-    first = _bound(wanted.since) if wanted.since else _FIRST
-    last = _bound(wanted.until or _end())
     # The limit comes by a subquery, so that a plan for these values knows as little of it as one for any values. It would
     # seem the cheaper one for ever, and be made anew each time, which takes longer than all the rest.
-    query = (
-        f"SELECT {COLUMNS} FROM provenance.action_log a WHERE a.id >= '{first}' AND a.id < '{last}'{''.join(conditions)} "
+    written: LiteralString = (
+        f"SELECT {COLUMNS} FROM provenance.action_log a WHERE a.id >= {{}} AND a.id < {{}}{''.join(conditions)} "
         "ORDER BY a.id DESC LIMIT (SELECT %(limit)s::bigint)"
-    ).encode()
+    )
+    # The range goes in as constants. As parameters of a prepared statement, whose general plan takes any range for a narrow
+    # one, they would have every action looked at instead of those of a request.
+    query = sql.SQL(written).format(_bound(wanted.since) if wanted.since else _FIRST, _bound(wanted.until or _end()))
 
     def page(rows: Rows) -> Page[Action]:
         items = tuple(_all(rows[:limit]))
